@@ -1,0 +1,14 @@
+"""The classifier alone, on AG News topics.
+
+    python -m jaxft.train --config configs/agnews_head.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import task_and_method
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config; every other field stands in configs/base.py."""
+    del arg
+    return task_and_method("agnews", "head")

@@ -1,0 +1,85 @@
+"""Every default, a comment a line. A config file takes this and overrides what it must.
+
+    python -m jaxft.train --config configs/base.py --config.task=acl_sup --config.method.name=lora
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the defaults; `arg` is what follows a colon behind the file's name, here unused."""
+    del arg
+    config = ConfigDict()
+
+    config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
+    config.data = ConfigDict()
+    config.data.dir = ""  # holds <task>/{train,dev,test}.*; else $JAXFT_DATA, else the download
+    config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
+    config.data.few_shot = 32  # training examples of a _fs task
+    config.data.max_length = 128  # tokens kept of a text, special tokens included
+    config.data.split_seed = 2022  # of every split that jaxft draws itself
+    config.data.hub = ""  # task "custom": a dataset on the hub, "org/name" or "org/name:config"
+    config.data.labels = ()  # task "custom": label names in order; () reads them off train
+    config.data.columns = ConfigDict()  # task "custom": what the columns are called
+    config.data.columns.text = "text"
+    config.data.columns.pair = ""  # the second text of a pair; "" for single texts
+    config.data.columns.label = "label"
+    config.data.columns.id = ""  # "" numbers the examples by line
+
+    config.model = ConfigDict()
+    config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
+    config.model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
+    config.model.remat = "none"  # none | layer: keep layer inputs only and recompute the rest
+
+    config.method = ConfigDict()
+    config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer
+    config.method.rank = 8  # lora: r
+    config.method.alpha = 16.0  # lora: the update is scaled by alpha / rank
+    config.method.dropout = 0.1  # lora: dropout on its input
+    config.method.targets = ("query", "value")  # lora: + key, dense, all-linear, or path regexes
+    config.method.size = 64  # houlsby, pfeiffer: bottleneck width
+    config.method.activation = "swish"  # houlsby, pfeiffer: relu | gelu | swish | tanh
+    config.method.train_layer_norm = False  # houlsby, pfeiffer: the adapted blocks' LayerNorm too
+    config.method.layers = ()  # layers with modules, e.g. (-2, -1) for the top two; () for all
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 1e-3  # peak of the schedule
+    config.optim.weight_decay = 0.01  # AdamW's; biases and LayerNorm go without
+    config.optim.warmup = 0.06  # share of the updates
+    config.optim.schedule = "linear"  # linear | cosine | constant, after the warmup
+    config.optim.clip = 1.0  # largest norm of the trained gradients; 0 never clips
+    config.optim.accumulate = 1  # batches averaged into one update
+
+    config.batch_size = 32  # examples a step, over all devices
+    config.eval_batch_size = 64  # examples an evaluation step
+    config.epochs = 10
+    config.seed = 0  # of initialisation, order and dropout
+    config.select = "best"  # best (dev macro-F1) | last: whose test result counts
+    config.patience = 0  # epochs without a better dev macro-F1 before stopping; 0: never
+    config.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices that share a batch; -1: all
+    return config
+
+
+# What suits each method: PEFT starts from an exact copy of the backbone and needs larger steps than
+# full fine-tuning, and the fewer parameters it trains the larger and the more of them.
+METHODS = {
+    "full": {"learning_rate": 1e-4},
+    "head": {"learning_rate": 1e-2},
+    "bitfit": {"learning_rate": 5e-3},
+    "lora": {"learning_rate": 2e-3},
+    "houlsby": {"learning_rate": 1e-3},
+    "pfeiffer": {"learning_rate": 1e-3},
+}
+EPOCHS = {"restaurant": 5, "laptop": 6, "acl": 10, "agnews": 3}
+
+
+def task_and_method(task: str, method: str) -> ConfigDict:
+    """Returns the defaults of a task and a method, such as `configs/acl_lora.py` names."""
+    config = get_config()
+    config.task = f"{task}_sup"
+    config.epochs = EPOCHS[task]
+    config.method.name = method
+    config.optim.learning_rate = METHODS[method]["learning_rate"]
+    return config

@@ -1,0 +1,164 @@
+"""What the commands share in front: flags and configs parsed, bad input told in one line.
+
+    if __name__ == "__main__":
+        sys.exit(cli.guarded(main, sys.argv))
+
+Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 130 and 143 interrupted.
+"""
+
+import argparse
+import importlib.util
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxft.errors import InputError, check_choice, nearest
+
+ROOT = Path(__file__).parents[1]  # of the repository: configs/ lies beside jaxft/
+
+
+def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Runs a command and returns its exit code; an InputError becomes one line and 2."""
+    try:
+        return command(argv)
+    except InputError as err:
+        message = " ".join(str(err).split("\n"))
+        print(f"{Path(argv[0]).stem}: {message}", file=sys.stderr)
+        return 2
+
+
+def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> ConfigDict:
+    """Returns the config of `--config FILE [--config.FIELD=VALUE ...]`, checked.
+
+    Args:
+      flag_values: holds the command's other flags, and afterwards their values.
+
+    Raises:
+      InputError: an unknown flag or field (with the nearest one), a value of the wrong type, a
+        config file that is missing or broken.
+    """
+    sys.path.insert(0, str(ROOT))  # a config file elsewhere may import configs.base
+    config_flag = config_flags.DEFINE_config_file("config", flag_values=flag_values)
+    try:
+        rest = flag_values(argv)
+        config = config_flag.value
+    except InputError:
+        raise
+    except flags.Error as err:
+        raise InputError(flag_message(err)) from err
+    except (KeyError, AttributeError, TypeError) as err:
+        raise InputError(f"--config: {field_message(err)}") from err
+    except OSError as err:
+        raise InputError(f"--config: cannot read the config file {given(argv, 'config')}") from err
+    except Exception as err:
+        # Whatever a config file raises is the user's: it is Python of theirs.
+        reason = f"{type(err).__name__}: {err}"
+        raise InputError(f"--config: {given(argv, 'config')} failed ({reason})") from err
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}; options start with --")
+    if config is None:
+        raise InputError("--config is missing; for example --config configs/acl_lora.py")
+    check_fields(config)
+    check_values(config)
+    return config
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse for commands without a config; its errors are one line, too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError with argparse's message."""
+        raise InputError(message)
+
+
+def given(argv: list[str], name: str) -> str:
+    """The value that was given for a flag, for a message."""
+    for i, argument in enumerate(argv):
+        flag, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag == name:
+            return value or (argv[i + 1] if i + 1 < len(argv) else "")
+    return ""
+
+
+def flag_message(error: flags.Error) -> str:
+    """absl's message in the form of ours."""
+    return " ".join(str(error).split()).removeprefix("flag ").replace(" Did you mean:", " did you mean")
+
+
+def field_message(error: Exception) -> str:
+    """ConfigDict's message, `'nme' Did you mean "name" instead of "nme"?`, as one plain line."""
+    text = str(error.args[0]) if error.args else str(error)
+    field, _, hint = text.partition("\n")
+    hint = hint.replace("Did you mean", "did you mean").split(" instead of")[0].replace('"', "'")
+    if isinstance(error, TypeError):
+        return " ".join(text.split())
+    return f"no field {field}" + (f"; {hint}?" if hint else "")
+
+
+def defaults() -> ConfigDict:
+    """Returns configs/base.py's config."""
+    spec = importlib.util.spec_from_file_location("jaxft_defaults", ROOT / "configs" / "base.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises InputError if a config has other fields, or other types, than configs/base.py."""
+    base, mine = flat_fields(defaults().to_dict()), flat_fields(config.to_dict())
+    for name in mine:
+        if name not in base:
+            raise InputError(f"config.{name}: no such field{nearest(name, base)}")
+    for name, default in base.items():
+        if name not in mine:
+            raise InputError(f"config.{name} is missing; start a config from configs/base.py")
+        is_number = isinstance(default, float) and isinstance(mine[name], int)
+        if type(mine[name]) is not type(default) and not is_number:
+            raise InputError(
+                f"config.{name}: {mine[name]!r}; expected {type(default).__name__}, "
+                f"for example {default!r}"
+            )
+
+
+def flat_fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim": {"clip": 1.0}}` -> `{"optim.clip": 1.0}`."""
+    fields: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            fields |= flat_fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+# field -> (whether a value is valid, what is expected); names are checked where they are used.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "data.few_shot": (lambda x: x >= 1, "a whole number above 0"),
+    "data.split_seed": (lambda x: x >= 0, "0 or more"),
+    "optim.learning_rate": (lambda x: 0 < x < math.inf, "a number above 0"),
+    "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
+    "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
+    "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
+    "batch_size": (lambda x: x >= 1, "a whole number above 0"),
+    "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
+    "epochs": (lambda x: x >= 1, "a whole number above 0"),
+    "seed": (lambda x: 0 <= x < 2**32, "0 to 2**32 - 1"),
+    "patience": (lambda x: x >= 0, "0 or more"),
+    "save_every": (lambda x: x >= 0, "0 or more"),
+}
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raises InputError if a number is out of its range."""
+    check_choice(config.select, ("best", "last"), "select")
+    fields = flat_fields(config.to_dict())
+    for name, (is_valid, expected) in RANGES.items():
+        if not is_valid(fields[name]):
+            raise InputError(f"{name}: {fields[name]}; expected {expected}")

@@ -1,0 +1,114 @@
+"""Examples -> token ids, through the checkpoint's own fast tokenizer.
+
+    tokenizer = load_tokenizer(directory)
+    encoded = encode(tokenizer, dataset.train, dataset.labels, max_length=128)
+
+An aspect task is encoded as the pair (term, sentence), which BERT tells apart by token types.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.data.examples import Example
+from jaxft.errors import InputError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as arrays, in the order of its examples.
+
+    Attributes:
+      ids: N arrays of int32, special tokens included, unpadded, at most `max_length` long.
+      types: N arrays of int32, the token types (all 0 for a single text).
+      labels: int32 N; -1 for a text without a label.
+      lengths: int32 N, tokens before truncation.
+      pad_id: the id that fills a row up.
+    """
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray]
+    labels: np.ndarray
+    lengths: np.ndarray
+    pad_id: int
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """Returns the fast tokenizer of a checkpoint directory.
+
+    Raises:
+      InputError: its files are missing; transformers would build an empty one or ask the hub.
+    """
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        raise InputError(
+            f"{directory}: no tokenizer; expected tokenizer.json, vocab.txt or vocab.json"
+        )
+    from transformers import AutoTokenizer  # imported here: it takes seconds
+
+    tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"{directory}: the tokenizer has no padding token")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, directory: Path) -> None:
+    """Raises InputError if the tokenizer knows ids that the embedding does not hold.
+
+    Flax reads past the table without an error; the logits would be NaN.
+    """
+    size = json.loads((directory / "config.json").read_text())["vocab_size"]
+    if len(tokenizer) > size:
+        raise InputError(
+            f"{directory}: the tokenizer has {len(tokenizer)} tokens, config.json vocab_size {size}"
+        )
+
+
+def check_max_length(max_length: int, longest: int) -> None:
+    """Raises InputError if sequences may grow longer than the position table."""
+    if not 4 <= max_length <= longest:
+        raise InputError(
+            f"data.max_length: {max_length}; expected 4 to {longest}, the model's longest sequence"
+        )
+
+
+def encode(
+    tokenizer: Any, examples: Sequence[Example], labels: Sequence[str], max_length: int
+) -> Encoded:
+    """Returns the examples' ids, types, labels and lengths.
+
+    Args:
+      labels: the label names in order; an example's label becomes its place among them.
+      max_length: tokens kept; of a pair, the longer member gives way first.
+    """
+    number = {label: i for i, label in enumerate(labels)}
+    whole = tokenize(tokenizer, examples, truncation=False)
+    kept = tokenize(tokenizer, examples, truncation="longest_first", max_length=max_length)
+    return Encoded(
+        ids=[ids for ids, _ in kept],
+        types=[types for _, types in kept],
+        labels=np.asarray([number.get(e.label, -1) for e in examples], np.int32),
+        lengths=np.asarray([len(ids) for ids, _ in whole], np.int32),
+        pad_id=tokenizer.pad_token_id,
+    )
+
+
+def tokenize(
+    tokenizer: Any, examples: Sequence[Example], **options: Any
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns (ids, types) of each example, in order; merged tasks mix single texts and pairs."""
+    rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    singles = [i for i, e in enumerate(examples) if e.pair is None]
+    pairs = [i for i, e in enumerate(examples) if e.pair is not None]
+    for chosen, second in ((singles, None), (pairs, [examples[i].pair for i in pairs])):
+        if not chosen:
+            continue
+        first = [examples[i].text for i in chosen]
+        # verbose=False: the data report says how many are truncated, the tokenizer need not.
+        coded = tokenizer(first, second, return_token_type_ids=True, verbose=False, **options)
+        for i, ids, types in zip(chosen, coded["input_ids"], coded["token_type_ids"], strict=True):
+            rows[i] = (np.asarray(ids, np.int32), np.asarray(types, np.int32))
+    return [rows[i] for i in range(len(examples))]

@@ -1,0 +1,310 @@
+"""Where the files of a task come from: a directory, the download cache, the network, the samples.
+
+    find("acl", CATALOGUE["acl"].files, data_dir=None, source="auto").files["train"]
+    python -m jaxft.data.sources acl_sup     # prints local, download or sample
+
+`auto` takes the first of DIR/acl/, $JAXFT_DATA/acl/ and the pinned download (kept in
+$JAXFT_CACHE/data/acl/, by default ~/.cache/jaxft). It never falls back to the samples by itself:
+numbers from those mean nothing. $JAXFT_DOWNLOAD_ROOT names a mirror of raw.githubusercontent.com.
+"""
+
+import argparse
+import hashlib
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+from jaxft.data.readers import describe_folder, read_bytes
+from jaxft.errors import InputError, check_choice
+
+SOURCES = ("auto", "local", "download", "sample")
+SPLITS = ("train", "dev", "test")
+TIMEOUT_S = 20
+
+# The names under which SemEval-2014 gave its files out; they have no dev split.
+SEMEVAL_NAMES = {
+    "restaurant": {"train": "Restaurants_Train_v2.xml", "test": "Restaurants_Test_Gold.xml"},
+    "laptop": {"train": "Laptop_Train_v2.xml", "test": "Laptops_Test_Gold.xml"},
+}
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a public GitHub repository, pinned by commit and content."""
+
+    repo: str
+    commit: str
+    path: str
+    sha256: str
+    # False: known by its sha256 where it lies in a local directory, but not downloaded.
+    download: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a task by split, and where they come from in a word and in a sentence."""
+
+    source: str
+    origin: str
+    files: dict[str, Path]
+
+
+def find(
+    task: str,
+    remote: Mapping[str, RemoteFile],
+    *,
+    data_dir: str | None,
+    source: str,
+    endings: Sequence[str] = ("jsonl", "json", "csv"),
+    required: Sequence[str] = ("train", "test"),
+) -> Found:
+    """Returns the files of a catalogue task (a bare name such as "acl") from the asked `source`.
+
+    Raises:
+      InputError: nothing found; the message says where was looked and which ways out there are.
+    """
+    check_choice(source, SOURCES, "data.source")
+    if source == "sample":
+        return _sample(task, endings, required)
+    looked = []
+    if source in ("auto", "local"):
+        for directory, given in _directories(data_dir):
+            found = _local(directory, task, remote, endings, required, must_exist=given)
+            if found:
+                return found
+            looked.append(str(directory / task))
+    if source in ("auto", "download"):
+        try:
+            return _download(task, remote)
+        except InputError as error:
+            looked.append(str(error))
+    ways_out = "give --config.data.dir=DIR or $JAXFT_DATA, or try --config.data.source=sample"
+    raise InputError(
+        f"no data for task {task}: looked in {'; '.join(looked) or 'no DIR'}; {ways_out}"
+    )
+
+
+def files_in(folder: Path, task: str, endings: Sequence[str]) -> dict[str, Path]:
+    """Returns the files of a task folder by split: train.jsonl, or SemEval's own names.
+
+    Raises:
+      InputError: two files stand for one split.
+    """
+    files = {}
+    for split in SPLITS:
+        names = [f"{split}.{ending}" for ending in endings]
+        names += [SEMEVAL_NAMES.get(task, {}).get(split, "")]
+        present = [name for name in names if name and (folder / name).is_file()]
+        if len(present) > 1:
+            raise InputError(f"{folder}: both {present[0]} and {present[1]}; keep one of them")
+        if present:
+            files[split] = folder / present[0]
+    return files
+
+
+def sha256(path: Path) -> str:
+    """Returns the sha256 of a file in hexadecimal."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+# ---------------------------------------------------------------- directories
+
+
+def _directories(data_dir: str | None) -> list[tuple[Path, bool]]:
+    """The directories to look in, with whether the user named it for this run."""
+    directories = [(Path(data_dir).expanduser(), True)] if data_dir else []
+    if os.environ.get("JAXFT_DATA"):
+        directories.append((Path(os.environ["JAXFT_DATA"]).expanduser(), False))
+    return directories
+
+
+def _local(
+    directory: Path,
+    task: str,
+    remote: Mapping[str, RemoteFile],
+    endings: Sequence[str],
+    required: Sequence[str],
+    *,
+    must_exist: bool,
+) -> Found | None:
+    folder = directory / task
+    if not folder.is_dir():
+        if must_exist:
+            raise InputError(f"data.dir: no folder {folder}; {describe_folder(directory)}")
+        return None
+    files = files_in(folder, task, endings)
+    _check_complete(folder, files, endings, required)
+    published = {file.sha256 for file in remote.values()}
+    other = [path.name for path in files.values() if sha256(path) not in published]
+    state = (
+        f"differs from the published files: {', '.join(other)}" if other else "the published files"
+    )
+    return Found("local", f"local files in {folder} ({state})", files)
+
+
+def _check_complete(
+    folder: Path, files: Mapping[str, Path], endings: Sequence[str], required: Sequence[str]
+) -> None:
+    for split in required:
+        if split not in files:
+            names = f"{split}.{'|'.join(endings)}"
+            raise InputError(f"{folder}: no {split} file ({names}); {describe_folder(folder)}")
+
+
+def _sample(task: str, endings: Sequence[str], required: Sequence[str]) -> Found:
+    folder = Path(str(resources.files("jaxft.data"))) / "samples" / task
+    if not folder.is_dir():
+        raise InputError(f"data.source: task {task} has no bundled sample (looked for {folder})")
+    files = files_in(folder, task, endings)
+    _check_complete(folder, files, endings, required)
+    names = {"acl": "ACL-ARC", "agnews": "AG News"}
+    origin = f"bundled sample (written for jaxft, not {names.get(task, 'SemEval-2014')})"
+    return Found("sample", origin, files)
+
+
+# ---------------------------------------------------------------- download
+
+
+def _download(task: str, remote: Mapping[str, RemoteFile]) -> Found:
+    cache = Path(os.environ.get("JAXFT_CACHE") or "~/.cache/jaxft").expanduser()
+    files, origins = {}, []
+    for split, file in remote.items():
+        if file.download:
+            files[split] = cache / "data" / task / f"{split}.{_ending(file)}"
+            fetch(file, files[split])
+            origins.append(f"{file.repo}@{file.commit[:7]}")
+    return Found("download", f"downloaded from {', '.join(dict.fromkeys(origins))}", files)
+
+
+def _ending(file: RemoteFile) -> str:
+    # scibert keeps its JSON lines in .txt files.
+    return file.path.rpartition(".")[2].replace("txt", "jsonl")
+
+
+def fetch(file: RemoteFile, target: Path) -> None:
+    """Makes `target` hold the pinned file: from the cache, or resumed or downloaded anew.
+
+    Several processes may ask for one target at once: one downloads, the others wait for it.
+
+    Raises:
+      InputError: the network or the disk failed, or what came is not the pinned content.
+    """
+    part = target.with_name(f"{target.name}.part")
+    if _holds(target, file):  # before the lock: a shared cache may be read-only
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if _holds(target, file):
+                return
+            url = _url(file)
+            print(f"jaxft: downloading {url}", file=sys.stderr, flush=True)
+            _fetch_into(part, url)
+            got = sha256(part)
+            if got != file.sha256:
+                part.unlink()
+                expected = f"expected sha256 {file.sha256}, got {got}"
+                raise InputError(f"{url}: {expected}; the file was deleted, try again")
+            os.replace(part, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or _one_line(error)}") from None
+
+
+def _holds(path: Path, file: RemoteFile) -> bool:
+    return path.is_file() and sha256(path) == file.sha256
+
+
+def _url(file: RemoteFile) -> str:
+    root = os.environ.get("JAXFT_DOWNLOAD_ROOT") or "https://raw.githubusercontent.com"
+    return f"{root.rstrip('/')}/{file.repo}/{file.commit}/{file.path}"
+
+
+def _fetch_into(part: Path, url: str) -> None:
+    """Completes `part` from `url`; what it already holds is not asked for again."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            # 206 is "the rest of it"; any other success is the whole file from its beginning.
+            resumed = response.status == 206 and _starts_at(response.headers, have)
+            with part.open("ab" if resumed else "wb") as out:
+                _copy(response, out, response.headers.get("Content-Length"))
+    except urllib.error.HTTPError as error:
+        error.close()
+        # 416: the server has nothing after what we hold; its sha256 will tell.
+        if error.code != 416 or not have:
+            raise InputError(f"{url}: HTTP {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        raise InputError(f"{url}: unreachable ({_one_line(error.reason)})") from None
+    except (TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
+        raise InputError(f"{url}: {_one_line(error)}; run again to resume") from None
+
+
+def _starts_at(headers: Mapping[str, str], offset: int) -> bool:
+    return (headers.get("Content-Range") or "").startswith(f"bytes {offset}-")
+
+
+def _copy(response: IO[bytes], out: IO[bytes], length: str | None) -> None:
+    copied = 0
+    while chunk := response.read(1 << 16):
+        out.write(chunk)
+        copied += len(chunk)
+    # read(n) gives no error where the connection ends early.
+    if length is not None and copied < int(length):
+        raise ConnectionError(f"the connection ended after {copied} of {length} bytes")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# ---------------------------------------------------------------- python -m jaxft.data.sources
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints which source `auto` would use for a task: local, download, or sample.
+
+    Returns the exit status: 2 for an unknown task or a --dir that does not hold it.
+    """
+    # Here, because the catalogue is built of this module's RemoteFile.
+    from jaxft.data.tasks import find_task, parse_task
+
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxft.data.sources",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", help="acl_sup, or several with commas")
+    parser.add_argument("--dir", default=None, help="a directory with <task>/train.jsonl, ...")
+    options = parser.parse_args(arguments)
+    used = set()
+    try:
+        for part in parse_task(options.task):
+            try:
+                found = find_task(part.name, data_dir=options.dir, source="auto")
+                print(f"{part.name}: {found.origin}", file=sys.stderr)
+                used.add(found.source)
+            except InputError as error:
+                # A directory named by the user is not silently replaced by the samples.
+                if options.dir or part.name == "custom":
+                    raise
+                print(f"{part.name}: {error}", file=sys.stderr)
+                used.add("sample")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(next(source for source in ("sample", "download", "local") if source in used))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The one exception that stands for bad input: a command prints its message and exits with 2.
+
+    check_choice("lroa", ["full", "head", "lora"], "method.name")
+    # InputError: method.name: unknown value 'lroa'; expected one of full, head, lora; did you mean 'lora'?
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Something the user gave is wrong. The message is one line that says what, where and what is valid."""
+
+
+def nearest(value: object, valid: Iterable[str]) -> str:
+    """Returns `; did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""
+    by_lower = {name.lower(): name for name in valid}
+    close = difflib.get_close_matches(str(value).lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def check_choice(value: str, valid: Iterable[str], field: str) -> str:
+    """Returns `value` if it is one of `valid`.
+
+    Raises:
+      InputError: naming the field, the valid names and the nearest one.
+    """
+    names = list(valid)
+    if value not in names:
+        hint = nearest(value, names)
+        raise InputError(f"{field}: unknown value {value!r}; expected one of {', '.join(names)}{hint}")
+    return value

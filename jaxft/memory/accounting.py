@@ -1,0 +1,53 @@
+"""Bytes by partition, counted from shapes: parameters, gradients, optimizer state.
+
+    bytes_by_partition(labels, param_shapes, opt_state_shapes)
+    # {"frozen": {"params_bytes": 90852864, "grad_bytes": 0, "opt_state_bytes": 0}, "adapter": ...}
+
+Works on arrays and on ShapeDtypeStructs alike, so a plan and a run are counted by one function.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxft.training.partition import PARTITIONS, partition_of
+
+
+def nbytes(x: Any) -> int:
+    """Bytes of an array or of the array that a shape describes."""
+    return math.prod(x.shape) * x.dtype.itemsize
+
+
+def bytes_by_partition(
+    labels: Mapping[str, str], params: Mapping[str, Any], opt_state: Any
+) -> dict[str, dict[str, int]]:
+    """Returns partition -> `{"params_bytes", "grad_bytes", "opt_state_bytes"}`.
+
+    Args:
+      labels: path -> label.
+      params: path -> array or shape, of all parameters.
+      opt_state: the optimizer's state, arrays or shapes. A leaf belongs to the parameter, else to
+        the label, that its path names; counters that name neither are `"shared"`.
+    """
+    kinds = ("params_bytes", "grad_bytes", "opt_state_bytes")
+    table = {name: dict.fromkeys(kinds, 0) for name in (*PARTITIONS, "shared")}
+    for path, x in params.items():
+        row = table[partition_of(labels[path])]
+        row["params_bytes"] += nbytes(x)
+        # A gradient has its parameter's shape and dtype; of a frozen parameter there is none.
+        row["grad_bytes"] += 0 if labels[path] == "frozen" else nbytes(x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
+        table[owner(path, labels)]["opt_state_bytes"] += nbytes(leaf)
+    return {name: row for name, row in table.items() if any(row.values())}
+
+
+def owner(key_path: tuple[Any, ...], labels: Mapping[str, str]) -> str:
+    """The partition that a leaf of the optimizer's state belongs to."""
+    names = [getattr(key, "key", None) for key in key_path]
+    for name in reversed(names):
+        if name in labels:
+            return partition_of(labels[name])
+    known = set(labels.values())
+    return next((partition_of(name) for name in names if name in known), "shared")

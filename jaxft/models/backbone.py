@@ -1,0 +1,178 @@
+"""A BERT or RoBERTa checkpoint as a Flax sequence classifier: config, module, inputs.
+
+    backbone = load(locate("minilm"), num_labels=6)
+    shapes = parameter_shapes(backbone)              # {"bert/encoder/layer/0/...": ShapeDtypeStruct}
+
+The only importer of transformers' Flax classes. Parameters are flat dictionaries
+`{"bert/encoder/layer/0/attention/self/query/kernel": array}`; the paths are transformers' own.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxft.errors import InputError, check_choice
+
+Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+REMAT = ("none", "layer")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A Flax classifier without its parameters.
+
+    Attributes:
+      family: `"bert"` or `"roberta"`; also the first part of its parameters' paths.
+      config: transformers' config, with the task's `num_labels`.
+      module: transformers' `Flax*ForSequenceClassificationModule`.
+      pad_id: the id of the padding token.
+      max_length: the longest sequence the position table holds, special tokens included.
+    """
+
+    family: str
+    config: Any
+    module: nn.Module
+    pad_id: int
+    max_length: int
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Returns `config.json` of a BERT or RoBERTa checkpoint.
+
+    Raises:
+      InputError: it is not JSON, or the model is of another family.
+    """
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise InputError(f"{path}: not valid JSON ({err})") from err
+    family = config.get("model_type")
+    if family not in ("bert", "roberta"):
+        raise InputError(f"{path}: model_type {family!r}; jaxft fine-tunes 'bert' and 'roberta'")
+    return config
+
+
+def load(
+    directory: Path, num_labels: int, dtype: str = "float32", remat: str = "none"
+) -> Backbone:
+    """Returns the classifier of a checkpoint directory; reads its config only, no weights.
+
+    Args:
+      dtype: of the computation; parameters are float32 whatever it is.
+      remat: `"layer"` keeps each encoder layer's input only and computes the rest again in the
+        backward pass.
+    """
+    check_choice(dtype, DTYPES, "model.dtype")
+    check_choice(remat, REMAT, "model.remat")
+    return from_config(read_config(directory), num_labels, dtype, remat)
+
+
+def from_config(
+    config: dict[str, Any], num_labels: int, dtype: str = "float32", remat: str = "none"
+) -> Backbone:
+    """Returns the classifier that a config describes; see `load`."""
+    with warnings.catch_warnings():
+        # transformers 4.57 says at import that its Flax classes will go: why pyproject pins <5.
+        warnings.simplefilter("ignore")
+        from transformers import BertConfig, RobertaConfig
+        from transformers.models.bert import modeling_flax_bert as bert
+        from transformers.models.roberta import modeling_flax_roberta as roberta
+
+    is_bert = config["model_type"] == "bert"
+    hf_config = (BertConfig if is_bert else RobertaConfig).from_dict(config)
+    hf_config.num_labels = num_labels
+    module_class = (
+        bert.FlaxBertForSequenceClassificationModule
+        if is_bert
+        else roberta.FlaxRobertaForSequenceClassificationModule
+    )
+    module = module_class(hf_config, dtype=DTYPES[dtype], gradient_checkpointing=remat == "layer")
+    # RoBERTa counts positions from pad_token_id + 1, so its table holds that many tokens fewer.
+    unused = 0 if is_bert else hf_config.pad_token_id + 1
+    return Backbone(
+        family=config["model_type"],
+        config=hf_config,
+        module=module,
+        pad_id=hf_config.pad_token_id,
+        max_length=hf_config.max_position_embeddings - unused,
+    )
+
+
+def positions(backbone: Backbone, ids_BxL: jax.Array) -> jax.Array:
+    """Returns the position ids (int32, BxL) that the module wants; `module.apply` has no default.
+
+    BERT: 0, 1, 2, ...; RoBERTa: pad_id + 1, pad_id + 2, ... at tokens, pad_id at padding.
+    """
+    if backbone.family == "bert":
+        return jnp.broadcast_to(jnp.arange(ids_BxL.shape[1], dtype=jnp.int32), ids_BxL.shape)
+    is_token_BxL = (ids_BxL != backbone.pad_id).astype(jnp.int32)
+    return jnp.cumsum(is_token_BxL, axis=1, dtype=jnp.int32) * is_token_BxL + backbone.pad_id
+
+
+def forward(
+    backbone: Backbone,
+    module: nn.Module,
+    params: Params,
+    batch: dict[str, jax.Array],
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """Returns logits_BxC (float32).
+
+    Args:
+      module: the backbone's module, or that module with a method's modules entered into it.
+      batch: `ids`, `mask`, `types`, each int32 BxL.
+      dropout_key: a key to train; None to evaluate, with every dropout off.
+    """
+    (logits_BxC, *_) = module.apply(
+        {"params": nested(params)},
+        batch["ids"],
+        batch["mask"],
+        batch["types"],
+        positions(backbone, batch["ids"]),
+        None,
+        deterministic=dropout_key is None,
+        return_dict=False,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    return logits_BxC.astype(jnp.float32)
+
+
+def init(backbone: Backbone, module: nn.Module, key: jax.Array) -> Params:
+    """Returns freshly initialised parameters of `module`, by path."""
+    ids_1x4 = jnp.ones((1, 4), jnp.int32)
+    variables = module.init(
+        {"params": key},
+        ids_1x4,
+        ids_1x4,
+        jnp.zeros_like(ids_1x4),
+        positions(backbone, ids_1x4),
+        None,
+        return_dict=False,
+    )
+    return flat(variables["params"])
+
+
+def parameter_shapes(backbone: Backbone, module: nn.Module | None = None) -> Params:
+    """Returns path -> ShapeDtypeStruct without computing or allocating anything."""
+    module = module or backbone.module
+    return jax.eval_shape(lambda: init(backbone, module, jax.random.key(0)))
+
+
+def flat(params: dict[str, Any]) -> Params:
+    """Nested dictionaries -> one dictionary by path."""
+    return flatten_dict(params, sep="/")
+
+
+def nested(params: Params) -> dict[str, Any]:
+    """One dictionary by path -> nested dictionaries, as Flax wants them."""
+    return unflatten_dict(params, sep="/")

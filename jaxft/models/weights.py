@@ -1,0 +1,147 @@
+"""Checkpoint files -> Flax parameters, without torch.
+
+    params, fresh = read(directory, shapes, family="bert")   # fresh: what the checkpoint lacks
+
+Reads `model.safetensors` (one file or shards, in PyTorch's layout, with or without metadata) and
+`flax_model.msgpack`; of a base model, a masked language model or a classifier. 16-bit weights are
+raised to float32: AdamW steps of 1e-3 on a bfloat16 parameter of 1.0 are all rounded away.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.errors import InputError
+from jaxft.models.backbone import Params, flat, nested
+
+CONVERT = (
+    "pip install torch && python -c \"from transformers import AutoModel; "
+    "AutoModel.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\""
+)
+# What a checkpoint may lack: the classifier, and BERT's pooler, which masked language models drop.
+MAY_BE_FRESH = ("classifier/", "bert/pooler/")
+
+
+def read(directory: Path, shapes: Params, family: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns the parameters of a checkpoint and the paths it leaves to be initialised.
+
+    Args:
+      shapes: path -> ShapeDtypeStruct of the classifier without any PEFT module.
+      family: `"bert"` or `"roberta"`.
+
+    Returns:
+      `(params, fresh)`: path -> float32 array, and the sorted paths of `shapes` that the checkpoint
+      has not, or has in another size (a classifier over other labels).
+
+    Raises:
+      InputError: there are no readable weights, or encoder weights are missing or of another size.
+    """
+    found = read_file(directory, shapes, family)
+    params: dict[str, np.ndarray] = {}
+    wrong = []
+    for path, want in shapes.items():
+        array = found.get(path)
+        if array is None:
+            continue
+        if array.shape == want.shape:
+            params[path] = np.asarray(array, np.float32)
+        elif not path.startswith(MAY_BE_FRESH):
+            wrong.append(f"{path} is {array.shape}, the config says {want.shape}")
+    fresh = sorted(set(shapes) - set(params))
+    lost = [path for path in fresh if not path.startswith(MAY_BE_FRESH)]
+    if wrong:
+        raise InputError(f"{directory}: weights do not fit config.json: {wrong[0]}")
+    if lost:
+        raise InputError(
+            f"{directory}: {len(lost)} of {len(shapes)} parameters are not in the checkpoint, "
+            f"{lost[0]} among them; is it a {family} model?"
+        )
+    return params, fresh
+
+
+def read_file(directory: Path, shapes: Params, family: str) -> dict[str, Any]:
+    """Returns path -> array of whichever weights file the directory holds."""
+    shards = shard_files(directory)
+    if shards:
+        return from_pytorch_layout(read_safetensors(shards), shapes, family)
+    msgpack = directory / "flax_model.msgpack"
+    if msgpack.is_file():
+        return read_msgpack(msgpack, family)
+    if any(directory.glob("*.bin")):
+        raise InputError(
+            f"{directory}: only .bin weights, which can run code when read; convert them once: "
+            + CONVERT.format(directory)
+        )
+    raise InputError(
+        f"{directory}: no weights; expected model.safetensors, its shards or flax_model.msgpack"
+    )
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """Returns the safetensors files of a checkpoint: one, the shards of an index, or none."""
+    one = directory / "model.safetensors"
+    if one.is_file():
+        return [one]
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    lost = [name for name in names if not (directory / name).is_file()]
+    if lost:
+        raise InputError(f"{index}: shard {lost[0]} is missing ({len(lost)} of {len(names)})")
+    return [directory / name for name in names]
+
+
+def read_safetensors(files: list[Path]) -> dict[str, Any]:
+    """Returns name -> array over all files. Framework flax, because NumPy has no bfloat16."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="flax") as file:
+                tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 a safe_open is no dict
+        except SafetensorError as err:
+            raise InputError(f"{path}: not a readable safetensors file ({err})") from err
+    return tensors
+
+
+def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: str) -> dict[str, Any]:
+    """Renames PyTorch's tensors to Flax's paths and transposes the kernels.
+
+    transformers does the renaming, so that it stays right for every checkpoint it ever wrote
+    (LayerNorm.gamma among them). It takes a model; it reads these two attributes of it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the announcement that its Flax classes will go
+        from transformers.modeling_flax_pytorch_utils import convert_pytorch_state_dict_to_flax
+
+    # The converter refuses a classifier of another size; here it is initialised afresh instead.
+    encoder = {name: x for name, x in tensors.items() if not name.startswith("classifier.")}
+    model = SimpleNamespace(params=nested(shapes), base_model_prefix=family)
+    found = flat(convert_pytorch_state_dict_to_flax(encoder, model)) if encoder else {}
+    for name, array in tensors.items():
+        if name.startswith("classifier."):
+            is_kernel = name.endswith(".weight")
+            path = name.replace(".", "/").removesuffix("/weight") + ("/kernel" if is_kernel else "")
+            found[path] = array.T if is_kernel else array
+    return found
+
+
+def read_msgpack(path: Path, family: str) -> dict[str, Any]:
+    """Returns path -> array of a Flax checkpoint; a base model's paths get the family in front."""
+    from flax.serialization import msgpack_restore
+
+    try:
+        tree = msgpack_restore(path.read_bytes())
+    except (ValueError, TypeError) as err:
+        raise InputError(f"{path}: not a readable Flax msgpack file ({err})") from err
+    arrays = flat(tree.get("params", tree))
+    if not any(name.startswith(f"{family}/") for name in arrays):
+        arrays = {f"{family}/{name}": array for name, array in arrays.items()}
+    return {name: jnp.asarray(array) for name, array in arrays.items()}

@@ -1,0 +1,124 @@
+"""Scores of a classifier, from its logits.
+
+    scores = score(logits_NxC, labels_N, names=("negative", "neutral", "positive"), majority=2)
+    scores["macro_f1"], scores["per_class"]["neutral"]["recall"], scores["collapsed"]
+
+Loss and confusion matrix are gathered by clu.metrics; everything else is read off the confusion
+matrix, with scikit-learn's definitions and zero_division=0.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import clu.metrics
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.training.step import losses
+
+
+@flax.struct.dataclass
+class Confusion(clu.metrics.Metric):
+    """Counts of (true class, predicted class), int32 CxC."""
+
+    counts_CxC: jax.Array
+
+    @classmethod
+    def from_model_output(
+        cls, logits: jax.Array, labels: jax.Array, weights: jax.Array, **_: Any
+    ) -> "Confusion":
+        """Counts the rows whose weight is not 0."""
+        counts_CxC = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
+        one = (weights > 0).astype(jnp.int32)
+        return cls(counts_CxC=counts_CxC.at[labels, logits.argmax(-1)].add(one))
+
+    def merge(self, other: "Confusion") -> "Confusion":
+        return type(self)(counts_CxC=self.counts_CxC + other.counts_CxC)
+
+    def compute(self) -> jax.Array:
+        return self.counts_CxC
+
+
+@flax.struct.dataclass
+class Gathered(clu.metrics.Collection):
+    """What is gathered over a split: mean loss and confusion matrix."""
+
+    loss: clu.metrics.Average.from_output("losses")  # type: ignore[valid-type]  # clu's way
+    confusion: Confusion
+
+
+def score(
+    logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], majority: int
+) -> dict[str, Any]:
+    """Returns the scores of one split, ready for JSON.
+
+    Args:
+      logits_NxC: float32, one row an example.
+      labels_N: int32, the true classes.
+      names: the labels in order.
+      majority: the most frequent class of the training split.
+
+    Returns:
+      `examples`, `accuracy`, `micro_f1`, `macro_f1`, `loss` (nats), `per_class`, `confusion` (rows
+      are true classes), `majority_accuracy` and `collapsed` (one class predicted throughout).
+      With no examples, every figure is None.
+    """
+    if len(labels_N) == 0:
+        return {"examples": 0} | dict.fromkeys(
+            ["accuracy", "micro_f1", "macro_f1", "loss", "majority_accuracy", "collapsed"]
+        )
+    logits, labels = jnp.asarray(logits_NxC), jnp.asarray(labels_N)
+    gathered = Gathered.single_from_model_output(
+        logits=logits,
+        labels=labels,
+        losses=losses(logits, labels),
+        weights=jnp.ones(len(labels_N)),
+    ).compute()
+    confusion = np.asarray(gathered["confusion"])
+    return {
+        "examples": len(labels_N),
+        **from_confusion(confusion, names),
+        "loss": float(gathered["loss"]),
+        "majority_accuracy": float(np.mean(labels_N == majority)),
+    }
+
+
+def from_confusion(
+    confusion_CxC: np.ndarray, names: Sequence[str], classes: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Returns accuracy, micro and macro F1, the figures of each class, and `collapsed`.
+
+    Args:
+      classes: the classes to average over, all by default; a part of a merged task has only some.
+    """
+    classes = range(len(names)) if classes is None else classes
+    hits_C = np.diag(confusion_CxC).astype(float)
+    predicted_C, true_C = confusion_CxC.sum(0), confusion_CxC.sum(1)
+    precision_C = divide(hits_C, predicted_C)
+    recall_C = divide(hits_C, true_C)
+    f1_C = divide(2 * hits_C, predicted_C + true_C)
+    chosen = list(classes)
+    micro = divide(2 * hits_C[chosen].sum(), predicted_C[chosen].sum() + true_C[chosen].sum())
+    return {
+        "accuracy": float(hits_C.sum() / confusion_CxC.sum()),
+        "micro_f1": float(micro),
+        "macro_f1": float(f1_C[chosen].mean()),
+        "per_class": {
+            names[c]: {
+                "precision": float(precision_C[c]),
+                "recall": float(recall_C[c]),
+                "f1": float(f1_C[c]),
+                "support": int(true_C[c]),
+            }
+            for c in chosen
+        },
+        "confusion": confusion_CxC.tolist(),
+        "collapsed": bool((predicted_C > 0).sum() == 1),
+    }
+
+
+def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, and 0 where b is 0 (scikit-learn's zero_division=0)."""
+    return np.where(b > 0, a / np.maximum(b, 1), 0.0)

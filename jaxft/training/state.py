@@ -1,0 +1,121 @@
+"""Shapes first: from a checkpoint directory and a method to a model, its labels and its state.
+
+    model = build_model(backbone, fresh, "lora", Options(rank=8))
+    optimizer = make_optimizer(model.labels, ...)
+    shapes, frozen_shapes = state_shapes(model, optimizer, mesh)          # nothing allocated
+    state, frozen = init_state(model, optimizer, weights, seed=0, mesh=mesh)
+
+The abstract state is what gets compiled, restored into and counted, so all of them are one program.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jaxft.models import backbone as backbones
+from jaxft.models.backbone import Backbone, Params
+from jaxft.peft.inject import Injected
+from jaxft.peft.methods import Method, Options, build
+from jaxft.training.mesh import replicated
+from jaxft.training.partition import label_tree, split
+from jaxft.training.step import Forward, State
+
+
+@dataclass(frozen=True)
+class Model:
+    """A backbone with a method entered into it.
+
+    Attributes:
+      module: the backbone's module with the method's modules.
+      labels: path -> label.
+      shapes: path -> ShapeDtypeStruct, of all parameters.
+      forward: `(params, batch, dropout_key) -> logits_BxC`.
+    """
+
+    backbone: Backbone
+    module: nn.Module
+    method: Method
+    labels: dict[str, str]
+    shapes: Params
+    forward: Forward
+
+
+def build_model(backbone: Backbone, fresh: list[str], method: str, options: Options) -> Model:
+    """Returns the model of a method; computes shapes only.
+
+    Args:
+      fresh: paths that the checkpoint leaves to be initialised (`jaxft.models.weights.read`).
+    """
+    built = build(method, backbones.parameter_shapes(backbone), fresh, options)
+    module = Injected(backbone.module, built.insertions)
+    shapes = backbones.parameter_shapes(backbone, module)
+    return Model(
+        backbone=backbone,
+        module=module,
+        method=built,
+        labels=label_tree(shapes, built.rules),
+        shapes=shapes,
+        forward=partial(backbones.forward, backbone, module),
+    )
+
+
+def state_shapes(
+    model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[State, Params]:
+    """Returns `(state, frozen)` as ShapeDtypeStructs with shardings."""
+    trained, frozen = split(model.shapes, model.labels)
+    state = State(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        trained=trained,
+        opt_state=jax.eval_shape(optimizer.init, trained),
+    )
+    with_sharding = partial(sharded_shape, sharding=replicated(mesh))
+    return jax.tree.map(with_sharding, state), jax.tree.map(with_sharding, frozen)
+
+
+def sharded_shape(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def init_state(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, np.ndarray],
+    seed: int,
+    mesh: Mesh,
+) -> tuple[State, Params]:
+    """Returns `(state, frozen)` on the mesh: the checkpoint's weights, the rest from the seed."""
+    init_key, _ = run_keys(seed)
+    fresh = init_fresh(model, set(model.shapes) - set(weights), init_key, mesh)
+    params = {**jax.device_put(dict(weights), replicated(mesh)), **fresh}
+    trained, frozen = split(params, model.labels)
+    opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(trained)
+    step = jax.device_put(jnp.int32(0), replicated(mesh))
+    return State(step, trained, opt_state), frozen
+
+
+def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Params:
+    """Returns newly initialised parameters of these paths.
+
+    jit drops what is not returned, so no random backbone is computed only to be overwritten.
+    """
+
+    def chosen(key: jax.Array) -> Params:
+        everything = backbones.init(model.backbone, model.module, key)
+        return {path: x for path, x in everything.items() if path in paths}
+
+    return jax.jit(chosen, out_shardings=replicated(mesh))(key)
+
+
+def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of a run: `(initialisation, dropout)`."""
+    init_key, dropout_key = jax.random.split(jax.random.key(seed))
+    return init_key, dropout_key

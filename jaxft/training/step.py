@@ -1,0 +1,73 @@
+"""The two pure functions that jit compiles: one training step, one evaluation step.
+
+    state, metrics = train_step(forward, optimizer, state, frozen, batch, key)
+    logits_BxC = eval_step(forward, trained, frozen, batch)
+
+`forward(params, batch, dropout_key)` is `jaxft.models.backbone.forward` with its model bound. A
+batch holds `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B, 0 at
+padding rows).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = dict[str, jax.Array]
+Batch = dict[str, jax.Array]
+Forward = Callable[[Params, Batch, jax.Array | None], jax.Array]
+
+
+class State(NamedTuple):
+    """What a step changes, and so what a checkpoint holds.
+
+    Attributes:
+      step: int32, microbatches done.
+      trained: path -> array, the leaves that are not frozen.
+      opt_state: optax's state of those leaves.
+    """
+
+    step: jax.Array
+    trained: Params
+    opt_state: Any
+
+
+def losses(logits_BxC: jax.Array, labels_B: jax.Array) -> jax.Array:
+    """Returns each example's cross-entropy in nats, float32 B."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)
+
+
+def train_step(
+    forward: Forward,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    frozen: Params,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Returns the next state and `{"loss", "grad_norm"}`, float32 scalars.
+
+    Args:
+      frozen: the leaves that are not trained. They are merged in inside the loss, after the
+        derivative has been asked for, so their gradients are never computed.
+      key: the run's dropout key; each step folds its number in, so a resumed run draws the same.
+    """
+    dropout_key = jax.random.fold_in(key, state.step)
+
+    def loss_of(trained: Params) -> jax.Array:
+        logits_BxC = forward({**frozen, **trained}, batch, dropout_key)
+        weighted_B = losses(logits_BxC, batch["labels"]) * batch["weights"]
+        return weighted_B.sum() / batch["weights"].sum()
+
+    loss, grads = jax.value_and_grad(loss_of)(state.trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    return State(state.step + 1, trained, opt_state), metrics
+
+
+def eval_step(forward: Forward, trained: Params, frozen: Params, batch: Batch) -> jax.Array:
+    """Returns logits_BxC in float32, with dropout off."""
+    return forward({**frozen, **trained}, batch, None)

@@ -1,0 +1,212 @@
+"""From a config to the parts of a run; what train and predict build alike.
+
+    dataset = load_dataset(config)
+    parts = load_parts(config, len(dataset.labels))     # directory, tokenizer, weights, model
+
+The only place, beside the commands, that reads a ConfigDict.
+"""
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxft.data import encode, tasks
+from jaxft.data.examples import Columns, Dataset
+from jaxft.errors import InputError
+from jaxft.models import backbone as backbones
+from jaxft.models import hub, weights
+from jaxft.peft.methods import Options
+from jaxft.training.state import Model, build_model
+
+PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A checkpoint and the model made of it.
+
+    Attributes:
+      directory: where config, tokenizer and weights lie.
+      weights: path -> float32 array, all of the backbone that the checkpoint has.
+      fresh: paths that are initialised instead.
+    """
+
+    directory: Path
+    tokenizer: Any
+    weights: dict[str, np.ndarray]
+    fresh: list[str]
+    model: Model
+
+
+def load_dataset(config: ConfigDict) -> Dataset:
+    """Returns the dataset that `task` and `data` describe."""
+    data = config.data
+    return tasks.load(
+        config.task,
+        data_dir=data.dir or None,
+        source=data.source,
+        few_shot=data.few_shot,
+        split_seed=data.split_seed,
+        columns=Columns(**data.columns.to_dict()),
+        labels=tuple(data.labels),
+        hub=data.hub,
+    )
+
+
+def load_parts(config: ConfigDict, num_labels: int) -> Parts:
+    """Returns the checkpoint's tokenizer and weights and the method's model."""
+    directory = hub.locate(config.model.name)
+    backbone = backbones.load(directory, num_labels, config.model.dtype, config.model.remat)
+    tokenizer = encode.load_tokenizer(directory)
+    encode.check_vocabulary(tokenizer, directory)
+    encode.check_max_length(config.data.max_length, backbone.max_length)
+    shapes = backbones.parameter_shapes(backbone)
+    arrays, fresh = weights.read(directory, shapes, backbone.family)
+    model = build_model(backbone, fresh, config.method.name, method_options(config))
+    return Parts(directory, tokenizer, arrays, fresh, model)
+
+
+def method_options(config: ConfigDict) -> Options:
+    """Returns the method's options; `--config.method.targets=query,key` is two targets."""
+    fields = config.method.to_dict()
+    del fields["name"]
+    given = [part for target in fields["targets"] for part in target.split(",")]
+    fields["layers"] = tuple(fields["layers"])
+    return Options(**{**fields, "targets": tuple(given)})
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON would give it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def default_workdir(config: ConfigDict) -> Path:
+    """`runs/acl_sup-lora-minilm-seed0-1a2b3c`: the same command finds the same directory."""
+    digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:6]
+    model = Path(config.model.name).name
+    task = config.task.replace(",", "+")
+    return Path("runs") / f"{task}-{config.method.name}-{model}-seed{config.seed}-{digest}"
+
+
+def trained_folder(method: str) -> str:
+    """Where in a run the trained leaves lie: a whole model, or what stands beside a backbone."""
+    return "model" if method == "full" else "adapter"
+
+
+def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, Any]:
+    """Returns env.json: what, beside the config, determines a run."""
+    return {
+        "command": " ".join(["python -m", f"jaxft.{Path(argv[0]).stem}", *argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "data_sha256": fingerprint(dataset),
+        "weights_sha256": weights_digest(parts.directory),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """sha256 over every text and label of the three splits, in order."""
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.dev, dataset.test):
+        for e in split:
+            digest.update(json.dumps([e.text, e.pair, e.label]).encode())
+    return digest.hexdigest()
+
+
+def weights_digest(directory: Path) -> str:
+    """sha256 over the weights files that a checkpoint is read from."""
+    files = weights.shard_files(directory) or [directory / "flax_model.msgpack"]
+    digests = "".join(hub.sha256(path) for path in files)
+    return digests if len(files) == 1 else hashlib.sha256(digests.encode()).hexdigest()
+
+
+def claim_workdir(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
+    """Writes config.json and env.json, or checks that those there are of the same run.
+
+    Raises:
+      InputError: the directory holds another run (naming the first field that differs), or the
+        data or weights have changed since.
+    """
+    path = workdir / "config.json"
+    if workdir.is_file():
+        raise InputError(f"--workdir: {workdir} is a file")
+    if path.exists():
+        check_same_run(workdir, config, env)
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise InputError(f"--workdir: {workdir} is not empty and holds no run; choose another")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "env.json", env)
+    write_json(path, config)
+
+
+def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
+    """Raises InputError unless the run in `workdir` has this config, data and weights."""
+    old = flatten(read_json(workdir / "config.json"))
+    new = flatten(config)
+    for name in sorted(old | new):
+        if old.get(name) != new.get(name):
+            raise InputError(
+                f"--workdir: {workdir} holds a run with {name} = {old.get(name)!r}, this one has "
+                f"{new.get(name)!r}; choose another --workdir or remove it"
+            )
+    before = read_json(workdir / "env.json")
+    for name in ("data_sha256", "weights_sha256"):
+        if before[name] != env[name]:
+            what = name.removesuffix("_sha256")
+            raise InputError(f"--workdir: the {what} changed since {workdir} was begun; use another")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries by dotted name."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    fields: dict[str, Any] = {}
+    for name, value in tree.items():
+        fields |= flatten(value, f"{prefix}.{name}" if prefix else name)
+    return fields
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes through a temporary file, so that a kill leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a JSON object a line, through a temporary file."""
+    temporary = path.with_name(path.name + ".tmp")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Returns a JSON file of a run.
+
+    Raises:
+      InputError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
+    except ValueError as err:
+        raise InputError(f"{path}: not valid JSON ({err})") from err
+
+
+if __name__ == "__main__":
+    sys.exit("jaxft.wiring is no command; see python -m jaxft.train --help")

@@ -1,0 +1,267 @@
+"""Fine-tune one model on restaurant with the Hugging Face Trainer on torch: the benchmark's peer.
+
+    OMP_NUM_THREADS=2 python scripts/benchmark/peer.py \
+        --data data/restaurant --model models/all-MiniLM-L6-v2 \
+        --method lora --seed 0 --output peer-lora-0.json
+
+Methods are `full` (transformers alone), `lora` (peft) and `houlsby` (adapters). The input is the
+pair (term, sentence). The output is one JSON file with the test metrics of the last weights
+(`test_last`) and of the epoch with the best macro-F1 on dev (`test_best`). `train_seconds` is the
+wall time of training without the evaluations on dev. Nothing else is written to disk.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import adapters
+import numpy as np
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+LABELS = ("negative", "neutral", "positive")
+LEARNING_RATES = {"full": 1e-4, "lora": 1e-3, "houlsby": 5e-4}
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
+BOTTLENECK = 64
+MAX_LENGTH = 128
+EVAL_BATCH_SIZE = 64
+SCHEDULE = {
+    "warmup_ratio": 0.06,
+    "lr_scheduler_type": "linear",
+    # Trainer's default differs between versions (fused or not), so it is named here.
+    "optim": "adamw_torch",
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+}
+
+Example = dict[str, Any]
+Metrics = dict[str, Any]
+
+
+def read_split(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Read one restaurant file and tokenize its pairs; padding is left to the collator."""
+    records = list(json.loads(path.read_text(encoding="utf-8")).values())
+    encoded = tokenizer(
+        [record["term"] for record in records],
+        [record["sentence"] for record in records],
+        truncation=True,
+        max_length=MAX_LENGTH,
+        # MiniLM's tokenizer.json asks for padding to 128; False turns that off.
+        padding=False,
+    )
+    return [
+        {name: values[i] for name, values in encoded.items()}
+        | {"labels": LABELS.index(record["polarity"])}
+        for i, record in enumerate(records)
+    ]
+
+
+def add_lora(model: torch.nn.Module) -> torch.nn.Module:
+    return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, **LORA))
+
+
+def add_houlsby(model: torch.nn.Module) -> torch.nn.Module:
+    """Insert two bottlenecks a layer and freeze all but these and the classifier."""
+    config = adapters.DoubleSeqBnConfig(reduction_factor=model.config.hidden_size / BOTTLENECK)
+    adapters.init(model)
+    model.add_adapter("houlsby", config=config)
+    # Freezes the backbone only; the classifier lies outside it and stays trainable.
+    model.train_adapter("houlsby")
+    return model
+
+
+def build_model(directory: Path, method: str) -> torch.nn.Module:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        directory, num_labels=len(LABELS), dtype=torch.float32
+    )
+    insert = {"full": lambda same: same, "lora": add_lora, "houlsby": add_houlsby}
+    return insert[method](model)
+
+
+def compute_metrics(prediction: EvalPrediction) -> Metrics:
+    predicted = np.argmax(prediction.predictions, axis=-1)
+    gold = prediction.label_ids
+    classes = list(range(len(LABELS)))
+    return {
+        "accuracy": float(accuracy_score(gold, predicted)),
+        # A class that is never predicted counts as 0, and without a warning an epoch.
+        "macro_f1": float(
+            f1_score(gold, predicted, labels=classes, average="macro", zero_division=0)
+        ),
+        "collapsed": len(np.unique(predicted)) == 1,
+    }
+
+
+def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+class KeepBest(TrainerCallback):
+    """Keep the trained weights of the best dev epoch in memory, and the time that dev took."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.macro_f1 = -1.0
+        self.state: dict[str, torch.Tensor] = {}
+        self.dev: list[Metrics] = []
+        self.eval_seconds = 0.0
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Metrics,
+        model: torch.nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        self.dev.append(plain(metrics, "eval"))
+        self.eval_seconds += metrics["eval_runtime"]
+        # Strictly better: of equal epochs the earlier one is kept.
+        if metrics["eval_macro_f1"] > self.macro_f1:
+            self.macro_f1 = metrics["eval_macro_f1"]
+            self.epoch = len(self.dev)
+            self.state = trained_state(model)
+
+
+def plain(metrics: Metrics, prefix: str) -> Metrics:
+    """Take the three metrics that are reported out of what Trainer returns."""
+    return {name: metrics[f"{prefix}_{name}"] for name in ("accuracy", "macro_f1", "collapsed")}
+
+
+def training_arguments(options: argparse.Namespace, scratch: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=scratch,
+        seed=options.seed,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=EVAL_BATCH_SIZE,
+        learning_rate=options.learning_rate,
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **SCHEDULE,
+    )
+
+
+def run(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
+    """Train once, and test the last weights and then the best ones."""
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    splits = {
+        name: read_split(options.data / f"{name}.json", tokenizer)
+        for name in ("train", "dev", "test")
+    }
+    # Before the model: the head's and the method's initial values depend on the seed.
+    set_seed(options.seed)
+    model = build_model(options.model, options.method)
+    best = KeepBest()
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(options, scratch),
+        train_dataset=splits["train"][: options.limit],
+        eval_dataset=splits["dev"],
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics,
+        callbacks=[best],
+    )
+    started = time.perf_counter()
+    trainer.train()
+    train_seconds = time.perf_counter() - started - best.eval_seconds
+    # predict() and not evaluate(), which would call KeepBest with test's metrics.
+    test_last = plain(trainer.predict(splits["test"]).metrics, "test")
+    model.load_state_dict(best.state, strict=False)
+    test_best = plain(trainer.predict(splits["test"]).metrics, "test")
+    return {
+        "test_last": test_last,
+        "test_best": test_best | {"epoch": best.epoch},
+        "dev": best.dev,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "trained_parameters": sum(tensor.numel() for tensor in best.state.values()),
+        "train_seconds": round(train_seconds, 2),
+    }
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    method = {"full": {}, "lora": LORA, "houlsby": {"bottleneck": BOTTLENECK}}[options.method]
+    return {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "limit": options.limit,
+        "max_length": MAX_LENGTH,
+        "dtype": "float32",
+        "threads": torch.get_num_threads(),
+        **SCHEDULE,
+        **method,
+    }
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of {train,dev,test}.json")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the pretrained model")
+    parser.add_argument("--method", choices=tuple(LEARNING_RATES), required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, help="default: the method's own")
+    parser.add_argument("--limit", type=int, help="train on the first N examples only")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args()
+    if options.learning_rate is None:
+        options.learning_rate = LEARNING_RATES[options.method]
+    # transformers takes a missing folder for the name of a model on the hub.
+    if not (options.model / "config.json").is_file():
+        parser.error(f"--model: no config.json in {options.model}")
+    return options
+
+
+def main() -> None:
+    options = parse_options()
+    with tempfile.TemporaryDirectory() as scratch:
+        outcome = run(options, scratch)
+    result = {
+        "side": "peer",
+        "method": options.method,
+        "seed": options.seed,
+        "settings": settings(options),
+        **outcome,
+        "versions": {
+            name: metadata.version(name) for name in ("torch", "transformers", "peft", "adapters")
+        },
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result["test_last"]))
+
+
+if __name__ == "__main__":
+    main()

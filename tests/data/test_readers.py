@@ -1,0 +1,317 @@
+"""Every reader: exact texts back, and one line with file and line for whatever is wrong."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxft.data.examples import Columns, Example
+from jaxft.data.readers import read_agnews, read_file, read_semeval_xml
+from jaxft.errors import InputError
+
+LABELS = ("negative", "positive")
+COLUMNS = Columns()
+WITH_ID = Columns(id="id")
+
+
+def read(path: Path, columns: Columns = COLUMNS) -> tuple[Example, ...]:
+    if path.suffix == ".xml":
+        return read_semeval_xml(path, task="t", labels=LABELS)[0]
+    if path.name == "agnews.csv":
+        return read_agnews(path, task="t", labels=("World", "Sports", "Business", "Sci/Tech"))
+    return read_file(path, task="t", columns=columns, labels=LABELS)
+
+
+GOOD = '{"text": "fine", "label": "positive"}\n'
+
+# (what, file name, content, line, parts of the message)
+BAD = [
+    ("empty", "a.jsonl", "", 1, ["empty"]),
+    ("line breaks only", "a.jsonl", "\n\r\n", 1, ["empty"]),
+    ("mark only", "a.csv", b"\xef\xbb\xbf", 1, ["empty"]),
+    ("broken JSON", "a.jsonl", GOOD + '{"text": ', 2, ["broken JSON", "column 10"]),
+    ("array line", "a.jsonl", GOOD + "[1]", 2, ["JSON object", "array"]),
+    ("string line", "a.jsonl", '"x"', 1, ["JSON object", "'x'"]),
+    ("blank line", "a.jsonl", GOOD + "\n" + GOOD, 2, ["blank line"]),
+    ("huge number", "a.jsonl", '{"text": ' + "1" * 5000 + "}", 1, ["broken JSON"]),
+    ("deep nesting", "a.jsonl", "[" * 200_000, 1, ["broken JSON"]),
+    ("key twice", "a.jsonl", '{"text": "a", "text": "b"}', 1, ["duplicate key 'text'"]),
+    ("missing field", "a.jsonl", '{"txt": "a", "label": "positive"}', 1, ["'text'", "'txt'?"]),
+    ("no field", "a.jsonl", "{}", 1, ["no field 'text'"]),
+    ("unknown label", "a.jsonl", GOOD + '{"text": "a", "label": "Positive"}', 2, ["'positive'?"]),
+    ("label with blank", "a.jsonl", '{"text": "a", "label": "positive "}', 1, ["'positive'?"]),
+    ("empty text", "a.jsonl", '{"text": "", "label": "positive"}', 1, ["text: ", "empty string"]),
+    ("blank text", "a.jsonl", '{"text": " \\n", "label": "positive"}', 1, ["text: ", "blanks"]),
+    ("number", "a.jsonl", '{"text": 7, "label": "positive"}', 1, ["JSON number 7"]),
+    ("null", "a.jsonl", '{"text": null, "label": "positive"}', 1, ["JSON value None"]),
+    ("true", "a.jsonl", '{"text": "a", "label": true}', 1, ["label: ", "boolean"]),
+    ("list", "a.jsonl", '{"text": ["a"], "label": "positive"}', 1, ["array"]),
+    ("surrogate", "a.jsonl", '{"text": "a\\ud800", "label": "positive"}', 1, ["surrogate"]),
+    ("latin-1", "a.jsonl", GOOD.encode() + b'{"text": "caf\xe9"}', 2, ["0xe9", "latin-1"]),
+    ("UTF-16", "a.csv", "text,label\na,positive\n".encode("utf-16"), 1, ["UTF-16"]),
+    ("UTF-16 no mark", "a.csv", "text,label\n".encode("utf-16-le"), 1, ["UTF-16"]),
+    ("JSON key twice", "a.json", '{"a": {"text": "x", "label": "positive"},\n"a": {}}', 2, ["'a'"]),
+    ("JSON number", "a.json", "\n7", 2, ["object or an array"]),
+    ("JSON truncated", "a.json", '{"a": {"text": "x", "label": "positive"}', 1, ["Expecting ','"]),
+    (
+        "JSON two values",
+        "a.json",
+        '{"a": {"text": "x", "label": "positive"}}\n{}',
+        2,
+        ["Extra data"],
+    ),
+    ("JSON comma", "a.json", '[{"text": "x", "label": "positive"},\n]', 2, ["Comma"]),
+    ("JSON no key", "a.json", "{\n7: {}}", 2, ["key in double quotes"]),
+    ("JSON no colon", "a.json", '{"a" {}}', 1, ["':'"]),
+    ("JSON string entry", "a.json", '{"a": "x"}', 1, ["JSON object", "'x'"]),
+    ("JSON no entry", "a.json", "{}", 1, ["no examples"]),
+    ("CSV no header", "a.csv", "good,positive\nbad,negative\n", 1, ["'text'", "header"]),
+    ("CSV near header", "a.csv", "Text,label\na,positive\n", 1, ["did you mean 'Text'?"]),
+    ("CSV column twice", "a.csv", "text,text,label\na,b,positive\n", 1, ["twice"]),
+    ("CSV header only", "a.csv", "text,label\n", 1, ["no examples"]),
+    ("CSV few fields", "a.csv", "text,label\na,positive\nb\n", 3, ["2 fields", "got 1"]),
+    ("CSV many fields", "a.csv", "text,label\na,b,positive\n", 2, ["2 fields", "got 3"]),
+    ("CSV open quote", "a.csv", 'text,label\na,positive\n"b,positive\nc,positive\n', 3, ["closed"]),
+    ("CSV long field", "a.csv", 'text,label\n"' + "x\n" * 70_000, 2, ["closed"]),
+    ("CSV stray quote", "a.csv", 'text,label\n"a\nb" c,positive\n', 2, ["quote"]),
+    ("CSV label", "a.csv", 'text,label\n"a\nb",positive\nc,postive\n', 4, ["'positive'?"]),
+    ("TSV fields", "a.tsv", 'text\tlabel\n"a\tpositive\nb\tc\tpositive\n', 3, ["got 3"]),
+    ("agnews class", "agnews.csv", '"1","a","b"\n"5","a","b"\n', 2, ["class", "1 to 4", "'5'"]),
+    ("agnews header", "agnews.csv", 'class,title,text\n"1","a","b"\n', 1, ["header"]),
+    ("agnews fields", "agnews.csv", '"1","a","b"\n"1","a"\n', 2, ["3 fields", "got 2"]),
+    ("XML broken", "a.xml", "<sentences>\n<sentence>", 2, ["id"]),
+    ("XML open", "a.xml", '<s>\n<sentence id="1">\n</s>', 3, ["broken XML"]),
+    ("XML empty", "a.xml", "", 1, ["broken XML"]),
+    (
+        "XML polarity",
+        "a.xml",
+        '<s>\n<sentence id="1"><text>Ok food</text>\n<aspectTerm term="food"/></sentence></s>',
+        3,
+        ["'polarity'"],
+    ),
+    (
+        "XML label",
+        "a.xml",
+        '<s><sentence id="1"><text>x</text>\n<aspectTerm term="x" polarity="psitive"/>'
+        "</sentence></s>",
+        2,
+        ["'positive'?"],
+    ),
+    (
+        "XML no text",
+        "a.xml",
+        '<s><sentence id="1">\n<aspectTerm term="x" polarity="positive"/></sentence></s>',
+        2,
+        ["sentence: ", "empty"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "parts"),
+    [pytest.param(*case[1:], id=case[0]) for case in BAD],
+)
+def test_bad_input_is_one_line_with_file_and_line(
+    tmp_path: Path, name: str, content: str | bytes, line: int, parts: list[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{line}: ")
+    assert message.isprintable()  # so also: no line break
+    assert len(message) < len(str(path)) + 250
+    for part in parts:
+        assert part in message
+
+
+def test_missing_file_names_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "trian.jsonl").write_text(GOOD)
+    with pytest.raises(InputError, match=r"no such file; .* holds trian\.jsonl"):
+        read(tmp_path / "train.jsonl")
+    with pytest.raises(InputError, match="there is no folder"):
+        read(tmp_path / "nowhere" / "train.jsonl")
+
+
+def test_folder_and_unknown_ending(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").mkdir()
+    with pytest.raises(InputError, match="cannot read it"):
+        read(tmp_path / "x.jsonl")
+    with pytest.raises(InputError, match=r"\.xlsx"):
+        read(tmp_path / "x.xlsx")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_duplicate_id_names_both_lines(tmp_path: Path, name: str) -> None:
+    rows = {
+        "a.csv": "id,text,label\n1,a,positive\n2,b,positive\n1,c,positive\n",
+        "a.tsv": "id\ttext\tlabel\n1\ta\tpositive\n2\tb\tpositive\n1\tc\tpositive\n",
+        "a.jsonl": "\n"
+        + "".join(f'{{"id": {i}, "text": "a", "label": "positive"}}\n' for i in "121"),
+    }
+    path = tmp_path / name
+    path.write_text(rows[name].lstrip("\n"))
+    with pytest.raises(InputError, match=r"id: duplicate id '1'; first on line \d") as caught:
+        read(path, WITH_ID)
+    assert str(caught.value).startswith(f"{path}:{3 if name == 'a.jsonl' else 4}: ")
+
+
+@pytest.mark.parametrize("text", ["NA", "null", "nan", "007", "1e5", "None", "true", "-", "#N/A"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "txt"])
+def test_text_that_looks_like_a_value_stays_text(tmp_path: Path, text: str, ending: str) -> None:
+    content = {
+        "csv": f"text\n{text}\n",
+        "tsv": f"text\n{text}\n",
+        "jsonl": json.dumps({"text": text}),
+        "txt": text,
+    }
+    path = tmp_path / f"a.{ending}"
+    path.write_text(content[ending])
+    (example,) = read(path, Columns(label=""))
+    assert example.text == text
+    assert example.label == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", GOOD),
+        ("a.csv", "text,label\nfine,positive\n"),
+        ("a.tsv", "text\tlabel\nfine\tpositive\n"),
+        ("a.json", '[{"text": "fine",\n"label": "positive"}]\n'),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_byte_order_mark_and_crlf(
+    tmp_path: Path, name: str, text: str, mark: bytes, newline: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(mark + text.replace("\n", newline).encode())
+    (example,) = read(path)
+    assert (example.text, example.label) == ("fine", "positive")
+
+
+def test_tsv_takes_quotes_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\n"Open\tpositive\nnext"\tnegative\n')
+    assert [(e.text, e.where) for e in read(path)] == [('"Open', "a.tsv:2"), ('next"', "a.tsv:3")]
+
+
+def test_json_object_gives_its_keys_as_ids(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        '{"x_0": {"text": "a", "label": "positive"},\n\n "x_1": {"text": "b", "label": "negative"}}'
+    )
+    assert [(e.id, e.where) for e in read(path, WITH_ID)] == [
+        ("x_0", "a.json:1"),
+        ("x_1", "a.json:3"),
+    ]
+
+
+def test_semeval_xml(tmp_path: Path) -> None:
+    path = tmp_path / "train.xml"
+    path.write_text(
+        """<?xml version="1.0" encoding="UTF-8"?>
+<sentences>
+  <sentence id="9">
+    <text>Fish &amp; chips were good, the café so so.</text>
+    <aspectTerms>
+      <aspectTerm term="Fish &amp; chips" polarity="positive" from="0" to="12"/>
+      <aspectTerm term="café" polarity="conflict" from="28" to="32"/>
+      <aspectTerm term="the café" polarity="negative" from="24" to="32"/>
+    </aspectTerms>
+    <aspectCategories><aspectCategory category="food" polarity="positive"/></aspectCategories>
+  </sentence>
+  <sentence id="10"><text>Nothing.</text></sentence>
+</sentences>
+""",
+        encoding="utf-8",
+    )
+    examples, notes = read_semeval_xml(path, task="restaurant", labels=LABELS)
+    sentence = "Fish & chips were good, the café so so."
+    assert examples == (
+        Example("9_0", "Fish & chips", sentence, "positive", "restaurant", "train.xml:6"),
+        Example("9_2", "the café", sentence, "negative", "restaurant", "train.xml:8"),
+    )
+    assert notes == (
+        "train.xml: terms of polarity 'conflict' skipped: 1",
+        "train.xml: sentences without a term skipped: 1",
+    )
+
+
+# ---------------------------------------------------------------- round trips
+
+# No lone surrogates (no UTF-8 file can hold them) and no text of blanks only (an error here).
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+line_texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\t"), min_size=1
+).filter(str.strip)
+# A file is recognised as UTF-16 by its many NULs; a text of NULs is none that anybody writes.
+NUL_FREE = {"exclude_categories": ["Cs"], "exclude_characters": "\0"}
+csv_texts = st.text(st.characters(**NUL_FREE), min_size=1).filter(str.strip)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(texts, min_size=1, max_size=4), st.booleans())
+def test_jsonl_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, items: list[str], a: bool
+) -> None:
+    path = tmp_path_factory.mktemp("jsonl") / "a.jsonl"
+    lines = [json.dumps({"text": text, "label": "positive"}, ensure_ascii=a) for text in items]
+    path.write_bytes("\n".join(lines).encode())
+    assert [example.text for example in read(path)] == items
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(csv_texts, min_size=1, max_size=4),
+    st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_csv_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, items: list[str], quoting: int, newline: str
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, quoting=quoting, lineterminator=newline)  # type: ignore[arg-type]
+    # Before 3.13 the writer leaves a lone \r or \n unquoted where it is not the line terminator.
+    if quoting == csv.QUOTE_MINIMAL:
+        items = [text.replace("\r", " ").replace("\n", " ") + "." for text in items]
+    writer.writerows([["text", "label"], *([text, "positive"] for text in items)])
+    path.write_bytes(out.getvalue().encode())
+    assert [example.text for example in read(path)] == items
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(line_texts.filter(lambda t: "\0" not in t), min_size=1, max_size=4))
+def test_tsv_round_trip(tmp_path_factory: pytest.TempPathFactory, items: list[str]) -> None:
+    path = tmp_path_factory.mktemp("tsv") / "a.tsv"
+    path.write_bytes(
+        "".join(f"{t}\tpositive\n" for t in ["text", *items])
+        .encode()
+        .replace(b"text\tpositive", b"text\tlabel", 1)
+    )
+    assert [example.text for example in read(path)] == items
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60), st.sampled_from(["jsonl", "json", "csv", "tsv", "txt", "xml"]))
+def test_any_bytes_are_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / f"a.{ending}"
+    path.write_bytes(content)
+    try:
+        read(path)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = str(path)
+    assert message.startswith(str(path))
+    assert message.isprintable()
