@@ -1,0 +1,35 @@
+# Makes a virtual environment and installs jaxft into it; sourced by the other scripts.
+#
+#   make_env DIR EXTRAS      make_env .venv "dev,interop"
+#
+# Versions are pinned by constraints.txt. A stamp of what was installed makes a second run quick.
+
+set -euo pipefail
+
+find_python() {
+  local name
+  for name in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+    if [ -n "$name" ] && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+    then
+      echo "$name"
+      return
+    fi
+  done
+  echo "jaxft needs Python 3.11 or later; name one with PYTHON=/path/to/python3" >&2
+  return 2
+}
+
+make_env() {
+  local dir=$1 extras=$2 python stamp
+  python=$(find_python)
+  stamp="$extras $(cat pyproject.toml constraints.txt | cksum)"
+  if [ ! -x "$dir/bin/python" ]; then
+    "$python" -m venv "$dir"
+  fi
+  if [ "$(cat "$dir/installed" 2>/dev/null)" != "$stamp" ]; then
+    echo "installing jaxft into $dir (some minutes the first time)"
+    "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --constraint constraints.txt --editable ".${extras:+[$extras]}"
+    echo "$stamp" >"$dir/installed"
+  fi
+}
