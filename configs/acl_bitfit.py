@@ -1,6 +1,6 @@
 """BitFit (biases), on ACL-ARC citation intent.
 
-    python -m jaxft.train --config configs/acl_bitfit.py
+python -m jaxft.train --config configs/acl_bitfit.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Full fine-tuning, on ACL-ARC citation intent.
 
-    python -m jaxft.train --config configs/acl_full.py
+python -m jaxft.train --config configs/acl_full.py
 """
 
 from ml_collections import ConfigDict

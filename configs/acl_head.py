@@ -1,6 +1,6 @@
 """The classifier alone, on ACL-ARC citation intent.
 
-    python -m jaxft.train --config configs/acl_head.py
+python -m jaxft.train --config configs/acl_head.py
 """
 
 from ml_collections import ConfigDict

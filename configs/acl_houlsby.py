@@ -1,6 +1,6 @@
 """Houlsby adapters, on ACL-ARC citation intent.
 
-    python -m jaxft.train --config configs/acl_houlsby.py
+python -m jaxft.train --config configs/acl_houlsby.py
 """
 
 from ml_collections import ConfigDict

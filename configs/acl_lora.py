@@ -1,6 +1,6 @@
 """LoRA on query and value, on ACL-ARC citation intent.
 
-    python -m jaxft.train --config configs/acl_lora.py
+python -m jaxft.train --config configs/acl_lora.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Pfeiffer adapters, on ACL-ARC citation intent.
 
-    python -m jaxft.train --config configs/acl_pfeiffer.py
+python -m jaxft.train --config configs/acl_pfeiffer.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """BitFit (biases), on AG News topics.
 
-    python -m jaxft.train --config configs/agnews_bitfit.py
+python -m jaxft.train --config configs/agnews_bitfit.py
 """
 
 from ml_collections import ConfigDict

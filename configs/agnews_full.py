@@ -1,6 +1,6 @@
 """Full fine-tuning, on AG News topics.
 
-    python -m jaxft.train --config configs/agnews_full.py
+python -m jaxft.train --config configs/agnews_full.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The classifier alone, on AG News topics.
 
-    python -m jaxft.train --config configs/agnews_head.py
+python -m jaxft.train --config configs/agnews_head.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Houlsby adapters, on AG News topics.
 
-    python -m jaxft.train --config configs/agnews_houlsby.py
+python -m jaxft.train --config configs/agnews_houlsby.py
 """
 
 from ml_collections import ConfigDict

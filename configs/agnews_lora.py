@@ -1,6 +1,6 @@
 """LoRA on query and value, on AG News topics.
 
-    python -m jaxft.train --config configs/agnews_lora.py
+python -m jaxft.train --config configs/agnews_lora.py
 """
 
 from ml_collections import ConfigDict

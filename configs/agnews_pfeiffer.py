@@ -1,6 +1,6 @@
 """Pfeiffer adapters, on AG News topics.
 
-    python -m jaxft.train --config configs/agnews_pfeiffer.py
+python -m jaxft.train --config configs/agnews_pfeiffer.py
 """
 
 from ml_collections import ConfigDict

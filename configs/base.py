@@ -1,6 +1,6 @@
 """Every default, a comment a line. A config file takes this and overrides what it must.
 
-    python -m jaxft.train --config configs/base.py --config.task=acl_sup --config.method.name=lora
+python -m jaxft.train --config configs/base.py --config.task=acl_sup --config.method.name=lora
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
-    config.model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
+    config.model.dtype = (
+        "float32"  # of the computation: float32 | bfloat16; parameters stay float32
+    )
     config.model.remat = "none"  # none | layer: keep layer inputs only and recompute the rest
 
     config.method = ConfigDict()

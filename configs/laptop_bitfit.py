@@ -1,6 +1,6 @@
 """BitFit (biases), on SemEval-14 laptop aspect sentiment.
 
-    python -m jaxft.train --config configs/laptop_bitfit.py
+python -m jaxft.train --config configs/laptop_bitfit.py
 """
 
 from ml_collections import ConfigDict

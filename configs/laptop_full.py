@@ -1,6 +1,6 @@
 """Full fine-tuning, on SemEval-14 laptop aspect sentiment.
 
-    python -m jaxft.train --config configs/laptop_full.py
+python -m jaxft.train --config configs/laptop_full.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The classifier alone, on SemEval-14 laptop aspect sentiment.
 
-    python -m jaxft.train --config configs/laptop_head.py
+python -m jaxft.train --config configs/laptop_head.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Houlsby adapters, on SemEval-14 laptop aspect sentiment.
 
-    python -m jaxft.train --config configs/laptop_houlsby.py
+python -m jaxft.train --config configs/laptop_houlsby.py
 """
 
 from ml_collections import ConfigDict

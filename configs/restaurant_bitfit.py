@@ -1,6 +1,6 @@
 """BitFit (biases), on SemEval-14 restaurant aspect sentiment.
 
-    python -m jaxft.train --config configs/restaurant_bitfit.py
+python -m jaxft.train --config configs/restaurant_bitfit.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Full fine-tuning, on SemEval-14 restaurant aspect sentiment.
 
-    python -m jaxft.train --config configs/restaurant_full.py
+python -m jaxft.train --config configs/restaurant_full.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Houlsby adapters, on SemEval-14 restaurant aspect sentiment.
 
-    python -m jaxft.train --config configs/restaurant_houlsby.py
+python -m jaxft.train --config configs/restaurant_houlsby.py
 """
 
 from ml_collections import ConfigDict

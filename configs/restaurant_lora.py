@@ -1,6 +1,6 @@
 """LoRA on query and value, on SemEval-14 restaurant aspect sentiment.
 
-    python -m jaxft.train --config configs/restaurant_lora.py
+python -m jaxft.train --config configs/restaurant_lora.py
 """
 
 from ml_collections import ConfigDict

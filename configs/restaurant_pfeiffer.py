@@ -1,6 +1,6 @@
 """Pfeiffer adapters, on SemEval-14 restaurant aspect sentiment.
 
-    python -m jaxft.train --config configs/restaurant_pfeiffer.py
+python -m jaxft.train --config configs/restaurant_pfeiffer.py
 """
 
 from ml_collections import ConfigDict

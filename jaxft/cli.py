@@ -8,6 +8,7 @@ Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 130 and 143 
 
 import argparse
 import importlib.util
+import io
 import math
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ ROOT = Path(__file__).parents[1]  # of the repository: configs/ lies beside jaxf
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Runs a command and returns its exit code; an InputError becomes one line and 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each epoch as it ends
     try:
         return command(argv)
     except InputError as err:
@@ -87,7 +90,11 @@ def given(argv: list[str], name: str) -> str:
 
 def flag_message(error: flags.Error) -> str:
     """absl's message in the form of ours."""
-    return " ".join(str(error).split()).removeprefix("flag ").replace(" Did you mean:", " did you mean")
+    return (
+        " ".join(str(error).split())
+        .removeprefix("flag ")
+        .replace(" Did you mean:", " did you mean")
+    )
 
 
 def field_message(error: Exception) -> str:

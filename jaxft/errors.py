@@ -1,7 +1,7 @@
 """The one exception that stands for bad input: a command prints its message and exits with 2.
 
-    check_choice("lroa", ["full", "head", "lora"], "method.name")
-    # InputError: method.name: unknown value 'lroa'; expected one of full, head, lora; did you mean 'lora'?
+check_choice("lroa", ["full", "head", "lora"], "method.name")
+# method.name: unknown value 'lroa'; expected one of full, head, lora; did you mean 'lora'?
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Something the user gave is wrong. The message is one line that says what, where and what is valid."""
+    """Something the user gave is wrong. One line says what, where and what is valid."""
 
 
 def nearest(value: object, valid: Iterable[str]) -> str:
@@ -28,5 +28,7 @@ def check_choice(value: str, valid: Iterable[str], field: str) -> str:
     names = list(valid)
     if value not in names:
         hint = nearest(value, names)
-        raise InputError(f"{field}: unknown value {value!r}; expected one of {', '.join(names)}{hint}")
+        raise InputError(
+            f"{field}: unknown value {value!r}; expected one of {', '.join(names)}{hint}"
+        )
     return value

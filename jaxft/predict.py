@@ -6,7 +6,6 @@ FILE has a column `text`, and `pair` (or `term` and `sentence`) where the run wa
 a .txt has a text a line. The output has a line for each input, in order.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path

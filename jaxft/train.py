@@ -21,7 +21,6 @@ from jaxft import cli, wiring
 from jaxft.data import checks
 from jaxft.data.batches import bucket_of, choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
-from jaxft.data.examples import Dataset
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import compiled_bytes, flops, measured_peak
 from jaxft.models import trained as trained_files
@@ -302,7 +301,7 @@ def main(argv: list[str]) -> int:
     workdir = Path(values.workdir) if values.workdir else wiring.default_workdir(config)
     try:
         return run(config, workdir, values.dry_run, argv)
-    except loop.Interrupted as stop:
+    except loop.InterruptedRunError as stop:
         print(f"\n{stop}; the same command continues it", file=sys.stderr)
         return stop.exit_code
 

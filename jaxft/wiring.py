@@ -166,7 +166,9 @@ def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -
     for name in ("data_sha256", "weights_sha256"):
         if before[name] != env[name]:
             what = name.removesuffix("_sha256")
-            raise InputError(f"--workdir: the {what} changed since {workdir} was begun; use another")
+            raise InputError(
+                f"--workdir: the {what} changed since {workdir} was begun; use another"
+            )
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

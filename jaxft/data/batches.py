@@ -61,7 +61,7 @@ def train_order(
     shuffled = rng.permutation(len(lengths))
     window = batch_size * WINDOW_BATCHES
     batches: list[np.ndarray] = []
-    # The remainder is set aside first, for it is random then; after sorting it would be the longest.
+    # The remainder is set aside first, while it is random; sorted, it would be the longest.
     whole = len(shuffled) // batch_size * batch_size
     for start in range(0, whole, window):
         part = shuffled[start : min(start + window, whole)]

@@ -43,7 +43,9 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
       InputError: its files are missing; transformers would build an empty one or ask the hub.
     """
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+    if not any(
+        (directory / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+    ):
         raise InputError(
             f"{directory}: no tokenizer; expected tokenizer.json, vocab.txt or vocab.json"
         )

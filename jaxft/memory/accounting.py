@@ -38,8 +38,8 @@ def bytes_by_partition(
         row["params_bytes"] += nbytes(x)
         # A gradient has its parameter's shape and dtype; of a frozen parameter there is none.
         row["grad_bytes"] += 0 if labels[path] == "frozen" else nbytes(x)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
-        table[owner(path, labels)]["opt_state_bytes"] += nbytes(leaf)
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
+        table[owner(key_path, labels)]["opt_state_bytes"] += nbytes(leaf)
     return {name: row for name, row in table.items() if any(row.values())}
 
 

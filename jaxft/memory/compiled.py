@@ -1,7 +1,7 @@
 """What XLA says that a compiled step needs, and what the device says that it used.
 
-    compiled_bytes(run_train.compile(128))   # {"arguments", "outputs", "temporaries", "aliased", "peak"}
-    measured_peak()                          # (bytes, "resident set" or "device")
+compiled_bytes(run_train.compile(128))   # {"arguments": ..., "temporaries": ..., "peak": ...}
+measured_peak()                          # (bytes, how they were measured)
 """
 
 import resource

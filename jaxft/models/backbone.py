@@ -1,7 +1,7 @@
 """A BERT or RoBERTa checkpoint as a Flax sequence classifier: config, module, inputs.
 
     backbone = load(locate("minilm"), num_labels=6)
-    shapes = parameter_shapes(backbone)              # {"bert/encoder/layer/0/...": ShapeDtypeStruct}
+    shapes = parameter_shapes(backbone)            # {"bert/encoder/layer/0/...": ShapeDtypeStruct}
 
 The only importer of transformers' Flax classes. Parameters are flat dictionaries
 `{"bert/encoder/layer/0/attention/self/query/kernel": array}`; the paths are transformers' own.
@@ -62,9 +62,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def load(
-    directory: Path, num_labels: int, dtype: str = "float32", remat: str = "none"
-) -> Backbone:
+def load(directory: Path, num_labels: int, dtype: str = "float32", remat: str = "none") -> Backbone:
     """Returns the classifier of a checkpoint directory; reads its config only, no weights.
 
     Args:

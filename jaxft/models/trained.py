@@ -1,7 +1,7 @@
 """The trained leaves of a run on disk: safetensors by path, and a JSON file to use them with.
 
-    save(workdir / "adapter", trained, {"labels": [...], "backbone": "minilm", ...})
-    trained, settings = load(workdir / "adapter")
+save(workdir / "adapter", trained, {"labels": [...], "backbone": "minilm", ...})
+trained, settings = load(workdir / "adapter")
 """
 
 import json

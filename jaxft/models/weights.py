@@ -20,7 +20,7 @@ from jaxft.errors import InputError
 from jaxft.models.backbone import Params, flat, nested
 
 CONVERT = (
-    "pip install torch && python -c \"from transformers import AutoModel; "
+    'pip install torch && python -c "from transformers import AutoModel; '
     "AutoModel.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\""
 )
 # What a checkpoint may lack: the classifier, and BERT's pooler, which masked language models drop.

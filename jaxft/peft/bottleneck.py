@@ -5,7 +5,7 @@
 
     insertion = houlsby({"bert/encoder/layer/0/output"}, size=64, activation="swish")
 
-Both stand in a layer's output block, which without them is `LayerNorm(dropout(dense(x)) + residual)`.
+Both stand in a layer's output block, `LayerNorm(dropout(dense(x)) + residual)` without them.
 The up projection starts at zero, so the model starts as it was, bit for bit.
 """
 

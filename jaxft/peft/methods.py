@@ -111,9 +111,7 @@ def lora_method(shapes: Params, options: Options) -> Method:
     if not 0 <= options.dropout < 1:
         raise InputError(f"method.dropout: {options.dropout}; expected a rate in [0, 1)")
     denses = matching(in_layers(dense_paths(shapes), options.layers), options.targets)
-    insertion = lora.beside(
-        denses, rank=options.rank, alpha=options.alpha, dropout=options.dropout
-    )
+    insertion = lora.beside(denses, rank=options.rank, alpha=options.alpha, dropout=options.dropout)
     return Method("lora", (insertion,), (*HEAD, (r".*/lora/[ab]", "adapter"), FROZEN))
 
 
@@ -174,7 +172,9 @@ def in_layers(paths: list[str], layers: tuple[int, ...]) -> list[str]:
     count = max(numbers.values()) + 1
     for layer in layers:
         if not -count <= layer < count:
-            raise InputError(f"method.layers: no layer {layer}; the encoder has {count}, 0 to {count - 1}")
+            raise InputError(
+                f"method.layers: no layer {layer}; the encoder has {count}, 0 to {count - 1}"
+            )
     chosen = {layer % count for layer in layers} or set(numbers.values())
     return [path for path in paths if numbers[path] in chosen]
 

@@ -39,11 +39,11 @@ def learning_curves(
     """Writes a PNG: losses by epoch to the left, accuracy and macro-F1 on dev to the right.
 
     Args:
-      history: epochs in order, one at least, `{"epoch", "train_loss", "dev": {"loss", "accuracy", ...}}`.
-      selected: the epoch, from 1, whose scores are reported; by default the best on dev by
-        macro-F1.
+      history: the epochs, one at least: `{"epoch", "train_loss", "dev": {"loss", ...}}`.
+      selected: the epoch, from 1, whose scores are reported, to be marked; without it the best on
+        dev by macro-F1 is marked as just that.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     figure.suptitle(title, fontsize=12, parse_math=False)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
@@ -58,9 +58,11 @@ def learning_curves(
     finish(left, "loss (nats)", epochs)
     finish(right, "score on dev", epochs)
     right.set_ylim(-0.02, 1.02)
-    mark_epoch([left, right], selected or best_entry(list(history))["epoch"])
+    best = best_entry([dict(row) for row in history])["epoch"]
+    mark_epoch([left, right], selected or best, "reported" if selected else "best on dev")
     for axes in (left, right):
-        axes.legend(frameon=False, loc="best")
+        # Below the panel: inside, there is a history whose lines it would cover.
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     save(figure, path)
 
 
@@ -89,10 +91,10 @@ def finish(axes: Axes, ylabel: str, epochs: Sequence[int]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def mark_epoch(panels: Sequence[Axes], epoch: int) -> None:
+def mark_epoch(panels: Sequence[Axes], epoch: int, what: str) -> None:
+    style: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6, "zorder": 1}
     for axes in panels:
-        name = f"reported: epoch {epoch}"
-        axes.axvline(epoch, color=GREY, linestyle=":", linewidth=1.6, label=name, zorder=1)
+        axes.axvline(epoch, label=f"{what}: epoch {epoch}", **style)
 
 
 # ---------------------------------------------------------------- confusion matrix
@@ -147,15 +149,15 @@ def write_cells(axes: Axes, counts_CxC: np.ndarray, share_CxC: np.ndarray) -> No
     for (row, column), n in np.ndenumerate(counts_CxC):
         share = share_CxC[row, column]
         color = "white" if share > 0.55 else "#aaaaaa" if n == 0 else "#222222"
-        digits = len(f"{n:,}")
-        size = 11 if digits <= 5 else 8
         weight = "bold" if row == column else "normal"
-        style: dict[str, Any] = {"ha": "center", "color": color}
-        if n == 0:
-            axes.text(column, row, "0", va="center", fontsize=size, **style)
-            continue
-        axes.text(column, row - 0.1, f"{n:,}", va="center", fontsize=size, weight=weight, **style)
-        axes.text(column, row + 0.24, f"{100 * share:.0f}%", va="center", fontsize=7.5, **style)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": color}
+        style |= {"xy": (column, row), "textcoords": "offset points"}
+        # In points, so that both lines stand as close in two large cells as in many small ones.
+        size = 11 if n < 10_000 else 9
+        up = 5 if n else 0
+        axes.annotate(f"{n:,}", xytext=(0, up), fontsize=size, fontweight=weight, **style)
+        if n:
+            axes.annotate(f"{100 * share:.0f}%", xytext=(0, -9), fontsize=7.5, **style)
 
 
 def draw_grid(axes: Axes, size: int) -> None:
@@ -175,5 +177,7 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     with warnings.catch_warnings():
         # Labels in a script that the font lacks show as boxes; no reason to stop or to complain.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        # No version of matplotlib in the file: equal runs write equal bytes.
-        figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+        # Tight: long labels may reach over the figure's edge, and are not to be cut. No version of
+        # matplotlib in the file: equal runs write equal bytes.
+        box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1}
+        figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, **box)

@@ -206,7 +206,7 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     parts += [(f" on {name}", scores) for name, scores in results.get("tasks", {}).items()]
     return [
         f"COLLAPSED{where}: predicts {predicted_class(scores, results['labels'])!r} throughout; "
-        f"accuracy {figure(scores['accuracy'])} is the share of that class, nothing learned"
+        f"accuracy {figure(scores['accuracy'])} is no more than the share of that class"
         for where, scores in parts
         if scores.get("collapsed")
     ]

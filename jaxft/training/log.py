@@ -1,7 +1,7 @@
 """The record of a run: metrics.jsonl, which is the truth, and TensorBoard events beside it.
 
-    with RunLog(workdir, resume_step=120) as log:
-        log.write(step=130, epoch=2, train={"loss": 0.41, "learning_rate": 9e-4})
+with RunLog(workdir, resume_step=120) as log:
+    log.write(step=130, epoch=2, train={"loss": 0.41, "learning_rate": 9e-4})
 """
 
 import json

@@ -31,7 +31,7 @@ Scores = dict[str, Any]
 LOG_EVERY = 10  # steps between two lines of the log
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """SIGINT or SIGTERM came; the state has been saved."""
 
     def __init__(self, signal_number: int, step: int) -> None:
@@ -100,7 +100,7 @@ def fit(
       The last state, and the record with every epoch's `{"epoch", "step", "train_loss", "dev"}`.
 
     Raises:
-      Interrupted: after saving, at SIGINT or SIGTERM.
+      InterruptedRunError: after saving, at SIGINT or SIGTERM.
     """
     per_epoch = plan.steps_per_epoch(len(data.ids))
     done = int(state.step)
@@ -119,7 +119,7 @@ def fit(
                 done += 1
                 is_last = done == (epoch + 1) * per_epoch
                 if is_last or received or done % LOG_EVERY == 0 or due(done, plan.save_every):
-                    # Reading a metric waits for the device, so it is done for several steps at once.
+                    # Reading a metric waits for the device, so several steps are read at once.
                     fetched = jax.device_get(pending)
                     pending = []
                     record["losses"] += [float(m["loss"]) for m in fetched]
@@ -130,11 +130,11 @@ def fit(
                 if not is_last and (received or due(done, plan.save_every)):
                     checkpoints.save(state, record)
                 if received and not is_last:
-                    raise Interrupted(received[0], done)
+                    raise InterruptedRunError(received[0], done)
             record = end_epoch(epoch + 1, done, record, dev_scores(state.trained), log, bar)
             checkpoints.save(state, record, score=record["history"][-1]["dev"]["macro_f1"])
             if received:
-                raise Interrupted(received[0], done)
+                raise InterruptedRunError(received[0], done)
     return state, record
 
 

@@ -23,7 +23,7 @@ from jaxft.training.step import losses
 class Confusion(clu.metrics.Metric):
     """Counts of (true class, predicted class), int32 CxC."""
 
-    counts_CxC: jax.Array
+    counts_CxC: jax.Array  # noqa: N815 a shape suffix
 
     @classmethod
     def from_model_output(

@@ -1,8 +1,8 @@
 """One label for every parameter, and the split that follows from it.
 
-    labels = label_tree(params, method.rules)      # {"bert/...": "frozen", "classifier/bias": "head:no_decay"}
+    labels = label_tree(params, method.rules)   # {"bert/...": "frozen", "classifier/bias": "head"}
     trained, frozen = split(params, labels)
-    params = {**frozen, **trained}                 # the merge
+    params = {**frozen, **trained}              # the merge
 
 The optimizer, what is differentiated, what is checkpointed and the memory table all derive from
 this one tree.
@@ -38,7 +38,9 @@ def first_match(path: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:
     for pattern, label in rules:
         if pattern.fullmatch(path):
             return label
-    raise InputError(f"no rule matches parameter {path!r}; the last rule is usually ('.*', 'frozen')")
+    raise InputError(
+        f"no rule matches parameter {path!r}; the last rule is usually ('.*', 'frozen')"
+    )
 
 
 def partition_of(label: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 Params = dict[str, jax.Array]
@@ -21,7 +20,7 @@ Forward = Callable[[Params, Batch, jax.Array | None], jax.Array]
 
 
 class State(NamedTuple):
-    """What a step changes, and so what a checkpoint holds.
+    """What a step changes, and so what a checkpoint holds: arrays, or at first their shapes.
 
     Attributes:
       step: int32, microbatches done.
@@ -29,8 +28,8 @@ class State(NamedTuple):
       opt_state: optax's state of those leaves.
     """
 
-    step: jax.Array
-    trained: Params
+    step: Any
+    trained: dict[str, Any]
     opt_state: Any
 
 

@@ -1,0 +1,219 @@
+"""The commands end to end, on a tiny checkpoint and the bundled sample, as real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(checkpoint: Path, workdir: Path, *overrides: str, method: str = "lora") -> list[str]:
+    """The train command of a small run: 120 examples, 4 epochs of 8 steps."""
+    return [
+        *(sys.executable, "-m", "jaxft.train", f"--config=configs/acl_{method}.py"),
+        *("--config.data.source=sample", f"--config.model.name={checkpoint}"),
+        *("--config.batch_size=16", "--config.epochs=4", "--config.data.max_length=48"),
+        *(f"--workdir={workdir}", *overrides),
+    ]
+
+
+def run(arguments: list[str], expect: int = 0) -> str:
+    """Runs a command to its end and returns what it printed."""
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run(command(tiny_checkpoint, workdir))
+    return workdir
+
+
+def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        *("config.json", "env.json", "metrics.jsonl", "tb", "checkpoints", "adapter"),
+        *("predictions_test.jsonl", "results.json", "plots", "README.md", "DONE"),
+    }
+    results = read(finished / "results.json")
+    assert results.keys() >= {
+        *("task", "model", "method", "seed", "test", "test_unseen", "best_epoch", "last"),
+        *("parameters", "memory", "timing", "data", "versions"),
+    }
+    assert results["test"].keys() >= {
+        *("accuracy", "micro_f1", "macro_f1", "loss", "per_class", "confusion"),
+        *("majority_accuracy", "collapsed"),
+    }
+    assert results["parameters"].keys() >= {"frozen", "adapter", "head", "trained", "total"}
+    compiled = results["memory"]["compiled"]
+    assert compiled.keys() >= {"arguments", "outputs", "temporaries", "aliased", "peak"}
+    assert results["memory"]["measured_peak"] > compiled["arguments"] > 0
+    assert results["timing"].keys() >= {
+        *("compile_s", "train_s", "examples_per_s", "tokens_per_s", "padding_fraction"),
+        "compiled_shapes",
+    }
+    assert results["timing"]["compiled_shapes"] <= 8
+    assert 0 <= results["timing"]["padding_fraction"] < 0.3
+    assert sum(map(sum, results["test"]["confusion"])) == 60
+    assert [entry["epoch"] for entry in results["history"]] == [1, 2, 3, 4]
+
+
+def test_the_same_command_again_shows_the_finished_run(
+    finished: Path, tiny_checkpoint: Path
+) -> None:
+    before = (finished / "results.json").read_bytes()
+    printed = run(command(tiny_checkpoint, finished))
+    assert "is done already" in printed
+    assert "macro-F1" in printed
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_another_run_is_not_written_over_this_one(finished: Path, tiny_checkpoint: Path) -> None:
+    before = (finished / "results.json").read_bytes()
+    printed = run(command(tiny_checkpoint, finished, "--config.method.rank=4"), expect=2)
+    assert "method.rank = 8" in printed
+    assert "Traceback" not in printed
+    assert (finished / "results.json").read_bytes() == before
+
+
+def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
+    """Waits until a run has logged a step."""
+    for _ in range(1200):
+        log = workdir / "metrics.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        if any(f'"step": {n},' in line for n in range(step, 33) for line in lines):
+            return
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.05)
+    raise AssertionError("the run never got there")
+
+
+def same_end(a: Path, b: Path) -> None:
+    """Asserts that two runs ended with the same bits."""
+    first = load_file(a / "adapter" / "trained.safetensors")
+    second = load_file(b / "adapter" / "trained.safetensors")
+    assert first.keys() == second.keys()
+    assert all(first[path].tobytes() == second[path].tobytes() for path in first)
+    assert (a / "predictions_test.jsonl").read_bytes() == (
+        b / "predictions_test.jsonl"
+    ).read_bytes()
+    assert read(a / "results.json")["history"] == read(b / "results.json")["history"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    number: signal.Signals, finished: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "interrupted"
+    # save_every changes what is written, not what is computed; the rest is the undisturbed run.
+    arguments = command(tiny_checkpoint, workdir, "--config.save_every=3")
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_step(workdir, 12, process)
+    process.send_signal(number)
+    code = process.wait(timeout=60)
+    assert code == (-9 if number == signal.SIGKILL else 143)
+    assert not (workdir / "DONE").exists()
+    assert "continuing" in run(arguments)
+    same_end(finished, workdir)
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    assert steps == sorted(steps)
+
+
+def predict(run_dir: Path, texts: Path, output: Path) -> list[dict]:
+    run(
+        [
+            *(sys.executable, "-m", "jaxft.predict", f"--run={run_dir}"),
+            *(f"--input={texts}", f"--output={output}"),
+        ]
+    )
+    return [json.loads(line) for line in output.open()]
+
+
+def test_predict_repeats_the_runs_own_test_predictions_bit_for_bit(
+    finished: Path, tmp_path: Path
+) -> None:
+    test = ROOT / "jaxft" / "data" / "samples" / "acl" / "test.jsonl"
+    again = predict(finished, test, tmp_path / "out.jsonl")
+    before = [json.loads(line) for line in (finished / "predictions_test.jsonl").open()]
+    assert [row["text"] for row in again] == [row["text"] for row in before]
+    for row, old in zip(again, before, strict=True):
+        assert row["prediction"] == old["prediction"]
+        assert row["probabilities"] == old["probabilities"]
+
+
+def test_predict_takes_plain_text_longer_than_training_saw(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("We use their parser .\nNA\n" + "very long text " * 60)
+    rows = predict(finished, tmp_path / "texts.txt", tmp_path / "out.jsonl")
+    assert [row["text"] for row in rows[:2]] == ["We use their parser .", "NA"]
+    assert all(abs(sum(row["probabilities"].values()) - 1) < 1e-9 for row in rows)
+
+
+@pytest.mark.parametrize("method", ["full", "head", "bitfit", "houlsby", "pfeiffer"])
+def test_every_method_trains_to_a_result_and_predicts(
+    method: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / method
+    run(command(tiny_checkpoint, workdir, "--config.epochs=1", method=method))
+    results = read(workdir / "results.json")
+    assert results["method"] == method
+    assert (results["parameters"]["frozen"] == 0) == (method == "full")
+    (tmp_path / "texts.txt").write_text("We use their parser .\n")
+    assert len(predict(workdir, tmp_path / "texts.txt", tmp_path / "out.jsonl")) == 1
+
+
+def test_pairs_and_merged_tasks_have_scores_for_the_whole_and_each(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "merged"
+    overrides = ("--config.task=restaurant_fs,laptop_fs", "--config.epochs=1")
+    printed = run(command(tiny_checkpoint, workdir, *overrides))
+    results = read(workdir / "results.json")
+    assert results["labels"][0] == "restaurant:negative"
+    assert results["tasks"].keys() == {"restaurant", "laptop"}
+    assert sum(scores["examples"] for scores in results["tasks"].values()) == 120
+    assert "restaurant" in printed
+    test = ROOT / "jaxft" / "data" / "samples" / "laptop" / "test.json"
+    rows = [{"term": e["term"], "sentence": e["sentence"]} for e in read(test).values()]
+    texts = tmp_path / "pairs.jsonl"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(predict(workdir, texts, tmp_path / "out.jsonl")) == 60
+
+
+def test_a_dry_run_checks_counts_compiles_and_writes_nothing(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    printed = run(command(tiny_checkpoint, tmp_path / "dry", "--dry_run"))
+    assert "adapter" in printed
+    assert "temporaries" in printed
+    assert not (tmp_path / "dry").exists()
+
+
+def test_eight_devices_train_as_one_does(
+    finished: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = command(tiny_checkpoint, tmp_path / "eight")
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **flags}
+    )
+    assert done.returncode == 0, done.stderr
+    one, eight = (read(p / "results.json") for p in (finished, tmp_path / "eight"))
+    for a, b in zip(one["history"], eight["history"], strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+        assert a["dev"]["loss"] == pytest.approx(b["dev"]["loss"], rel=1e-4)
