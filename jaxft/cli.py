@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import io
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
         config file that is missing or broken.
     """
     sys.path.insert(0, str(ROOT))  # a config file elsewhere may import configs.base
+    check_config_file(given(argv, "config"))
     config_flag = config_flags.DEFINE_config_file("config", flag_values=flag_values)
     try:
         rest = flag_values(argv)
@@ -53,19 +55,15 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
     except InputError:
         raise
     except flags.Error as err:
-        raise InputError(flag_message(err)) from err
+        raise InputError(flag_message(err, given(argv, "config"))) from err
     except (KeyError, AttributeError, TypeError) as err:
         raise InputError(f"--config: {field_message(err)}") from err
-    except OSError as err:
-        raise InputError(f"--config: cannot read the config file {given(argv, 'config')}") from err
     except Exception as err:
         # Whatever a config file raises is the user's: it is Python of theirs.
         reason = f"{type(err).__name__}: {err}"
-        raise InputError(f"--config: {given(argv, 'config')} failed ({reason})") from err
+        raise InputError(f"--config: {given(argv, 'config')} failed: {reason}") from err
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --")
-    if config is None:
-        raise InputError("--config is missing; for example --config configs/acl_lora.py")
     check_fields(config)
     check_values(config)
     return config
@@ -88,8 +86,20 @@ def given(argv: list[str], name: str) -> str:
     return ""
 
 
-def flag_message(error: flags.Error) -> str:
-    """absl's message in the form of ours."""
+def check_config_file(name: str) -> None:
+    """Raises InputError unless a config file is given and there."""
+    if not name:
+        raise InputError("--config is missing; for example --config configs/acl_lora.py")
+    path = Path(name.partition(":")[0])  # FILE:ARG hands ARG to its get_config
+    if not path.is_file():
+        there = [str(other) for other in sorted(path.parent.glob("*.py"))]
+        raise InputError(f"--config: no file {path}{nearest(path, there)}")
+
+
+def flag_message(error: flags.Error, config_file: str) -> str:
+    """absl's message in the form of ours; a config file's traceback is cut to its last line."""
+    if "Traceback" in str(error):
+        return f"--config: {config_file} failed: {str(error).strip().splitlines()[-1]}"
     return (
         " ".join(str(error).split())
         .removeprefix("flag ")
@@ -100,11 +110,12 @@ def flag_message(error: flags.Error) -> str:
 def field_message(error: Exception) -> str:
     """ConfigDict's message, `'nme' Did you mean "name" instead of "nme"?`, as one plain line."""
     text = str(error.args[0]) if error.args else str(error)
-    field, _, hint = text.partition("\n")
-    hint = hint.replace("Did you mean", "did you mean").split(" instead of")[0].replace('"', "'")
     if isinstance(error, TypeError):
-        return " ".join(text.split())
-    return f"no field {field}" + (f"; {hint}?" if hint else "")
+        return text.strip().splitlines()[-1]
+    field = re.search(r"'(\w+)\\?'", text)
+    near = re.search(r'Did you mean "(\w+)"', text)
+    hint = f"; did you mean '{near[1]}'?" if near else ""
+    return f"no field '{field[1]}'{hint}" if field else " ".join(text.split())
 
 
 def defaults() -> ConfigDict:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
+from jaxft.data.sources import sha256
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
@@ -129,7 +130,7 @@ def fingerprint(dataset: Dataset) -> str:
 def weights_digest(directory: Path) -> str:
     """sha256 over the weights files that a checkpoint is read from."""
     files = weights.shard_files(directory) or [directory / "flax_model.msgpack"]
-    digests = "".join(hub.sha256(path) for path in files)
+    digests = "".join(sha256(path) for path in files)
     return digests if len(files) == 1 else hashlib.sha256(digests.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear line that names the field or the file and line, exit code 2, no traceback."""
+"""Bad input: one clear line naming the field or the file and line, exit code 2, no traceback."""
 
 import json
 import shutil
@@ -9,12 +9,19 @@ import pytest
 from jaxft import cli, predict, train
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--config", str(ROOT / "configs/acl_lora.py"), "--config.data.source=sample", "--dry_run"]
+SMALL = [
+    *("--config", str(ROOT / "configs/acl_lora.py"), "--config.data.source=sample"),
+    *("--config.data.max_length=48", "--dry_run"),
+]
 
 
 def refused(capsys: pytest.CaptureFixture[str], command: object, *arguments: str) -> str:
     """Runs a command that must refuse, and returns its one line."""
-    code = cli.guarded(command.main, ["command", *arguments])
+    with pytest.MonkeyPatch.context() as patch:
+        # config_flags looks into sys.argv, too, and keeps the module of the last config file.
+        patch.setattr("sys.argv", ["command", *arguments])
+        patch.delitem("sys.modules", "config_config", raising=False)
+        code = cli.guarded(command.main, ["command", *arguments])
     out, err = capsys.readouterr()
     assert code == 2, out
     assert err.count("\n") == 1, err
@@ -178,7 +185,7 @@ FILES = [
     ("train.jsonl", "", ["train.jsonl", "empty"]),
     ("train.jsonl", '{"text": "a", "label": "x"}\n{"text": ', ["train.jsonl:2"]),
     ("train.jsonl", '{"text": "a", "lable": "x"}\n', ["train.jsonl:1", "'label'", "'lable'"]),
-    ("train.jsonl", '{"text": " ", "label": "x"}\n', ["train.jsonl:1", "empty"]),
+    ("train.jsonl", '{"text": " ", "label": "x"}\n', ["train.jsonl:1", "text", "blanks"]),
     ("test.jsonl", '{"text": "a", "label": "z"}\n', ["test.jsonl:1", "'z'"]),
 ]
 
@@ -204,6 +211,7 @@ def test_a_broken_data_file_is_told_by_file_and_line(
         "--config.task=custom",
         f"--config.data.dir={tmp_path}",
         f"--config.model.name={tiny_checkpoint}",
+        "--config.data.max_length=48",
         "--dry_run",
     )
     assert all(part in line for part in said), line

@@ -23,7 +23,7 @@ from typing import IO
 
 from filelock import FileLock
 
-from jaxft.data.readers import describe_folder, read_bytes
+from jaxft.data.readers import describe_folder
 from jaxft.errors import InputError, check_choice
 
 SOURCES = ("auto", "local", "download", "sample")
@@ -112,8 +112,17 @@ def files_in(folder: Path, task: str, endings: Sequence[str]) -> dict[str, Path]
 
 
 def sha256(path: Path) -> str:
-    """Returns the sha256 of a file in hexadecimal."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    """Returns the sha256 of a file's bytes in hexadecimal."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def cache_dir() -> Path:
+    """Returns where downloads are kept: `$JAXFT_CACHE`, else `~/.cache/jaxft`."""
+    return Path(os.environ.get("JAXFT_CACHE") or "~/.cache/jaxft").expanduser()
 
 
 # ---------------------------------------------------------------- directories
@@ -175,11 +184,10 @@ def _sample(task: str, endings: Sequence[str], required: Sequence[str]) -> Found
 
 
 def _download(task: str, remote: Mapping[str, RemoteFile]) -> Found:
-    cache = Path(os.environ.get("JAXFT_CACHE") or "~/.cache/jaxft").expanduser()
     files, origins = {}, []
     for split, file in remote.items():
         if file.download:
-            files[split] = cache / "data" / task / f"{split}.{_ending(file)}"
+            files[split] = cache_dir() / "data" / task / f"{split}.{_ending(file)}"
             fetch(file, files[split])
             origins.append(f"{file.repo}@{file.commit[:7]}")
     return Found("download", f"downloaded from {', '.join(dict.fromkeys(origins))}", files)

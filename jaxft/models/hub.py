@@ -5,8 +5,6 @@ directory = locate("./checkpoints/mine")  # a local directory
 directory = locate("roberta-base")        # a hub id, downloaded into the Hugging Face cache
 """
 
-import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from jaxft.data.sources import cache_dir, sha256
 from jaxft.errors import InputError
 
 # all-MiniLM-L6-v2: BERT, 6 layers, hidden 384. The same bytes on the hub and in the wheel.
@@ -38,17 +37,6 @@ WEIGHT_FILES = (
     "model-*.safetensors",
     "flax_model.msgpack",
 )
-
-
-def cache_dir() -> Path:
-    """Returns jaxft's cache: `$JAXFT_CACHE`, else `~/.cache/jaxft`."""
-    return Path(os.environ.get("JAXFT_CACHE") or Path.home() / ".cache" / "jaxft")
-
-
-def sha256(path: Path) -> str:
-    """Returns the hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(name: str) -> Path:

@@ -151,7 +151,8 @@ def write_cells(axes: Axes, counts_CxC: np.ndarray, share_CxC: np.ndarray) -> No
         color = "white" if share > 0.55 else "#aaaaaa" if n == 0 else "#222222"
         weight = "bold" if row == column else "normal"
         style: dict[str, Any] = {"ha": "center", "va": "center", "color": color}
-        style |= {"xy": (column, row), "textcoords": "offset points"}
+        # Not in layout: they lie inside the axes, and measuring hundreds of texts takes seconds.
+        style |= {"xy": (column, row), "textcoords": "offset points", "in_layout": False}
         # In points, so that both lines stand as close in two large cells as in many small ones.
         size = 11 if n < 10_000 else 9
         up = 5 if n else 0

@@ -1,0 +1,32 @@
+"""Your own data: LoRA on files or on a dataset of the hub.
+
+    python -m jaxft.train --config configs/custom.py --config.data.dir=my_data
+    python -m jaxft.train --config configs/custom.py:glue_sst2
+
+DIR holds {train,dev,test}.{jsonl,csv,tsv}; without a dev file a tenth of train is held out.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import get_config as base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config for files, or, with `:glue_sst2` behind its name, for a hub dataset."""
+    config = base()
+    config.task = "custom"
+    config.method.name = "lora"
+    config.optim.learning_rate = 2e-3
+    config.epochs = 5
+
+    # What the columns are called. For pairs of texts name a second one in `pair`.
+    config.data.columns.text = "text"
+    config.data.columns.label = "label"
+    # Label names in the order of their class index; () takes those of train, sorted.
+    config.data.labels = ()
+
+    if arg == "glue_sst2":
+        # A hub dataset by its name: splits train, validation and test, all of them labelled.
+        config.data.hub = "SetFit/sst2"
+        config.data.columns.label = "label_text"
+    return config

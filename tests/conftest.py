@@ -1,0 +1,120 @@
+"""What several test modules share: the real backbone, and tiny ones that train in seconds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax.serialization import msgpack_serialize
+
+from jaxft.errors import InputError
+from jaxft.models import backbone as backbones
+from jaxft.models import hub
+from jaxft.models.backbone import Params
+from jaxft.peft.methods import Options
+from jaxft.training.mesh import make_mesh
+from jaxft.training.state import Model, build_model, init_fresh
+
+Config = dict[str, Any]
+MakeModel = Callable[..., tuple[Model, Params]]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The real MiniLM; skips where neither the cache, the hub nor the package index has it."""
+    try:
+        return hub.locate("minilm")
+    except InputError as err:
+        pytest.skip(str(err))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_config() -> Config:
+    return {
+        "model_type": "bert",
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta_config(tiny_bert_config: Config) -> Config:
+    """RoBERTa's table holds pad_token_id + 1 positions that no token ever uses."""
+    roberta = {
+        "model_type": "roberta",
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "max_position_embeddings": 66,
+        "layer_norm_eps": 1e-5,
+    }
+    return {**tiny_bert_config, **roberta}
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    minilm: Path, tiny_bert_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A directory with a tiny random base model (Flax msgpack) and MiniLM's tokenizer."""
+    directory = tmp_path_factory.mktemp("tiny-bert")
+    for name in hub.TOKENIZER_FILES:
+        if (minilm / name).is_file():
+            shutil.copy(minilm / name, directory)
+    vocab_size = json.loads((minilm / "config.json").read_text())["vocab_size"]
+    config = {**tiny_bert_config, "vocab_size": vocab_size}
+    (directory / "config.json").write_text(json.dumps(config))
+    shapes = backbones.parameter_shapes(backbones.from_config(config, num_labels=2))
+    base = {
+        path.removeprefix("bert/"): x
+        for path, x in random_params(shapes, seed=0).items()
+        if path.startswith("bert/")
+    }
+    (directory / "flax_model.msgpack").write_bytes(msgpack_serialize(backbones.nested(base)))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make_model(tiny_bert_config: Config) -> MakeModel:
+    """Builds `(model, params)` of a method: a random backbone, the method's own initialisation.
+
+    make_model("lora", rank=4)                   # on the tiny BERT; keywords are Options' fields
+    make_model("full", config=tiny_roberta_config, remat="layer", seed=1)
+    """
+
+    def make(
+        method: str,
+        config: Config = tiny_bert_config,
+        *,
+        seed: int = 0,
+        fresh: tuple[str, ...] = (),
+        dtype: str = "float32",
+        remat: str = "none",
+        **options: Any,
+    ) -> tuple[Model, Params]:
+        backbone = backbones.from_config(config, num_labels=3, dtype=dtype, remat=remat)
+        model = build_model(backbone, list(fresh), method, Options(**options))
+        params = random_params(backbones.parameter_shapes(backbone), seed)
+        inserted = set(model.shapes) - set(params)
+        if inserted:
+            params |= init_fresh(model, inserted, jax.random.key(seed), make_mesh(1))
+        return model, params
+
+    return make
+
+
+def random_params(shapes: Params, seed: int) -> Params:
+    """Random arrays in which no leaf is zero or one throughout, so that each of them matters."""
+    rng = np.random.default_rng(seed)
+    return {
+        path: rng.normal(float(path.endswith("/scale")), 0.05, x.shape).astype(np.float32)
+        for path, x in sorted(shapes.items())
+    }

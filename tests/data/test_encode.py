@@ -1,0 +1,127 @@
+"""Encoding equals the checkpoint's tokenizer example by example; bad checkpoints are told apart."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxft.data.encode import check_max_length, check_vocabulary, encode, load_tokenizer
+from jaxft.data.examples import Example
+from jaxft.errors import InputError
+
+LABELS = ("a", "b")
+words = st.lists(
+    st.sampled_from(["the", "service", "was", "unbelievable", "tokenization", "!", "né", "\u4f60"]),
+    max_size=12,
+).map(" ".join)
+texts = st.one_of(words, st.text(max_size=20))
+example_lists = st.lists(
+    st.builds(
+        lambda text, pair, label: Example("0", text, pair, label, "t", "t:1"),
+        texts,
+        st.one_of(st.none(), texts),
+        st.sampled_from(LABELS),
+    ),
+    max_size=6,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(minilm: Path) -> Any:
+    return load_tokenizer(minilm)
+
+
+def one_by_one(tokenizer: Any, example: Example, **options: Any) -> dict[str, list[int]]:
+    """Lists of one, because of two bare strings the tokenizer drops the second if it is empty."""
+    texts = [[example.text]] if example.pair is None else [[example.text], [example.pair]]
+    coded = tokenizer(*texts, return_token_type_ids=True, verbose=False, **options)
+    return {name: rows[0] for name, rows in coded.items()}
+
+
+@settings(deadline=None)
+@given(examples=example_lists, max_length=st.integers(4, 20))
+def test_mixed_singles_and_pairs_equal_the_tokenizer_one_by_one(
+    tokenizer: Any, examples: list[Example], max_length: int
+) -> None:
+    encoded = encode(tokenizer, examples, LABELS, max_length)
+    assert len(encoded.ids) == len(encoded.types) == len(encoded.labels) == len(examples)
+    for i, example in enumerate(examples):
+        cut = one_by_one(tokenizer, example, truncation="longest_first", max_length=max_length)
+        whole = one_by_one(tokenizer, example)
+        assert encoded.ids[i].tolist() == cut["input_ids"]
+        assert encoded.types[i].tolist() == cut["token_type_ids"]
+        assert encoded.lengths[i] == len(whole["input_ids"])
+        assert len(encoded.ids[i]) == min(max_length, encoded.lengths[i])
+        assert LABELS[encoded.labels[i]] == example.label
+
+
+@settings(deadline=None)
+@given(first=words, second=words, max_length=st.integers(4, 20))
+def test_of_a_pair_the_longer_member_gives_way_first(
+    tokenizer: Any, first: str, second: str, max_length: int
+) -> None:
+    a, b = (len(tokenizer.tokenize(text)) for text in (first, second))
+    example = Example("0", first, second, "a", "t", "t:1")
+    encoded = encode(tokenizer, [example], LABELS, max_length)
+    ids, types = encoded.ids[0], encoded.types[0]
+    kept_b = int(types.sum()) - 1
+    kept_a = len(ids) - kept_b - 3  # [CLS] a [SEP] b [SEP]
+    assert kept_a + kept_b == min(a + b, max_length - 3)
+    assert min(kept_a, kept_b) >= min(a, b, (max_length - 3) // 2)
+
+
+def test_a_pair_gets_two_token_types_and_a_single_text_one(tokenizer: Any) -> None:
+    pair = Example("0", "service", "the service was slow", "b", "t", "t:1")
+    single = Example("1", "the service was slow", None, "a", "t", "t:2")
+    encoded = encode(tokenizer, [pair, single], LABELS, 32)
+    assert encoded.types[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert encoded.types[1].tolist() == [0] * 6
+    assert encoded.labels.tolist() == [1, 0]
+    assert {x.dtype for x in (*encoded.ids, *encoded.types, encoded.labels)} == {np.dtype("int32")}
+    assert encoded.pad_id == tokenizer.pad_token_id
+
+
+def test_a_text_without_label_is_minus_one(tokenizer: Any) -> None:
+    encoded = encode(tokenizer, [Example("0", "text", None, "", "t", "t:1")], LABELS, 32)
+    assert encoded.labels.tolist() == [-1]
+
+
+def check_one_line(error: pytest.ExceptionInfo[InputError], *parts: str) -> None:
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts)
+
+
+def test_a_directory_without_tokenizer_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "vocab_size": 10}')
+    with pytest.raises(InputError) as error:
+        load_tokenizer(tmp_path)
+    check_one_line(error, str(tmp_path), "tokenizer.json", "vocab.txt")
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 3, 513])
+def test_a_length_beyond_the_position_table_is_bad_input(max_length: int) -> None:
+    with pytest.raises(InputError) as error:
+        check_max_length(max_length, 512)
+    check_one_line(error, "data.max_length", str(max_length), "512")
+
+
+@pytest.mark.parametrize("max_length", [4, 128, 512])
+def test_a_length_within_the_position_table_is_fine(max_length: int) -> None:
+    check_max_length(max_length, 512)
+
+
+def test_more_tokens_than_embeddings_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 10}))
+    check_vocabulary(range(10), tmp_path)
+    with pytest.raises(InputError) as error:
+        check_vocabulary(range(11), tmp_path)
+    check_one_line(error, str(tmp_path), "11", "10")
+
+
+def test_the_real_vocabulary_fits_its_embedding(minilm: Path, tokenizer: Any) -> None:
+    check_vocabulary(tokenizer, minilm)

@@ -1,0 +1,124 @@
+"""Scores equal scikit-learn's on any logits, absent classes included."""
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxft.training.metrics import Gathered, score
+from jaxft.training.step import losses
+
+NAMES = ("negative", "neutral", "positive", "conflict")
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels; few sizes, because each is compiled for."""
+    n, c = draw(st.sampled_from([1, 6, 30])), draw(st.sampled_from([2, 4]))
+    classes = st.lists(st.integers(0, c - 1), min_size=n, max_size=n)
+    labels, predicted = np.asarray(draw(classes)), np.asarray(draw(classes))
+    noise = np.random.default_rng(draw(st.integers(0, 9))).normal(size=(n, c))
+    return (noise + 20 * np.eye(c)[predicted]).astype(np.float32), labels.astype(np.int32)
+
+
+@settings(deadline=None, max_examples=50)
+@given(splits())
+def test_scores_equal_scikit_learn(split: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = split
+    names = NAMES[: logits.shape[1]]
+    classes, predicted = list(range(len(names))), logits.argmax(-1)
+    scores = score(logits, labels, names, majority=1)
+
+    def sklearn_f1(average: str) -> float:
+        return sklearn.metrics.f1_score(
+            labels, predicted, labels=classes, average=average, zero_division=0
+        )
+
+    assert scores["examples"] == len(labels)
+    assert scores["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(labels, predicted))
+    assert scores["micro_f1"] == pytest.approx(sklearn_f1("micro"))
+    assert scores["macro_f1"] == pytest.approx(sklearn_f1("macro"))
+    assert scores["micro_f1"] == pytest.approx(scores["accuracy"])
+    assert scores["majority_accuracy"] == pytest.approx((labels == 1).mean())
+    assert scores["collapsed"] is bool(len(set(predicted.tolist())) == 1)
+    matrix = sklearn.metrics.confusion_matrix(labels, predicted, labels=classes)
+    assert scores["confusion"] == matrix.tolist()
+    by_class = sklearn.metrics.precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0
+    )
+    assert list(scores["per_class"]) == list(names)
+    for name, *figures in zip(names, *by_class, strict=True):
+        assert list(scores["per_class"][name].values()) == pytest.approx(figures)
+
+
+@settings(deadline=None, max_examples=30)
+@given(splits())
+def test_loss_equals_scikit_learns_log_loss(split: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = split
+    logits = logits / 4  # away from where log_loss clips
+    exp = np.exp(logits.astype(np.float64))
+    probabilities = exp / exp.sum(-1, keepdims=True)
+    expected = sklearn.metrics.log_loss(labels, probabilities, labels=range(logits.shape[1]))
+    found = score(logits, labels, NAMES[: logits.shape[1]], majority=0)["loss"]
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(splits())
+def test_merging_batches_equals_all_at_once(split: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = split
+
+    def gather(rows: slice) -> Gathered:
+        part = logits[rows], labels[rows]
+        ones = np.ones(len(part[0]), np.float32)
+        return Gathered.single_from_model_output(
+            logits=part[0], labels=part[1], losses=losses(*part), weights=ones
+        )
+
+    whole = gather(slice(None)).compute()
+    merged = gather(slice(0, 1))
+    for start in range(1, len(labels), 5):
+        merged = merged.merge(gather(slice(start, start + 5)))
+    assert (merged.compute()["confusion"] == whole["confusion"]).all()
+    assert merged.compute()["loss"] == pytest.approx(float(whole["loss"]), rel=1e-5)
+
+
+def test_rows_of_weight_0_count_in_nothing_that_is_gathered() -> None:
+    logits = np.asarray([[2.0, 0.0], [0.0, 1.0], [0.0, 9.0]], np.float32)
+    labels = np.asarray([0, 0, 0], np.int32)
+
+    def gather(rows: int, weights: list[float]) -> dict[str, np.ndarray]:
+        return Gathered.single_from_model_output(
+            logits=logits[:rows],
+            labels=labels[:rows],
+            losses=losses(logits[:rows], labels[:rows]),
+            weights=np.asarray(weights, np.float32),
+        ).compute()
+
+    padded, plain = gather(3, [1, 1, 0]), gather(2, [1, 1])
+    assert padded["confusion"].tolist() == plain["confusion"].tolist() == [[1, 1], [0, 0]]
+    assert padded["loss"] == pytest.approx(float(plain["loss"]))
+
+
+def test_no_examples_give_no_figures() -> None:
+    scores = score(np.zeros((0, 3), np.float32), np.zeros(0, np.int32), NAMES[:3], majority=0)
+    assert scores.pop("examples") == 0
+    assert scores.keys() >= {"accuracy", "micro_f1", "macro_f1", "loss", "collapsed"}
+    assert set(scores.values()) == {None}
+
+
+def test_the_majority_of_restaurant_is_told_from_an_adapters_result() -> None:
+    labels = np.asarray([0] * 196 + [1] * 196 + [2] * 728, np.int32)
+    logits = np.tile(np.asarray([0.1, 0.2, 0.3], np.float32), (1120, 1))
+    scores = score(logits, labels, NAMES[:3], majority=2)
+    assert scores["collapsed"] is True
+    assert round(scores["accuracy"], 4) == 0.6500
+    assert scores["majority_accuracy"] == scores["accuracy"]
+    assert round(scores["macro_f1"], 4) == 0.2626
+    assert scores["per_class"]["neutral"] == {
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 196,
+    }

@@ -1,0 +1,190 @@
+"""One step: what it changes for each method, what padding may not do, and what it costs."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from jaxft.data.batches import Batch, make_batch
+from jaxft.memory.accounting import bytes_by_partition
+from jaxft.memory.compiled import flops
+from jaxft.models import backbone as backbones
+from jaxft.peft.methods import METHODS, Options
+from jaxft.training.compile import ByLength
+from jaxft.training.mesh import put_batch, replicated
+from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.partition import split
+from jaxft.training.state import Model, build_model, init_state, run_keys, state_shapes
+from jaxft.training.step import State, eval_step, train_step
+
+# What each method trains beside the classifier.
+TRAINS: dict[str, Callable[[str], bool]] = {
+    "full": lambda _: True,
+    "head": lambda _: False,
+    "bitfit": lambda path: path.endswith("/bias"),
+    "lora": lambda path: path.endswith(("/lora/a", "/lora/b")),
+    "houlsby": lambda path: "/output/adapter/" in path,
+    "pfeiffer": lambda path: "/output/adapter/" in path and "/attention/" not in path,
+}
+# all-MiniLM-L6-v2, for its shapes only.
+MINILM = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+
+
+def adamw(model: Model) -> optax.GradientTransformation:
+    schedule = make_schedule("constant", 1e-2, total_steps=10, warmup=0.0)
+    return make_optimizer(model.labels, schedule, weight_decay=0.01, clip=1.0, accumulate=1)
+
+
+def compiled_step(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
+    shapes, frozen = state_shapes(model, adamw(model), mesh)
+    key = jax.device_put(run_keys(0)[1], replicated(mesh))
+    step = partial(train_step, model.forward, adamw(model))
+    return ByLength(
+        step, before=(shapes, frozen), after=(key,), mesh=mesh, batch_size=batch_size, donate=(0,)
+    )
+
+
+def to_host(params: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    return {path: np.array(x) for path, x in params.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_three_steps_change_every_leaf_of_the_method_and_no_other(
+    method: str, tiny_model, random_params, random_examples, mesh: Mesh
+) -> None:
+    model: Model = tiny_model(method, dropout=0.1)
+    weights = random_params(backbones.parameter_shapes(model.backbone))
+    weights = {path: x for path, x in weights.items() if not path.startswith("classifier/")}
+    state, frozen = init_state(model, adamw(model), weights, seed=0, mesh=mesh)
+    trained_before, frozen_before = to_host(state.trained), to_host(frozen)
+    is_trained = {p for p in model.shapes if p.startswith("classifier/") or TRAINS[method](p)}
+    assert state.trained.keys() == is_trained
+    assert frozen.keys() == model.shapes.keys() - is_trained
+
+    step, data = compiled_step(model, mesh, batch_size=8), random_examples(24)
+    key = jax.device_put(run_keys(0)[1], replicated(mesh))
+    for number in range(3):
+        rows = np.arange(8 * number, 8 * number + 8)
+        batch = make_batch(data, rows, 8, buckets=(16,), max_length=16)
+        state, metrics = step(state, frozen, put_batch(mesh, batch), key)
+        assert np.isfinite(metrics["loss"])
+        assert metrics["grad_norm"] > 0
+    assert int(state.step) == 3
+    for path, x in frozen.items():
+        assert np.asarray(x).tobytes() == frozen_before[path].tobytes(), path
+        # At the start, too, they are the checkpoint's.
+        assert np.asarray(x).tobytes() == weights[path].tobytes(), path
+    same = [path for path, x in state.trained.items() if (x == trained_before[path]).all()]
+    assert same == []
+
+
+# ---------------------------------------------------------------- loss, padding, randomness
+
+
+@pytest.fixture(scope="module")
+def lora(tiny_model, random_params) -> tuple[Model, dict, dict]:
+    """A LoRA model without dropout, its trained leaves and its frozen ones."""
+    model: Model = tiny_model("lora")
+    return model, *split(random_params(model.shapes), model.labels)
+
+
+def gradient_step(model: Model) -> Callable[..., tuple[dict, dict]]:
+    """`(trained, frozen, batch, key, number=0) -> (gradients, metrics)`, through SGD of rate 1."""
+    sgd = optax.sgd(1.0)
+    step = jax.jit(partial(train_step, model.forward, sgd))
+
+    def run(trained: dict, frozen: dict, batch: Batch, key: jax.Array, number: int = 0):
+        state = State(jnp.int32(number), trained, sgd.init(trained))
+        state, metrics = step(state, frozen, batch, key)
+        return jax.tree.map(lambda a, b: a - np.asarray(b), trained, state.trained), metrics
+
+    return run
+
+
+def test_the_loss_is_the_weighted_cross_entropy(lora, random_examples) -> None:
+    model, trained, frozen = lora
+    batch = make_batch(random_examples(5), np.arange(5), 8, buckets=(16,), max_length=16)
+    _, metrics = gradient_step(model)(trained, frozen, batch, jax.random.key(0))
+    logits_BxC = np.asarray(eval_step(model.forward, trained, frozen, batch), np.float64)
+    log_p = logits_BxC - np.log(np.exp(logits_BxC).sum(-1, keepdims=True))
+    expected = -log_p[np.arange(5), batch["labels"][:5]].mean()
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_rows_and_columns_change_neither_loss_nor_gradients_nor_logits(
+    lora, random_examples
+) -> None:
+    model, trained, frozen = lora
+    data, key = random_examples(5), jax.random.key(0)
+    plain = make_batch(data, np.arange(5), 5, buckets=(16,), max_length=32)
+    run, evaluate = gradient_step(model), jax.jit(partial(eval_step, model.forward))
+    grads, metrics = run(trained, frozen, plain, key)
+    logits = evaluate(trained, frozen, plain)
+    for rows, length in ((8, 16), (5, 24), (8, 24)):
+        padded = make_batch(data, np.arange(5), rows, buckets=(length,), max_length=32)
+        assert padded["ids"].shape == (rows, length)
+        more_grads, more_metrics = run(trained, frozen, padded, key)
+        for name in ("loss", "grad_norm"):
+            np.testing.assert_allclose(more_metrics[name], metrics[name], rtol=1e-5)
+        for path, grad in grads.items():
+            np.testing.assert_allclose(more_grads[path], grad, atol=1e-6)
+        more_logits = evaluate(trained, frozen, padded)
+        np.testing.assert_allclose(more_logits[:5], logits, atol=1e-6)
+        assert np.isfinite(more_logits).all()
+
+
+def test_what_a_padding_row_holds_is_of_no_matter(lora, random_examples) -> None:
+    model, trained, frozen = lora
+    batch = make_batch(random_examples(8), np.arange(5), 8, buckets=(16,), max_length=16)
+    other = make_batch(random_examples(8), np.arange(8), 8, buckets=(16,), max_length=16)
+    other["weights"][5:] = 0
+    run, key = gradient_step(model), jax.random.key(0)
+    grads, metrics = run(trained, frozen, batch, key)
+    other_grads, other_metrics = run(trained, frozen, other, key)
+    assert other_metrics["loss"] == metrics["loss"]
+    for path, grad in grads.items():
+        np.testing.assert_allclose(other_grads[path], grad, atol=1e-6)
+
+
+def test_dropout_follows_from_key_and_step_alone(
+    tiny_model, random_params, random_examples
+) -> None:
+    model: Model = tiny_model("lora", dropout=0.3)
+    trained, frozen = split(random_params(model.shapes), model.labels)
+    batch = make_batch(random_examples(8), np.arange(8), 8, buckets=(16,), max_length=16)
+    run = gradient_step(model)
+    grads, metrics = run(trained, frozen, batch, jax.random.key(1), 5)
+    again, _ = run(trained, frozen, batch, jax.random.key(1), 5)
+    assert all((grads[path] == again[path]).all() for path in grads)
+    _, next_step = run(trained, frozen, batch, jax.random.key(1), 6)
+    _, other_key = run(trained, frozen, batch, jax.random.key(2), 5)
+    assert len({float(m["loss"]) for m in (metrics, next_step, other_key)}) == 3
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_a_lora_step_of_minilm_saves_the_frozen_gradients_and_moments(mesh: Mesh) -> None:
+    backbone = backbones.from_config(MINILM, num_labels=6)
+    costs, opt_bytes = {}, {}
+    for method in ("full", "lora"):
+        fresh = ["classifier/bias", "classifier/kernel"]
+        model = build_model(backbone, fresh, method, Options())
+        costs[method] = flops(compiled_step(model, mesh, batch_size=32).compile(32))
+        shapes, _ = state_shapes(model, adamw(model), mesh)
+        table = bytes_by_partition(model.labels, model.shapes, shapes.opt_state)
+        opt_bytes[method] = sum(row["opt_state_bytes"] for row in table.values())
+    assert costs["lora"] < 0.75 * costs["full"]
+    assert opt_bytes["lora"] < 0.05 * opt_bytes["full"]
