@@ -21,9 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.hub = ""  # task "custom": a dataset on the hub, "org/name" or "org/name:config"
     config.data.labels = ()  # task "custom": label names in order; () reads them off train
     config.data.columns = ConfigDict()  # task "custom": what the columns are called
-    config.data.columns.text = "text"
+    config.data.columns.text = "text"  # the text, or the first of a pair
     config.data.columns.pair = ""  # the second text of a pair; "" for single texts
-    config.data.columns.label = "label"
+    config.data.columns.label = "label"  # a name, or a class index of the hub
     config.data.columns.id = ""  # "" numbers the examples by line
 
     config.model = ConfigDict()
@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.batch_size = 32  # examples a step, over all devices
     config.eval_batch_size = 64  # examples an evaluation step
-    config.epochs = 10
+    config.epochs = 10  # passes over the training split
     config.seed = 0  # of initialisation, order and dropout
     config.select = "best"  # best (dev macro-F1) | last: whose test result counts
     config.patience = 0  # epochs without a better dev macro-F1 before stopping; 0: never

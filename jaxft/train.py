@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -21,6 +22,7 @@ from jaxft import cli, wiring
 from jaxft.data import checks
 from jaxft.data.batches import bucket_of, choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
+from jaxft.data.examples import Dataset
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import compiled_bytes, flops, measured_peak
 from jaxft.models import trained as trained_files
@@ -33,8 +35,8 @@ from jaxft.training.log import RunLog
 from jaxft.training.metrics import score
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
-from jaxft.training.state import init_state, run_keys, state_shapes
-from jaxft.training.step import eval_step, train_step
+from jaxft.training.state import Model, init_state, run_keys, state_shapes
+from jaxft.training.step import Params, eval_step, train_step
 
 
 def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> int:
@@ -46,44 +48,18 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
     # Text -> token ids, and what there is to know about them.
     dataset = wiring.load_dataset(config)
     parts = wiring.load_parts(config, len(dataset.labels))
-    splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
-    max_length = config.data.max_length
-    data = {
-        name: encode(parts.tokenizer, examples, dataset.labels, max_length)
-        for name, examples in splits.items()
-    }
-    lengths = {name: encoded.lengths.tolist() for name, encoded in data.items()}
-    data_report = checks.report(dataset, lengths, max_length)
+    data = encode_splits(config, dataset, parts)
+    data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
-    # Shapes -> optimizer -> the two programs, all before any array is made.
-    plan = loop.Plan(
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-        buckets=choose_buckets(np.concatenate([d.lengths for d in data.values()]), max_length),
-        max_length=max_length,
-        patience=config.patience,
-        save_every=config.save_every,
-    )
-    model = parts.model
-    updates = plan.epochs * plan.steps_per_epoch(len(dataset.train)) // config.optim.accumulate
-    schedule = make_schedule(
-        config.optim.schedule, config.optim.learning_rate, updates, config.optim.warmup
-    )
-    optimizer = make_optimizer(
-        model.labels,
-        schedule,
-        weight_decay=config.optim.weight_decay,
-        clip=config.optim.clip,
-        accumulate=config.optim.accumulate,
-    )
-    shapes, frozen_shapes = state_shapes(model, optimizer, devices)
+    # Shapes -> optimizer -> the two programs, before any array is made.
+    plan = make_plan(config, data)
+    schedule, optimizer = make_optimization(config, plan, data["train"], parts.model)
+    shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
     _, dropout_key = run_keys(config.seed)
     dropout_key = jax.device_put(dropout_key, mesh.replicated(devices))
     run_train = ByLength(
-        partial(train_step, model.forward, optimizer),
+        partial(train_step, parts.model.forward, optimizer),
         before=(shapes, frozen_shapes),
         after=(dropout_key,),
         mesh=devices,
@@ -91,41 +67,41 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
         donate=(0,),
     )
     run_eval = ByLength(
-        partial(eval_step, model.forward),
+        partial(eval_step, parts.model.forward),
         before=(shapes.trained, frozen_shapes),
         mesh=devices,
         batch_size=plan.eval_batch_size,
     )
-    parameters = count(model.shapes, model.labels)
-    memory: dict[str, Any] = bytes_by_partition(model.labels, model.shapes, shapes.opt_state)
+    parameters = count(parts.model.shapes, parts.model.labels)
+    memory = bytes_by_partition(parts.model.labels, parts.model.shapes, shapes.opt_state)
     print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
     print(tables.parameter_table(parameters, memory))
-
     if dry_run:
         return show_compiled(run_train, plan)
 
-    # Claim the directory, restore or begin, and train.
+    # Claim the directory; a finished run is only shown.
     env = wiring.environment(parts, dataset, argv)
-    settings = wiring.to_json(config)
-    wiring.claim_workdir(workdir, settings, env)
+    wiring.claim_workdir(workdir, wiring.to_json(config), env)
     if (workdir / "DONE").exists():
         print(f"\n{workdir} is done already; its results:\n")
         print(tables.result_table(wiring.read_json(workdir / "results.json")))
         return 0
+
+    # Compile, then restore or begin, and train to the end.
     run_train.compile_all(train_lengths(plan, data["train"]))
     run_eval.compile_all(eval_lengths(plan, data["dev"]) | eval_lengths(plan, data["test"]))
-    majority = majority_class(dataset)
+    state, frozen = init_state(parts.model, optimizer, parts.weights, config.seed, devices)
 
-    def dev_scores(trained: Any) -> dict[str, Any]:
-        logits_NxC = loop.logits_of(plan, data["dev"], run_eval, trained, frozen, devices)
-        return score(logits_NxC, data["dev"].labels, dataset.labels, majority)
+    def logits(split: str, trained: Params) -> np.ndarray:
+        return loop.logits_of(plan, data[split], run_eval, trained, frozen, devices)
 
-    state, frozen = init_state(model, optimizer, parts.weights, config.seed, devices)
+    def dev_scores(trained: Params) -> dict[str, Any]:
+        majority = majority_class(dataset)
+        return score(logits("dev", trained), data["dev"].labels, dataset.labels, majority)
+
     with Checkpoints(workdir / "checkpoints", shapes) as checkpoints:
-        record = loop.new_record()
-        restored = checkpoints.restore_latest()
-        if restored:
-            state, record = restored
+        state, record = checkpoints.restore_latest() or (state, loop.new_record())
+        if int(state.step):
             print(f"continuing {workdir} at step {int(state.step)}")
         with RunLog(workdir, resume_step=int(state.step)) as log:
             state, record = loop.fit(
@@ -143,25 +119,96 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
                 checkpoints=checkpoints,
                 log=log,
             )
-        checkpoints.wait()
-        history = record["history"]
-        best = loop.best_entry(history)
-        last_trained = state.trained
-        best_trained = checkpoints.restore(best["step"])[0].trained
+        best, last = loop.best_entry(record["history"]), record["history"][-1]
+        trained = {"last": state.trained, "best": state.trained}
+        if best["step"] != last["step"]:
+            checkpoints.wait()
+            trained["best"] = checkpoints.restore(best["step"])[0].trained
 
-    # Test once with the chosen weights, once with the last, and write everything down.
+    # Test the chosen weights and the last ones, and write everything down.
     unseen = checks.unseen(dataset)
-    test_logits = {
-        name: loop.logits_of(plan, data["test"], run_eval, trained, frozen, devices)
-        for name, trained in (("best", best_trained), ("last", last_trained))
-    }
+    test_logits = {"last": logits("test", trained["last"])}
+    test_logits["best"] = test_logits["last"] if best is last else logits("test", trained["best"])
     scores = {
-        name: test_results(logits, data["test"].labels, dataset, unseen)
-        for name, logits in test_logits.items()
+        name: test_results(logits_NxC, data["test"].labels, dataset, unseen)
+        for name, logits_NxC in test_logits.items()
     }
-    chosen = best if config.select == "best" else history[-1]
-    peak, measured_by = measured_peak()
+    chosen = best if config.select == "best" else last
     results = {
+        **describe(config, dataset),
+        "best_epoch": best["epoch"],
+        "selected_epoch": chosen["epoch"],
+        **scores[config.select],
+        "dev": chosen["dev"],
+        "last": {**scores["last"], "dev": last["dev"], "epoch": last["epoch"]},
+        "parameters": parameters,
+        "memory": {**memory, **used_memory(run_train)},
+        "timing": timing(plan, data["train"], record, run_train, run_eval),
+        "data": data_report,
+        "history": record["history"],
+        "versions": env["versions"],
+    }
+    write_trained(workdir, trained[config.select], plan, dataset, env, config.method.name)
+    write_predictions(workdir, test_logits[config.select], dataset, unseen)
+    write_report(workdir, results, env["command"])
+    (workdir / "DONE").write_text("")
+    print("\n" + tables.result_table(results))
+    print(f"\nrun directory: {workdir}")
+    return 0
+
+
+def encode_splits(config: ConfigDict, dataset: Dataset, parts: wiring.Parts) -> dict[str, Encoded]:
+    """Returns train, dev and test as token ids."""
+    splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
+    return {
+        name: encode(parts.tokenizer, examples, dataset.labels, config.data.max_length)
+        for name, examples in splits.items()
+    }
+
+
+def report_on(config: ConfigDict, dataset: Dataset, data: dict[str, Encoded]) -> dict[str, Any]:
+    """Returns the data report, results.json's `data`."""
+    lengths = {name: encoded.lengths.tolist() for name, encoded in data.items()}
+    return checks.report(dataset, lengths, config.data.max_length)
+
+
+def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
+    """Returns what the loop is told; the buckets suit all three splits."""
+    max_length = config.data.max_length
+    lengths = np.concatenate([encoded.lengths for encoded in data.values()])
+    return loop.Plan(
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        buckets=choose_buckets(lengths, max_length),
+        max_length=max_length,
+        patience=config.patience,
+        save_every=config.save_every,
+    )
+
+
+def make_optimization(
+    config: ConfigDict, plan: loop.Plan, train: Encoded, model: Model
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Returns the learning rate by update, and the optimizer of the model's labels."""
+    optim = config.optim
+    updates = plan.epochs * plan.steps_per_epoch(len(train.ids)) // optim.accumulate
+    schedule = make_schedule(optim.schedule, optim.learning_rate, updates, optim.warmup)
+    optimizer = make_optimizer(
+        model.labels,
+        schedule,
+        weight_decay=optim.weight_decay,
+        clip=optim.clip,
+        accumulate=optim.accumulate,
+    )
+    return schedule, optimizer
+
+
+def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """Returns what of results.json was known before training."""
+    settings = wiring.to_json(config)
+    return {
         "task": config.task,
         "model": config.model.name,
         "method": config.method.name,
@@ -169,37 +216,19 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
         "seed": config.seed,
         "labels": list(dataset.labels),
         "select": config.select,
-        "best_epoch": best["epoch"],
-        "epochs_run": len(history),
-        **scores[config.select],
-        "dev": chosen["dev"],
-        "last": {**scores["last"], "dev": history[-1]["dev"], "epoch": history[-1]["epoch"]},
-        "parameters": parameters,
-        "memory": memory
-        | {
-            "compiled": compiled_bytes(run_train.largest()),
-            "measured_peak": peak,
-            "measured_by": measured_by,
-            "device": jax.devices()[0].device_kind,
-        },
-        "timing": timing(plan, data["train"], record, run_train, run_eval),
-        "data": data_report,
         "config": settings,
-        "history": history,
-        "versions": env["versions"],
     }
-    trained = best_trained if config.select == "best" else last_trained
-    is_pair = any(example.pair is not None for example in dataset.test)
-    write_outputs(workdir, results, trained, plan, env, is_pair)
-    rows = predictions(test_logits[config.select], dataset.test, dataset.labels)
-    wiring.write_jsonl(
-        workdir / "predictions_test.jsonl",
-        [{**row, "in_train": not new} for row, new in zip(rows, unseen, strict=True)],
-    )
-    (workdir / "DONE").write_text("")
-    print("\n" + tables.result_table(results))
-    print(f"\nrun directory: {workdir}")
-    return 0
+
+
+def used_memory(run_train: ByLength) -> dict[str, Any]:
+    """Returns what the longest step needs by XLA, and what was measured on the device."""
+    peak, measured_by = measured_peak()
+    return {
+        "compiled": compiled_bytes(run_train.largest()),
+        "measured_peak": peak,
+        "measured_by": measured_by,
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 def fresh_note(fresh: list[str]) -> str:
@@ -259,37 +288,51 @@ def timing(
     }
 
 
-def write_outputs(
+def write_trained(
     workdir: Path,
-    results: dict[str, Any],
-    trained: Any,
+    trained: Params,
     plan: loop.Plan,
+    dataset: Dataset,
     env: dict[str, Any],
-    is_pair: bool,
+    method: str,
 ) -> None:
-    """Writes the trained parameters, results.json, the plots and the model card."""
+    """Writes the trained parameters, with all that predicting with them takes."""
     settings = {
-        "labels": results["labels"],
-        "pair": is_pair,
+        "labels": dataset.labels,
+        "pair": any(example.pair is not None for example in dataset.test),
         "buckets": plan.buckets,
         "max_length": plan.max_length,
         "eval_batch_size": plan.eval_batch_size,
         "weights_sha256": env["weights_sha256"],
     }
-    trained_files.save(workdir / wiring.trained_folder(results["method"]), trained, settings)
+    trained_files.save(workdir / wiring.trained_folder(method), trained, settings)
+
+
+def write_predictions(
+    workdir: Path, logits_NxC: np.ndarray, dataset: Dataset, unseen: list[bool]
+) -> None:
+    """Writes predictions_test.jsonl, in the order of the test split."""
+    rows = predictions(logits_NxC, dataset.test, dataset.labels)
+    marked = [{**row, "in_train": not new} for row, new in zip(rows, unseen, strict=True)]
+    wiring.write_jsonl(workdir / "predictions_test.jsonl", marked)
+
+
+def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
+    """Writes results.json, the plots and the model card."""
     wiring.write_json(workdir / "results.json", results)
-    (workdir / "plots").mkdir(exist_ok=True)
+    folder = workdir / "plots"
+    folder.mkdir(exist_ok=True)
     title = f"{results['task']}, {results['model']}, {results['method']}"
     plots.learning_curves(
         results["history"],
-        workdir / "plots" / "learning_curves.png",
+        folder / "learning_curves.png",
         title=title,
-        selected=results["best_epoch"] if results["select"] == "best" else None,
+        selected=results["selected_epoch"],
     )
     plots.confusion_matrix(
-        results["test"], results["labels"], workdir / "plots" / "confusion_test.png", title=title
+        results["test"], results["labels"], folder / "confusion_test.png", title=title
     )
-    (workdir / "README.md").write_text(card.model_card(results, command=env["command"]))
+    (workdir / "README.md").write_text(card.model_card(results, command=command), "utf-8")
 
 
 def main(argv: list[str]) -> int:

@@ -20,7 +20,9 @@ from jaxft.training.mesh import make_mesh
 from jaxft.training.state import Model, build_model, init_fresh
 
 Config = dict[str, Any]
+Batch = dict[str, np.ndarray]
 MakeModel = Callable[..., tuple[Model, Params]]
+MakeBatch = Callable[[Config], Batch]
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +82,24 @@ def tiny_checkpoint(
     }
     (directory / "flax_model.msgpack").write_bytes(msgpack_serialize(backbones.nested(base)))
     return directory
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> MakeBatch:
+    """Builds three rows of 12, 7 and 3 tokens; the second half of each is of type 1, if there is one.
+
+    One shape for all tests: what JAX compiles for an operation, the next test finds compiled.
+    """
+
+    def make(config: Config) -> Batch:
+        rng = np.random.default_rng(0)
+        ids_BxL = rng.integers(5, config["vocab_size"], (3, 12))
+        mask_BxL = (np.arange(12) < np.array([[12], [7], [3]])).astype(np.int32)
+        types_BxL = (np.arange(12) >= 6) * mask_BxL * (config["type_vocab_size"] - 1)
+        ids_BxL = np.where(mask_BxL, ids_BxL, config["pad_token_id"])
+        return {"ids": ids_BxL.astype(np.int32), "mask": mask_BxL, "types": types_BxL}
+
+    return make
 
 
 @pytest.fixture(scope="session")

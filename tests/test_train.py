@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
+SAMPLE_TEST = ROOT / "jaxft" / "data" / "samples" / "acl" / "test.jsonl"
 
 
 def command(checkpoint: Path, workdir: Path, *overrides: str, method: str = "lora") -> list[str]:
@@ -135,21 +136,22 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert steps == sorted(steps)
 
 
+def predict_command(run_dir: Path, texts: Path, output: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "jaxft.predict", f"--run={run_dir}"),
+        *(f"--input={texts}", f"--output={output}"),
+    ]
+
+
 def predict(run_dir: Path, texts: Path, output: Path) -> list[dict]:
-    run(
-        [
-            *(sys.executable, "-m", "jaxft.predict", f"--run={run_dir}"),
-            *(f"--input={texts}", f"--output={output}"),
-        ]
-    )
+    run(predict_command(run_dir, texts, output))
     return [json.loads(line) for line in output.open()]
 
 
 def test_predict_repeats_the_runs_own_test_predictions_bit_for_bit(
     finished: Path, tmp_path: Path
 ) -> None:
-    test = ROOT / "jaxft" / "data" / "samples" / "acl" / "test.jsonl"
-    again = predict(finished, test, tmp_path / "out.jsonl")
+    again = predict(finished, SAMPLE_TEST, tmp_path / "out.jsonl")
     before = [json.loads(line) for line in (finished / "predictions_test.jsonl").open()]
     assert [row["text"] for row in again] == [row["text"] for row in before]
     for row, old in zip(again, before, strict=True):
@@ -202,6 +204,22 @@ def test_a_dry_run_checks_counts_compiles_and_writes_nothing(
     assert "adapter" in printed
     assert "temporaries" in printed
     assert not (tmp_path / "dry").exists()
+
+
+def test_training_and_prediction_need_neither_torch_nor_tensorflow(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    # None in sys.modules is what Python itself takes for "cannot be imported".
+    without = "import sys, runpy; sys.modules.update(torch=None, tensorflow=None); "
+    for arguments in (
+        command(tiny_checkpoint, tmp_path / "run", "--config.epochs=1"),
+        predict_command(tmp_path / "run", SAMPLE_TEST, tmp_path / "out.jsonl"),
+    ):
+        module, rest = arguments[2], arguments[3:]
+        source = f"{without} sys.argv = {[module, *rest]!r}; "
+        source += f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+        run([sys.executable, "-c", source])
+    assert (tmp_path / "out.jsonl").exists()
 
 
 def test_eight_devices_train_as_one_does(

@@ -31,8 +31,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -130,12 +128,10 @@ class KeepBest(TrainerCallback):
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
+        *_: Any,  # Trainer's arguments, state and control
         metrics: Metrics,
         model: torch.nn.Module,
-        **kwargs: Any,
+        **__: Any,
     ) -> None:
         self.dev.append(plain(metrics, "eval"))
         self.eval_seconds += metrics["eval_runtime"]

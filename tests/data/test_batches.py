@@ -123,7 +123,10 @@ def test_training_and_evaluation_meet_at_most_eight_shapes(
     ):
         data = encoded(lengths, max_length)
         shapes |= {
-            ("train" if rows == size else "eval", *make_batch(data, i, rows, buckets, max_length)["ids"].shape)
+            (
+                "train" if rows == size else "eval",
+                *make_batch(data, i, rows, buckets, max_length)["ids"].shape,
+            )
             for i in order
         }
     assert len(shapes) <= 8
@@ -143,7 +146,9 @@ def test_a_batch_pads_right_and_gives_padding_rows_no_weight(
         length = lengths[i]
         assert (batch["ids"][row, :length] == i + 1).all()
         assert (batch["types"][row, :length] == data.types[i]).all()
-        assert batch["mask"][row].tolist() == [1] * length + [0] * (len(batch["mask"][row]) - length)
+        assert batch["mask"][row].tolist() == [1] * length + [0] * (
+            len(batch["mask"][row]) - length
+        )
         assert not batch["ids"][row, length:].any()
         assert not batch["types"][row, length:].any()
         assert batch["labels"][row] == data.labels[i]

@@ -76,16 +76,6 @@ def assert_same(params: Params, expected: Params) -> None:
         np.testing.assert_array_equal(params[path], x, err_msg=path)
 
 
-def padded_batch(config: Config) -> Batch:
-    """Three rows of 12, 7 and 3 tokens; the second half of each is of type 1, where there is one."""
-    rng = np.random.default_rng(0)
-    ids_BxL = rng.integers(5, config["vocab_size"], (3, 12))
-    mask_BxL = (np.arange(12) < np.array([[12], [7], [3]])).astype(np.int32)
-    types_BxL = (np.arange(12) >= 6) * mask_BxL * (config["type_vocab_size"] - 1)
-    ids_BxL = np.where(mask_BxL, ids_BxL, config["pad_token_id"]).astype(np.int32)
-    return {"ids": ids_BxL, "mask": mask_BxL, "types": types_BxL.astype(np.int32)}
-
-
 def assert_same_logits(model: Any, directory: Path, batch: Batch) -> None:
     """Compares torch's logits with those of the checkpoint read here, in float32."""
     backbone, params, fresh = read(directory)
@@ -144,11 +134,15 @@ def test_the_real_minilm_gives_torchs_logits_on_pairs(minilm: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_tiny_classifier_gives_torchs_logits_on_a_padded_batch(
-    family: str, tiny_bert_config: Config, tiny_roberta_config: Config, tmp_path: Path
+    family: str,
+    tiny_bert_config: Config,
+    tiny_roberta_config: Config,
+    make_batch: Callable[[Config], Batch],
+    tmp_path: Path,
 ) -> None:
     config = tiny_bert_config if family == "bert" else tiny_roberta_config
     model = torch_model(AutoModelForSequenceClassification, config, tmp_path)
-    assert_same_logits(model, tmp_path, padded_batch(config))
+    assert_same_logits(model, tmp_path, make_batch(config))
 
 
 def test_safetensors_need_no_metadata(
@@ -233,7 +227,10 @@ def test_a_roberta_classifier_over_other_labels_keeps_its_dense_layer(
     tiny_roberta_config: Config, tmp_path: Path
 ) -> None:
     torch_model(AutoModelForSequenceClassification, tiny_roberta_config, tmp_path)
-    assert read(tmp_path, num_labels=5)[2] == ["classifier/out_proj/bias", "classifier/out_proj/kernel"]
+    assert read(tmp_path, num_labels=5)[2] == [
+        "classifier/out_proj/bias",
+        "classifier/out_proj/kernel",
+    ]
 
 
 def whole(tree: Params) -> Any:
@@ -297,9 +294,7 @@ def test_a_directory_without_weights_says_what_is_expected(directory: Path) -> N
     assert "model.safetensors" in refused(directory)
 
 
-def test_missing_encoder_weights_are_named(
-    directory: Path, tensors: dict[str, np.ndarray]
-) -> None:
+def test_missing_encoder_weights_are_named(directory: Path, tensors: dict[str, np.ndarray]) -> None:
     del tensors["bert.encoder.layer.1.output.dense.bias"]
     save_file(tensors, directory / "model.safetensors")
     message = refused(directory)

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json
 from functools import partial
-import jax, jax.numpy as jnp, numpy as np, optax
+import jax
+jax.config.update("jax_disable_most_optimizations", True)  # half the time
+import jax.numpy as jnp, numpy as np, optax
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
@@ -39,7 +41,7 @@ params = {path: draw(path, x) for path, x in sorted(model.shapes.items())}
 batch = {"ids": rng.integers(1, 100, (16, 8), np.int32), "mask": np.ones((16, 8), np.int32),
          "types": np.zeros((16, 8), np.int32), "labels": rng.integers(0, 3, 16, np.int32),
          "weights": np.repeat(np.float32([1, 0]), [13, 3])}
-sgd = optax.sgd(0.1)
+sgd = optax.sgd(1.0)
 found = {"devices": len(jax.devices())}
 for count in (1, 8):
     mesh = make_mesh(count)
@@ -94,9 +96,9 @@ def test_eight_devices_give_the_loss_and_update_of_one(eight_devices: dict[str, 
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
     assert one["losses"][1] < one["losses"][0]
     for path, update in one["updates"].items():
-        scale = np.abs(update).max()
-        assert scale > 0
-        np.testing.assert_allclose(eight["updates"][path], update, rtol=1e-5, atol=1e-5 * scale)
+        assert np.abs(update).max() > 1e-4
+        # Parameters of size 0.5 are stored to 3e-8, which the updates inherit.
+        np.testing.assert_allclose(eight["updates"][path], update, rtol=1e-5, atol=6e-8)
 
 
 def test_what_does_not_fit_the_devices_is_bad_input_naming_what_would(

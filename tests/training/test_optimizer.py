@@ -229,7 +229,10 @@ def test_adamw_equals_pytorchs() -> None:
     state = tx.init(params)
     theirs = {path: torch.nn.Parameter(torch.tensor(np.array(x))) for path, x in params.items()}
     groups = [
-        {"params": [x for path, x in theirs.items() if bare(path) is is_bare], "weight_decay": decay}
+        {
+            "params": [x for path, x in theirs.items() if bare(path) is is_bare],
+            "weight_decay": decay,
+        }
         for is_bare, decay in ((True, 0.0), (False, 0.1))
     ]
     adamw = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8)

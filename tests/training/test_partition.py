@@ -11,8 +11,9 @@ from jaxft.errors import InputError
 from jaxft.training.partition import PARTITIONS, count, label_tree, partition_of, split
 
 paths = st.lists(
-    st.lists(st.sampled_from(["bert", "layer", "0", "1", "kernel", "a.b"]), min_size=1, max_size=4)
-    .map("/".join),
+    st.lists(
+        st.sampled_from(["bert", "layer", "0", "1", "kernel", "a.b"]), min_size=1, max_size=4
+    ).map("/".join),
     min_size=1,
     max_size=12,
     unique=True,
@@ -23,7 +24,9 @@ labels = st.sampled_from(
 
 
 @given(paths, st.data())
-def test_the_first_rule_that_matches_a_whole_path_wins(names: list[str], data: st.DataObject) -> None:
+def test_the_first_rule_that_matches_a_whole_path_wins(
+    names: list[str], data: st.DataObject
+) -> None:
     named = data.draw(st.lists(st.tuples(st.sampled_from(names), labels), max_size=8))
     rules = [(re.escape(name), label) for name, label in named] + [(".*", "frozen")]
     expected = dict.fromkeys(names, "frozen")

@@ -93,83 +93,85 @@ def test_three_steps_change_every_leaf_of_the_method_and_no_other(
 # ---------------------------------------------------------------- loss, padding, randomness
 
 
+class Tiny:
+    """A tiny LoRA model with random weights; `gradients` and `logits` are compiled once a shape."""
+
+    def __init__(self, model: Model, params: dict[str, np.ndarray]) -> None:
+        self.model = model
+        self.trained, self.frozen = split(params, model.labels)
+        # SGD of rate 1: the difference of two states is the gradient.
+        self._sgd = optax.sgd(1.0)
+        self._step = jax.jit(partial(train_step, model.forward, self._sgd))
+        self._evaluate = jax.jit(partial(eval_step, model.forward))
+
+    def gradients(self, batch: Batch, seed: int = 0, number: int = 0) -> tuple[dict, dict]:
+        """Returns `(gradients, metrics)` of the step of this number."""
+        state = State(jnp.int32(number), self.trained, self._sgd.init(self.trained))
+        state, metrics = self._step(state, self.frozen, batch, jax.random.key(seed))
+        after = to_host(state.trained)
+        return {path: x - after[path] for path, x in self.trained.items()}, metrics
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        return np.asarray(self._evaluate(self.trained, self.frozen, batch))
+
+
 @pytest.fixture(scope="module")
-def lora(tiny_model, random_params) -> tuple[Model, dict, dict]:
-    """A LoRA model without dropout, its trained leaves and its frozen ones."""
-    model: Model = tiny_model("lora")
-    return model, *split(random_params(model.shapes), model.labels)
+def lora(tiny_model, random_params) -> Tiny:
+    model = tiny_model("lora")
+    return Tiny(model, random_params(model.shapes))
 
 
-def gradient_step(model: Model) -> Callable[..., tuple[dict, dict]]:
-    """`(trained, frozen, batch, key, number=0) -> (gradients, metrics)`, through SGD of rate 1."""
-    sgd = optax.sgd(1.0)
-    step = jax.jit(partial(train_step, model.forward, sgd))
-
-    def run(trained: dict, frozen: dict, batch: Batch, key: jax.Array, number: int = 0):
-        state = State(jnp.int32(number), trained, sgd.init(trained))
-        state, metrics = step(state, frozen, batch, key)
-        return jax.tree.map(lambda a, b: a - np.asarray(b), trained, state.trained), metrics
-
-    return run
-
-
-def test_the_loss_is_the_weighted_cross_entropy(lora, random_examples) -> None:
-    model, trained, frozen = lora
+def test_the_loss_is_the_weighted_cross_entropy(lora: Tiny, random_examples) -> None:
     batch = make_batch(random_examples(5), np.arange(5), 8, buckets=(16,), max_length=16)
-    _, metrics = gradient_step(model)(trained, frozen, batch, jax.random.key(0))
-    logits_BxC = np.asarray(eval_step(model.forward, trained, frozen, batch), np.float64)
+    logits_BxC = lora.logits(batch).astype(np.float64)
     log_p = logits_BxC - np.log(np.exp(logits_BxC).sum(-1, keepdims=True))
     expected = -log_p[np.arange(5), batch["labels"][:5]].mean()
+    _, metrics = lora.gradients(batch)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_padding_rows_and_columns_change_neither_loss_nor_gradients_nor_logits(
-    lora, random_examples
+    lora: Tiny, random_examples
 ) -> None:
-    model, trained, frozen = lora
-    data, key = random_examples(5), jax.random.key(0)
+    data = random_examples(5)
     plain = make_batch(data, np.arange(5), 5, buckets=(16,), max_length=32)
-    run, evaluate = gradient_step(model), jax.jit(partial(eval_step, model.forward))
-    grads, metrics = run(trained, frozen, plain, key)
-    logits = evaluate(trained, frozen, plain)
-    for rows, length in ((8, 16), (5, 24), (8, 24)):
+    grads, metrics = lora.gradients(plain)
+    for rows, length in ((8, 16), (5, 24)):
         padded = make_batch(data, np.arange(5), rows, buckets=(length,), max_length=32)
         assert padded["ids"].shape == (rows, length)
-        more_grads, more_metrics = run(trained, frozen, padded, key)
+        more_grads, more_metrics = lora.gradients(padded)
         for name in ("loss", "grad_norm"):
             np.testing.assert_allclose(more_metrics[name], metrics[name], rtol=1e-5)
         for path, grad in grads.items():
             np.testing.assert_allclose(more_grads[path], grad, atol=1e-6)
-        more_logits = evaluate(trained, frozen, padded)
-        np.testing.assert_allclose(more_logits[:5], logits, atol=1e-6)
+        more_logits = lora.logits(padded)
+        np.testing.assert_allclose(more_logits[:5], lora.logits(plain), atol=1e-6)
         assert np.isfinite(more_logits).all()
 
 
-def test_what_a_padding_row_holds_is_of_no_matter(lora, random_examples) -> None:
-    model, trained, frozen = lora
-    batch = make_batch(random_examples(8), np.arange(5), 8, buckets=(16,), max_length=16)
-    other = make_batch(random_examples(8), np.arange(8), 8, buckets=(16,), max_length=16)
-    other["weights"][5:] = 0
-    run, key = gradient_step(model), jax.random.key(0)
-    grads, metrics = run(trained, frozen, batch, key)
-    other_grads, other_metrics = run(trained, frozen, other, key)
-    assert other_metrics["loss"] == metrics["loss"]
+def test_what_a_padding_row_holds_is_of_no_matter(lora: Tiny, random_examples) -> None:
+    data = random_examples(8)
+    padded = make_batch(data, np.arange(5), 8, buckets=(16,), max_length=16)
+    full = make_batch(data, np.arange(8), 8, buckets=(16,), max_length=16)
+    full["weights"][5:] = 0
+    grads, metrics = lora.gradients(padded)
+    full_grads, full_metrics = lora.gradients(full)
+    assert full_metrics["loss"] == metrics["loss"]
     for path, grad in grads.items():
-        np.testing.assert_allclose(other_grads[path], grad, atol=1e-6)
+        np.testing.assert_allclose(full_grads[path], grad, atol=1e-6)
 
 
 def test_dropout_follows_from_key_and_step_alone(
     tiny_model, random_params, random_examples
 ) -> None:
-    model: Model = tiny_model("lora", dropout=0.3)
-    trained, frozen = split(random_params(model.shapes), model.labels)
+    model = tiny_model("lora", dropout=0.3)
+    tiny = Tiny(model, random_params(model.shapes))
     batch = make_batch(random_examples(8), np.arange(8), 8, buckets=(16,), max_length=16)
-    run = gradient_step(model)
-    grads, metrics = run(trained, frozen, batch, jax.random.key(1), 5)
-    again, _ = run(trained, frozen, batch, jax.random.key(1), 5)
+    grads, metrics = tiny.gradients(batch, seed=1, number=5)
+    again, _ = tiny.gradients(batch, seed=1, number=5)
     assert all((grads[path] == again[path]).all() for path in grads)
-    _, next_step = run(trained, frozen, batch, jax.random.key(1), 6)
-    _, other_key = run(trained, frozen, batch, jax.random.key(2), 5)
+    _, next_step = tiny.gradients(batch, seed=1, number=6)
+    _, other_key = tiny.gradients(batch, seed=2, number=5)
     assert len({float(m["loss"]) for m in (metrics, next_step, other_key)}) == 3
 
 
@@ -177,6 +179,7 @@ def test_dropout_follows_from_key_and_step_alone(
 
 
 def test_a_lora_step_of_minilm_saves_the_frozen_gradients_and_moments(mesh: Mesh) -> None:
+    jax.config.update("jax_disable_most_optimizations", False)  # the program that runs is counted
     backbone = backbones.from_config(MINILM, num_labels=6)
     costs, opt_bytes = {}, {}
     for method in ("full", "lora"):

@@ -1,0 +1,55 @@
+"""The config files: every task and method has one, and it says what its name says."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.base import EPOCHS, METHODS
+from jaxft import cli
+from jaxft.data.tasks import CATALOGUE
+from jaxft.peft import methods
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def load(name: str, *arguments: str) -> ConfigDict:
+    """The config of a file, read as the command reads it."""
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*arguments)
+
+
+def test_the_tables_cover_every_task_and_method() -> None:
+    assert EPOCHS.keys() == CATALOGUE.keys()
+    assert METHODS.keys() == methods.METHODS.keys()
+
+
+@pytest.mark.parametrize("task", CATALOGUE)
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_a_config_is_of_the_task_and_method_in_its_name(task: str, method: str) -> None:
+    config = load(f"{task}_{method}")
+    assert config.task == f"{task}_sup"
+    assert config.method.name == method
+    cli.check_fields(config)
+    cli.check_values(config)
+
+
+def test_the_custom_config_takes_files_or_a_hub_dataset() -> None:
+    for config in (load("custom"), load("custom", "glue_sst2")):
+        assert config.task == "custom"
+        cli.check_fields(config)
+        cli.check_values(config)
+
+
+def test_every_default_has_a_comment() -> None:
+    lines = (CONFIGS / "base.py").read_text().splitlines()
+    fields = [
+        line for line in lines if line.startswith("    config.") and "ConfigDict()" not in line
+    ]
+    assert len(fields) > 30
+    assert [line for line in fields if "  # " not in line] == []
