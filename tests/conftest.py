@@ -85,8 +85,24 @@ def tiny_checkpoint(
 
 
 @pytest.fixture(scope="session")
+def torch_checkpoint(tiny_bert_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT classifier of three labels as torch saves it, no leaf zero or one throughout."""
+    torch = pytest.importorskip("torch")
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**tiny_bert_config, num_labels=3))
+    with torch.no_grad():
+        for x in model.parameters():
+            x.add_(torch.randn(x.shape) * 0.05)
+    directory = tmp_path_factory.mktemp("torch-bert")
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def make_batch() -> MakeBatch:
-    """Builds three rows of 12, 7 and 3 tokens; the second half of each is of type 1, if there is one.
+    """Builds three rows of 12, 7 and 3 tokens, in two types where the config has two.
 
     One shape for all tests: what JAX compiles for an operation, the next test finds compiled.
     """

@@ -36,6 +36,10 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
@@ -132,7 +136,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert not (workdir / "DONE").exists()
     assert "continuing" in run(arguments)
     same_end(finished, workdir)
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    steps = [row["step"] for row in rows_of(workdir / "metrics.jsonl")]
     assert steps == sorted(steps)
 
 
@@ -145,14 +149,14 @@ def predict_command(run_dir: Path, texts: Path, output: Path) -> list[str]:
 
 def predict(run_dir: Path, texts: Path, output: Path) -> list[dict]:
     run(predict_command(run_dir, texts, output))
-    return [json.loads(line) for line in output.open()]
+    return rows_of(output)
 
 
 def test_predict_repeats_the_runs_own_test_predictions_bit_for_bit(
     finished: Path, tmp_path: Path
 ) -> None:
     again = predict(finished, SAMPLE_TEST, tmp_path / "out.jsonl")
-    before = [json.loads(line) for line in (finished / "predictions_test.jsonl").open()]
+    before = rows_of(finished / "predictions_test.jsonl")
     assert [row["text"] for row in again] == [row["text"] for row in before]
     for row, old in zip(again, before, strict=True):
         assert row["prediction"] == old["prediction"]

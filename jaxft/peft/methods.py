@@ -4,10 +4,10 @@
     module = Injected(backbone.module, method.insertions)
     labels = label_tree(paths, method.rules)            # jaxft.training.partition
 
-A method is plain data: insertions, and an ordered list of (full-match path regex, label). A label
-is a partition, `frozen`, `backbone`, `adapter` or `head`, with `:no_decay` behind it for biases and
-LayerNorm scales, which weight decay should not pull to zero. To add one, write a function that
-returns a Method and name it in `METHODS`.
+A method is plain data: insertions, and an ordered list of (full-match path regex, label). `build`
+puts the head's rules in front of every method's own. A label is a partition, `frozen`, `backbone`,
+`adapter` or `head`, with `:no_decay` behind it for biases and LayerNorm scales, which weight decay
+should not pull to zero. To add one, write a function that returns a Method and put it in `METHODS`.
 """
 
 import re
@@ -22,7 +22,8 @@ from jaxft.peft.inject import Insertion
 Rule = tuple[str, str]
 
 FROZEN: Rule = (r".*", "frozen")
-HEAD: tuple[Rule, ...] = ((r"classifier/(.*/)?bias", "head:no_decay"), (r"classifier/.*", "head"))
+CLASSIFIER = r"classifier/.*"
+POOLER = r"bert/pooler/.*"
 
 # Shorthands for LoRA's targets, as full-match regexes on the paths of an encoder's Dense layers.
 TARGETS = {
@@ -42,6 +43,9 @@ class Options:
       rank, alpha, dropout, targets: LoRA's; targets are shorthands (`TARGETS`) or path regexes.
       size, activation, train_layer_norm: the bottleneck adapters'.
       layers: encoder layers that get modules; negative counts from the top; empty means all.
+      train_pooler: whether BERT's pooler belongs to the head, as the same Dense and tanh do in
+        RoBERTa's classifier. A pooler that pretraining left behind (sentence encoders do not use
+        it) is a poor thing to freeze; peft and adapters freeze it unless told otherwise.
     """
 
     rank: int = 8
@@ -52,6 +56,7 @@ class Options:
     activation: str = "swish"
     train_layer_norm: bool = False
     layers: tuple[int, ...] = ()
+    train_pooler: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,13 @@ def build(name: str, shapes: Params, fresh: list[str], options: Options) -> Meth
     """
     check_choice(name, METHODS, "method.name")
     method = METHODS[name](shapes, options)
-    new = [path for path in fresh if not path.startswith("classifier/")]
-    heads = tuple((re.escape(path), label_of_fresh(path)) for path in new)
+    is_head = re.compile(f"{CLASSIFIER}|{POOLER}" if options.train_pooler else CLASSIFIER)
+    paths = [path for path in shapes if is_head.fullmatch(path) or path in fresh]
+    heads = tuple((re.escape(path), head_label(path)) for path in paths)
     return Method(name, method.insertions, heads + method.rules)
 
 
-def label_of_fresh(path: str) -> str:
+def head_label(path: str) -> str:
     return "head:no_decay" if path.endswith("/bias") else "head"
 
 
@@ -90,19 +96,19 @@ def full(shapes: Params, options: Options) -> Method:
     """Everything is trained."""
     del shapes, options
     rest = ((r".*/(bias|scale)", "backbone:no_decay"), (r".*", "backbone"))
-    return Method("full", (), HEAD + rest)
+    return Method("full", (), rest)
 
 
 def head(shapes: Params, options: Options) -> Method:
-    """The classifier alone."""
+    """The head alone."""
     del shapes, options
-    return Method("head", (), (*HEAD, FROZEN))
+    return Method("head", (), (FROZEN,))
 
 
 def bitfit(shapes: Params, options: Options) -> Method:
     """Every bias (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199)."""
     del shapes, options
-    return Method("bitfit", (), (*HEAD, (r".*/bias", "adapter:no_decay"), FROZEN))
+    return Method("bitfit", (), ((r".*/bias", "adapter:no_decay"), FROZEN))
 
 
 def lora_method(shapes: Params, options: Options) -> Method:
@@ -112,7 +118,7 @@ def lora_method(shapes: Params, options: Options) -> Method:
         raise InputError(f"method.dropout: {options.dropout}; expected a rate in [0, 1)")
     denses = matching(in_layers(dense_paths(shapes), options.layers), options.targets)
     insertion = lora.beside(denses, rank=options.rank, alpha=options.alpha, dropout=options.dropout)
-    return Method("lora", (insertion,), (*HEAD, (r".*/lora/[ab]", "adapter"), FROZEN))
+    return Method("lora", (insertion,), ((r".*/lora/[ab]", "adapter"), FROZEN))
 
 
 def houlsby(shapes: Params, options: Options) -> Method:
@@ -139,7 +145,6 @@ def bottleneck_method(
     outputs = [path.removesuffix("/dense") for path in dense_paths(shapes)]
     chosen = {p for p in in_layers(outputs, options.layers) if re.fullmatch(blocks, p)}
     rules = [
-        *HEAD,
         (r".*/adapter/(down|up)/bias", "adapter:no_decay"),
         (r".*/adapter/(down|up)/kernel", "adapter"),
     ]

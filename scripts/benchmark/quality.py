@@ -52,7 +52,7 @@ def peer_command(options: argparse.Namespace, method: str, seed: int, output: Pa
     ]
 
 
-def jaxft_command(method: str, seed: int, workdir: Path) -> list[str]:
+def jaxft_command(options: argparse.Namespace, method: str, seed: int, workdir: Path) -> list[str]:
     optim = {"learning_rate": LEARNING_RATES[method]} | JAXFT_OPTIM
     return [
         sys.executable,
@@ -66,6 +66,7 @@ def jaxft_command(method: str, seed: int, workdir: Path) -> list[str]:
         f"--config.batch_size={BATCH_SIZE}",
         *(f"--config.optim.{name}={value}" for name, value in optim.items()),
         "--config.select=last",
+        f"--config.method.train_pooler={options.train_pooler}",
         *(f"--config.method.{name}={value}" for name, value in JAXFT_METHOD[method].items()),
     ]
 
@@ -112,7 +113,7 @@ def run_jaxft(options: argparse.Namespace, method: str, seed: int) -> Row:
     # jaxft itself returns at once for a finished run; only DONE says that results.json is final.
     if not (workdir / "DONE").is_file():
         log = options.output / f"{workdir.name}.log"
-        execute(jaxft_command(method, seed, workdir), log, options.data)
+        execute(jaxft_command(options, method, seed, workdir), log, options.data)
     return read_jaxft(workdir / "results.json")
 
 
@@ -202,6 +203,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="the peer's model folder (all-MiniLM-L6-v2)")
     parser.add_argument("--methods", default="full,lora,houlsby")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument(
+        "--train_pooler",
+        choices=("True", "False"),
+        default="True",
+        help="jaxft's default, True, counts BERT's pooler to the head; the peer freezes it",
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sides", choices=("both", *SIDES), default="both")
     options = parser.parse_args()

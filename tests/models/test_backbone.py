@@ -97,7 +97,9 @@ def test_bfloat16_is_of_the_computation_only(
     for dtype in ("float32", "bfloat16"):
         model, params = make_model("houlsby", dtype=dtype)
         assert {x.dtype for x in model.shapes.values()} == {jnp.dtype("float32")}
-        logits[dtype] = model.forward(params, make_batch(tiny_bert_config), None)
+        # Compiled without LLVM's optimisation: operation by operation takes longer in bfloat16.
+        forward = jax.jit(model.forward, compiler_options={"xla_backend_optimization_level": 0})
+        logits[dtype] = forward(params, make_batch(tiny_bert_config), None)
         assert logits[dtype].dtype == jnp.float32
     assert not jnp.array_equal(logits["bfloat16"], logits["float32"])
     np.testing.assert_allclose(logits["bfloat16"], logits["float32"], atol=0.05)
@@ -114,7 +116,7 @@ def test_rematerialised_layers_give_the_same_loss_and_gradients(
         def loss(params: Params, model: Model = model) -> jax.Array:
             return jnp.square(model.forward(params, batch, jax.random.key(3))).sum()
 
-        assert ("checkpoint" in str(jax.make_jaxpr(loss)(params))) == (remat == "layer")
+        assert ("remat" in str(jax.make_jaxpr(loss)(params))) == (remat == "layer")
         found.append(jax.value_and_grad(loss)(params))
     (loss_none, grads_none), (loss_layer, grads_layer) = found
     np.testing.assert_allclose(loss_layer, loss_none, rtol=1e-6)

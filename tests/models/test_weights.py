@@ -92,29 +92,21 @@ def assert_same_logits(model: Any, directory: Path, batch: Batch) -> None:
 
 
 @pytest.fixture(scope="session")
-def classifier(tiny_bert_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny torch BERT with a classifier of three labels, in one safetensors file."""
-    directory = tmp_path_factory.mktemp("classifier")
-    torch_model(AutoModelForSequenceClassification, tiny_bert_config, directory)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def expected(classifier: Path) -> Params:
-    return read(classifier)[1]
+def expected(torch_checkpoint: Path) -> Params:
+    return read(torch_checkpoint)[1]
 
 
 @pytest.fixture
-def directory(classifier: Path, tmp_path: Path) -> Path:
-    """The config of `classifier`, without weights."""
-    (tmp_path / "config.json").write_bytes((classifier / "config.json").read_bytes())
+def directory(torch_checkpoint: Path, tmp_path: Path) -> Path:
+    """The config of `torch_checkpoint`, without weights."""
+    (tmp_path / "config.json").write_bytes((torch_checkpoint / "config.json").read_bytes())
     return tmp_path
 
 
 @pytest.fixture
-def tensors(classifier: Path) -> dict[str, np.ndarray]:
-    """The weights of `classifier` by torch's names."""
-    return load_file(classifier / "model.safetensors")
+def tensors(torch_checkpoint: Path) -> dict[str, np.ndarray]:
+    """The weights of `torch_checkpoint` by torch's names."""
+    return load_file(torch_checkpoint / "model.safetensors")
 
 
 def test_the_real_minilm_gives_torchs_logits_on_pairs(minilm: Path, tmp_path: Path) -> None:
@@ -153,11 +145,10 @@ def test_safetensors_need_no_metadata(
 
 
 def test_shards_are_one_checkpoint(
-    tiny_bert_config: Config, expected: Params, tmp_path: Path
+    torch_checkpoint: Path, expected: Params, tmp_path: Path
 ) -> None:
-    torch_model(
-        AutoModelForSequenceClassification, tiny_bert_config, tmp_path, max_shard_size="30KB"
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(torch_checkpoint)
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert_same(read(tmp_path)[1], expected)
 
@@ -217,8 +208,8 @@ def test_a_masked_language_model_lacks_pooler_and_classifier(
     assert read(tmp_path)[2] == lacks
 
 
-def test_a_classifier_over_other_labels_is_fresh(classifier: Path, expected: Params) -> None:
-    _, params, fresh = read(classifier, num_labels=5)
+def test_a_classifier_over_other_labels_is_fresh(torch_checkpoint: Path, expected: Params) -> None:
+    _, params, fresh = read(torch_checkpoint, num_labels=5)
     assert fresh == CLASSIFIER
     assert_same(params, {path: x for path, x in expected.items() if path not in fresh})
 
@@ -271,11 +262,10 @@ def converted(directory: Path) -> None:
 
 
 def test_a_bin_checkpoint_is_refused_with_a_command_that_converts_it(
-    tiny_bert_config: Config, expected: Params, tmp_path: Path
+    torch_checkpoint: Path, expected: Params, tmp_path: Path
 ) -> None:
-    torch_model(
-        AutoModelForSequenceClassification, tiny_bert_config, tmp_path, safe_serialization=False
-    )
+    model = AutoModelForSequenceClassification.from_pretrained(torch_checkpoint)
+    model.save_pretrained(tmp_path, safe_serialization=False)
     assert (tmp_path / "pytorch_model.bin").is_file()
     converted(tmp_path)
     _, params, _ = read(tmp_path)
@@ -323,9 +313,9 @@ def test_weights_of_another_family_are_refused(
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1], ids=lambda cut: f"cut at {cut}")
 def test_a_safetensors_file_cut_short_is_refused(
-    cut: int, classifier: Path, directory: Path
+    cut: int, torch_checkpoint: Path, directory: Path
 ) -> None:
-    content = (classifier / "model.safetensors").read_bytes()
+    content = (torch_checkpoint / "model.safetensors").read_bytes()
     (directory / "model.safetensors").write_bytes(content[:cut])
     assert "not a readable safetensors file" in refused(directory)
 

@@ -179,7 +179,6 @@ def test_dropout_follows_from_key_and_step_alone(
 
 
 def test_a_lora_step_of_minilm_saves_the_frozen_gradients_and_moments(mesh: Mesh) -> None:
-    jax.config.update("jax_disable_most_optimizations", False)  # the program that runs is counted
     backbone = backbones.from_config(MINILM, num_labels=6)
     costs, opt_bytes = {}, {}
     for method in ("full", "lora"):
