@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxft.data.encode import Encoded
 
-MAX_BUCKETS = 4
+# The padded lengths hold these shares of the texts.
+BUCKET_SHARES = (0.4, 0.75, 0.95, 1.0)
 # Multiples of 8 suit vector units and keep nearly equal lengths in one bucket.
 LENGTH_MULTIPLE = 8
 # Batches are cut from windows of this many batches sorted by length: enough to pad little, few
@@ -26,13 +27,14 @@ Batch = dict[str, np.ndarray]
 
 
 def choose_buckets(lengths: Sequence[int] | np.ndarray, max_length: int) -> tuple[int, ...]:
-    """Returns at most `MAX_BUCKETS` padded lengths, ascending; the last holds `max_length` tokens.
+    """Returns the padded lengths, ascending; the last holds the longest text.
 
-    The others are quantiles of the (truncated) lengths, rounded up to `LENGTH_MULTIPLE`.
+    They are the `BUCKET_SHARES` quantiles of the truncated lengths, rounded up to
+    `LENGTH_MULTIPLE`, and fewer where some of them coincide.
     """
     kept = np.minimum(np.asarray(lengths), max_length)
-    shares = [0.4, 0.75, 0.95, 1.0][-MAX_BUCKETS:]
-    rounded = [round_up(float(np.quantile(kept, share)), LENGTH_MULTIPLE) for share in shares]
+    quantiles = np.quantile(kept, BUCKET_SHARES)
+    rounded = [round_up(float(length), LENGTH_MULTIPLE) for length in quantiles]
     return tuple(sorted({min(length, max_length) for length in rounded}))
 
 

@@ -56,9 +56,12 @@ def read_config(directory: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise InputError(f"{path}: not valid JSON ({err})") from err
-    family = config.get("model_type")
+    family = config.get("model_type") if isinstance(config, dict) else None
     if family not in ("bert", "roberta"):
         raise InputError(f"{path}: model_type {family!r}; jaxft fine-tunes 'bert' and 'roberta'")
+    hidden, heads = config.get("hidden_size", 768), config.get("num_attention_heads", 12)
+    if hidden % heads:
+        raise InputError(f"{path}: hidden_size {hidden} does not divide by {heads} attention heads")
     return config
 
 
@@ -72,7 +75,12 @@ def load(directory: Path, num_labels: int, dtype: str = "float32", remat: str = 
     """
     check_choice(dtype, DTYPES, "model.dtype")
     check_choice(remat, REMAT, "model.remat")
-    return from_config(read_config(directory), num_labels, dtype, remat)
+    config = read_config(directory)
+    try:
+        return from_config(config, num_labels, dtype, remat)
+    except (TypeError, ValueError, KeyError) as err:
+        reason = str(err).splitlines()[0]
+        raise InputError(f"{directory / 'config.json'}: not a usable config ({reason})") from err
 
 
 def from_config(
@@ -83,12 +91,14 @@ def from_config(
         # transformers 4.57 says at import that its Flax classes will go: why pyproject pins <5.
         warnings.simplefilter("ignore")
         from transformers import BertConfig, RobertaConfig
+        from transformers.modeling_flax_utils import ACT2FN
         from transformers.models.bert import modeling_flax_bert as bert
         from transformers.models.roberta import modeling_flax_roberta as roberta
 
     is_bert = config["model_type"] == "bert"
     hf_config = (BertConfig if is_bert else RobertaConfig).from_dict(config)
     hf_config.num_labels = num_labels
+    check_choice(hf_config.hidden_act, ACT2FN, "config.json: hidden_act")
     module_class = (
         bert.FlaxBertForSequenceClassificationModule
         if is_bert

@@ -51,10 +51,15 @@ def locate(name: str) -> Path:
     """
     if not name:
         raise InputError("model.name: empty; expected 'minilm', a local directory or a hub id")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError, RuntimeError) as err:
+        # Too long, a null byte, or the home of a user who is not there.
+        raise InputError(f"model.name: {name!r} cannot name a directory or a model") from err
+    if is_directory:
         return check_directory(path)
-    if path.exists():
+    if is_file:
         raise InputError(f"model.name: {name} is a file; expected a directory with config.json")
     if name == "minilm":
         return minilm()
@@ -90,7 +95,8 @@ def minilm() -> Path:
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):
         weights = home / "model.safetensors"
-        if not (weights.is_file() and sha256(weights) == MINILM_SHA256):
+        is_whole = weights.is_file() and (home / "config.json").is_file()
+        if not (is_whole and sha256(weights) == MINILM_SHA256):
             fetch_minilm(home)
     return home
 

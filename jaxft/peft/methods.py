@@ -10,6 +10,7 @@ puts the head's rules in front of every method's own. A label is a partition, `f
 should not pull to zero. To add one, write a function that returns a Method and put it in `METHODS`.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ def bitfit(shapes: Params, options: Options) -> Method:
 def lora_method(shapes: Params, options: Options) -> Method:
     """LoRA beside the Dense layers that the targets name."""
     check_positive(options.rank, "method.rank")
+    if not 0 < options.alpha < math.inf:
+        raise InputError(f"method.alpha: {options.alpha}; expected a number above 0")
     if not 0 <= options.dropout < 1:
         raise InputError(f"method.dropout: {options.dropout}; expected a rate in [0, 1)")
     denses = matching(in_layers(dense_paths(shapes), options.layers), options.targets)

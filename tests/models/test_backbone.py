@@ -84,9 +84,7 @@ def test_shapes_are_those_of_transformers(family: str, configs: dict[str, Config
 def test_shapes_of_a_model_larger_than_memory_cost_nothing(tiny_bert_config: Config) -> None:
     huge = {"vocab_size": 10**9, "hidden_size": 2**16, "intermediate_size": 2**18}
     backbone = backbones.from_config({**tiny_bert_config, **huge}, num_labels=2)
-    before = len(jax.live_arrays())
-    shapes = backbones.parameter_shapes(backbone)
-    assert len(jax.live_arrays()) == before
+    shapes = backbones.parameter_shapes(backbone)  # an allocation of these would fail
     assert sum(x.size for x in shapes.values()) > 6e13
 
 

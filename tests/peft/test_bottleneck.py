@@ -18,7 +18,6 @@ from jaxft.training.state import Model, build_model
 
 Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
-MakeModel = Callable[..., tuple[Model, Params]]
 MakeBatch = Callable[[Config], Batch]
 
 X_BxD = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
@@ -137,10 +136,12 @@ def test_logits_are_those_of_the_adapters_library(
     ],
 )
 def test_adapters_stand_in_the_chosen_blocks_whose_layer_norms_can_be_trained(
-    method: str, layers: tuple[int, ...], blocks: set[str], make_model: MakeModel
+    method: str, layers: tuple[int, ...], blocks: set[str], tiny_bert_config: Config
 ) -> None:
+    backbone = backbones.from_config(tiny_bert_config, num_labels=3)
     for train_layer_norm in (False, True):
-        model, _ = make_model(method, layers=layers, train_layer_norm=train_layer_norm)
+        options = Options(layers=layers, train_layer_norm=train_layer_norm)
+        model = build_model(backbone, [], method, options)
         adapter = {path for path, label in model.labels.items() if label.startswith("adapter")}
         leaves = {f"adapter/{p}/{leaf}" for p in ("down", "up") for leaf in ("kernel", "bias")}
         if train_layer_norm:
