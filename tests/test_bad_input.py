@@ -127,7 +127,7 @@ def shrink_vocabulary(model: Path) -> None:
         (spoil_config, ["config.json", "not valid JSON"]),
         (make_gpt, ["config.json", "'gpt2'", "'bert'"]),
         (drop_weights, ["no weights", "model.safetensors"]),
-        (leave_bin_only, [".bin", "safe_serialization=True"]),
+        (leave_bin_only, [".bin", "save_file"]),
         (spoil_weights, ["flax_model.msgpack", "not a readable"]),
         (drop_tokenizer, ["no tokenizer", "tokenizer.json"]),
         (shrink_vocabulary, ["vocab_size 100"]),

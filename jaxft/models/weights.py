@@ -10,18 +10,19 @@ raised to float32: AdamW steps of 1e-3 on a bfloat16 parameter of 1.0 are all ro
 import json
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxft.errors import InputError
-from jaxft.models.backbone import Params, flat, nested
+from jaxft.models.backbone import Params, flat
 
+# Tensor by tensor: a model class would add what the checkpoint lacks, drawn at random.
 CONVERT = (
-    'pip install torch && python -c "from transformers import AutoModel; '
-    "AutoModel.from_pretrained('{0}').save_pretrained('{0}', safe_serialization=True)\""
+    'pip install torch && python -c "import torch; from safetensors.torch import save_file; '
+    "w = torch.load('{0}/pytorch_model.bin', map_location='cpu', weights_only=True); "
+    "save_file({{k: v.clone() for k, v in w.items()}}, '{0}/model.safetensors')\""
 )
 # What a checkpoint may lack: the classifier, and BERT's pooler, which masked language models drop.
 MAY_BE_FRESH = ("classifier/", "bert/pooler/")
@@ -53,9 +54,14 @@ def read(directory: Path, shapes: Params, family: str) -> tuple[dict[str, np.nda
         elif not path.startswith(MAY_BE_FRESH):
             wrong.append(f"{path} is {array.shape}, the config says {want.shape}")
     fresh = sorted(set(shapes) - set(params))
+    extra = sorted(p for p in set(found) - set(shapes) if p.startswith(f"{family}/encoder/layer/"))
     lost = [path for path in fresh if not path.startswith(MAY_BE_FRESH)]
     if wrong:
         raise InputError(f"{directory}: weights do not fit config.json: {wrong[0]}")
+    if extra:
+        raise InputError(
+            f"{directory}: the checkpoint has more layers than config.json says: {extra[0]}"
+        )
     if lost:
         raise InputError(
             f"{directory}: {len(lost)} of {len(shapes)} parameters are not in the checkpoint, "
@@ -90,7 +96,10 @@ def shard_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return []
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise InputError(f"{index}: not an index of shards; expected JSON with a weight_map") from err
     lost = [name for name in names if not (directory / name).is_file()]
     if lost:
         raise InputError(f"{index}: shard {lost[0]} is missing ({len(lost)} of {len(names)})")
@@ -114,22 +123,19 @@ def read_safetensors(files: list[Path]) -> dict[str, Any]:
 def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: str) -> dict[str, Any]:
     """Renames PyTorch's tensors to Flax's paths and transposes the kernels.
 
-    transformers does the renaming, so that it stays right for every checkpoint it ever wrote
-    (LayerNorm.gamma among them). It takes a model; it reads these two attributes of it.
+    transformers knows the names of every checkpoint it ever wrote (LayerNorm.gamma among them). A
+    base model's names lack the family in front.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the announcement that its Flax classes will go
-        from transformers.modeling_flax_pytorch_utils import convert_pytorch_state_dict_to_flax
+        from transformers.modeling_flax_pytorch_utils import rename_key_and_reshape_tensor
 
-    # The converter refuses a classifier of another size; here it is initialised afresh instead.
-    encoder = {name: x for name, x in tensors.items() if not name.startswith("classifier.")}
-    model = SimpleNamespace(params=nested(shapes), base_model_prefix=family)
-    found = flat(convert_pytorch_state_dict_to_flax(encoder, model)) if encoder else {}
-    for name, array in tensors.items():
-        if name.startswith("classifier."):
-            is_kernel = name.endswith(".weight")
-            path = name.replace(".", "/").removesuffix("/weight") + ("/kernel" if is_kernel else "")
-            found[path] = array.T if is_kernel else array
+    known = {tuple(path.split("/")): shape for path, shape in shapes.items()}
+    found = {}
+    for name, tensor in tensors.items():
+        key, array = rename_key_and_reshape_tensor(tuple(name.split(".")), tensor, known, family)
+        is_base_model = (family, *key) in known
+        found["/".join((family, *key) if is_base_model else key)] = array
     return found
 
 
@@ -139,9 +145,9 @@ def read_msgpack(path: Path, family: str) -> dict[str, Any]:
 
     try:
         tree = msgpack_restore(path.read_bytes())
-    except (ValueError, TypeError) as err:
+        arrays = flat(tree.get("params", tree))
+    except (ValueError, TypeError, AttributeError) as err:
         raise InputError(f"{path}: not a readable Flax msgpack file ({err})") from err
-    arrays = flat(tree.get("params", tree))
     if not any(name.startswith(f"{family}/") for name in arrays):
         arrays = {f"{family}/{name}": array for name, array in arrays.items()}
     return {name: jnp.asarray(array) for name, array in arrays.items()}

@@ -6,10 +6,11 @@
     insertion = houlsby({"bert/encoder/layer/0/output"}, size=64, activation="swish")
 
 Both stand in a layer's output block, `LayerNorm(dropout(dense(x)) + residual)` without them.
-The up projection starts at zero, so the model starts as it was, bit for bit.
+The up projection starts at zero, so the model starts as it was.
 """
 
 from collections.abc import Callable, Set
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jaxft.peft.inject import Call, Insertion
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
-    "gelu": nn.gelu,
+    "gelu": partial(nn.gelu, approximate=False),  # as BERT's own and torch's
     "swish": nn.swish,
     "tanh": nn.tanh,
 }

@@ -5,7 +5,7 @@
     insertion = beside({"bert/encoder/layer/0/attention/self/query"}, rank=8, alpha=16, dropout=0.1)
     merged = merge(params, alpha=16)     # W + (alpha / rank) A B, and the plain backbone's paths
 
-B starts at zero, so the model starts as it was, bit for bit.
+B starts at zero, so the model starts as it was.
 """
 
 from collections.abc import Set

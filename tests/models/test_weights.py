@@ -292,6 +292,16 @@ def test_missing_encoder_weights_are_named(directory: Path, tensors: dict[str, n
     assert "bert/encoder/layer/1/output/dense/bias" in message
 
 
+def test_more_layers_than_the_config_names_are_not_dropped_in_silence(
+    directory: Path, tensors: dict[str, np.ndarray]
+) -> None:
+    extra = "bert.encoder.layer.2.output.dense.bias"
+    save_file({**tensors, extra: np.zeros(32, np.float32)}, directory / "model.safetensors")
+    message = refused(directory)
+    assert "more layers" in message
+    assert "bert/encoder/layer/2/output/dense/bias" in message
+
+
 def test_weights_of_another_size_are_named_with_both_sizes(
     directory: Path, tensors: dict[str, np.ndarray]
 ) -> None:

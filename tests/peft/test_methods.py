@@ -1,5 +1,6 @@
 """What holds for every method: an exact start, unmoved paths, and training of its own leaves."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
-from jaxft.peft.methods import METHODS, Options, build
+from jaxft.peft.methods import METHODS, Method, Options, build
 from jaxft.training.partition import count, partition_of, split
 from jaxft.training.state import Model, build_model
 
@@ -68,6 +69,7 @@ def case(
     make_batch: MakeBatch,
 ) -> Case:
     model, start = make_model(request.param, **EVERYWHERE)
+    start = {path: np.asarray(x) for path, x in start.items()}
     rng = np.random.default_rng(5)
     moved = {
         path: np.asarray(x + rng.normal(0, 0.2, x.shape) * ("adapter" in model.labels[path]), "f4")
@@ -81,9 +83,8 @@ def test_a_method_starts_as_the_plain_backbone_bit_for_bit(case: Case) -> None:
     np.testing.assert_array_equal(logits_BxC, case.plain(case.start))
 
 
+@pytest.mark.parametrize("case", INSERTING, indirect=True)
 def test_jit_traces_a_method_once_and_keeps_its_modules(case: Case) -> None:
-    if case.model.method.name not in INSERTING:
-        pytest.skip("inserts nothing")
     traces = []
 
     def forward(params: Params) -> jax.Array:
@@ -130,20 +131,22 @@ def test_dropout_is_off_in_evaluation_and_follows_the_key_in_training(case: Case
     assert not np.allclose(trained, evaluated)
 
 
-@pytest.fixture(params=["bert", "roberta"])
-def backbone(
+@pytest.fixture(
+    scope="module",
+    params=[(name, family) for name in METHODS for family in ("bert", "roberta")],
+    ids=" of ".join,
+)
+def built(
     request: pytest.FixtureRequest, tiny_bert_config: Config, tiny_roberta_config: Config
-) -> Backbone:
-    config = tiny_bert_config if request.param == "bert" else tiny_roberta_config
-    return backbones.from_config(config, num_labels=3)
+) -> Model:
+    name, family = request.param
+    config = tiny_bert_config if family == "bert" else tiny_roberta_config
+    return build_model(backbones.from_config(config, num_labels=3), [], name, Options())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_backbones_paths_stay_and_only_the_methods_modules_join(
-    name: str, backbone: Backbone
-) -> None:
-    shapes = build_model(backbone, [], name, Options()).shapes
-    plain = backbones.parameter_shapes(backbone)
+def test_the_backbones_paths_stay_and_only_the_methods_modules_join(built: Model) -> None:
+    name, shapes = built.method.name, built.shapes
+    plain = backbones.parameter_shapes(built.backbone)
     assert {path: shapes[path] for path in plain} == plain
     extras = set(shapes) - set(plain)
     assert bool(extras) == (name in INSERTING)
@@ -151,9 +154,9 @@ def test_the_backbones_paths_stay_and_only_the_methods_modules_join(
     assert all(part in path for path in extras)
 
 
-def partition_by_paper(name: str, path: str, train_pooler: bool) -> str:
+def partition_by_paper(name: str, path: str) -> str:
     """What a method trains, told apart from its rules."""
-    if path.startswith("classifier/") or (train_pooler and path.startswith("bert/pooler/")):
+    if path.startswith(("classifier/", "bert/pooler/")):
         return "head"
     if name == "full":
         return "backbone"
@@ -161,17 +164,11 @@ def partition_by_paper(name: str, path: str, train_pooler: bool) -> str:
     return "adapter" if inserted or (name == "bitfit" and path.endswith("/bias")) else "frozen"
 
 
-@pytest.mark.parametrize("train_pooler", [True, False])
-@pytest.mark.parametrize("name", METHODS)
-def test_exactly_the_methods_leaves_are_trained(
-    name: str, train_pooler: bool, backbone: Backbone
-) -> None:
-    labels = build_model(backbone, [], name, Options(train_pooler=train_pooler)).labels
-    found = {path: partition_of(label) for path, label in labels.items()}
-    assert found == {path: partition_by_paper(name, path, train_pooler) for path in labels}
-    for path, label in labels.items():
+def test_exactly_the_methods_leaves_are_trained(built: Model) -> None:
+    for path, label in built.labels.items():
+        assert partition_of(label) == partition_by_paper(built.method.name, path), path
         decays_not = label != "frozen" and path.endswith(("/bias", "/scale"))
-        assert label.endswith(":no_decay") == decays_not
+        assert label.endswith(":no_decay") == decays_not, path
 
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
@@ -203,11 +200,20 @@ def test_adapters_have_the_published_number_of_parameters(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_fresh_pooler_is_trained_with_the_head(name: str, tiny_backbone: Backbone) -> None:
+def test_a_pooler_left_to_the_backbone_is_trained_with_the_head_if_it_is_fresh(
+    name: str, tiny_backbone: Backbone
+) -> None:
+    shapes = backbones.parameter_shapes(tiny_backbone)
     pooler = ["bert/pooler/dense/bias", "bert/pooler/dense/kernel"]
-    fresh = ["classifier/bias", "classifier/kernel", *pooler]
-    labels = build_model(tiny_backbone, fresh, name, Options(train_pooler=False)).labels
-    assert [labels[path] for path in pooler] == ["head:no_decay", "head"]
+    options = Options(train_pooler=False)
+    fresh = build(name, shapes, ["classifier/bias", "classifier/kernel", *pooler], options)
+    pretrained = build(name, shapes, ["classifier/bias", "classifier/kernel"], options)
+    assert [first_label(path, fresh) for path in pooler] == ["head:no_decay", "head"]
+    assert not any(first_label(path, pretrained).startswith("head") for path in pooler)
+
+
+def first_label(path: str, method: Method) -> str:
+    return next(label for pattern, label in method.rules if re.fullmatch(pattern, path))
 
 
 # What a target matches, by the end of a Dense layer's path.

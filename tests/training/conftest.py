@@ -28,7 +28,7 @@ TinyModel = Callable[..., Model]
 RandomParams = Callable[..., dict[str, np.ndarray]]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_compilation() -> Iterator[None]:
     """Compiles with few optimizations: XLA's take half of these tests' time and prove nothing."""
     jax.config.update("jax_disable_most_optimizations", True)

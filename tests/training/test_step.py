@@ -22,7 +22,8 @@ from jaxft.training.partition import split
 from jaxft.training.state import Model, build_model, init_state, run_keys, state_shapes
 from jaxft.training.step import State, eval_step, train_step
 
-# What each method trains beside the classifier.
+HEAD = ("classifier/", "bert/pooler/")
+# What each method trains beside the head.
 TRAINS: dict[str, Callable[[str], bool]] = {
     "full": lambda _: True,
     "head": lambda _: False,
@@ -69,7 +70,7 @@ def test_three_steps_change_every_leaf_of_the_method_and_no_other(
     weights = {path: x for path, x in weights.items() if not path.startswith("classifier/")}
     state, frozen = init_state(model, adamw(model), weights, seed=0, mesh=mesh)
     trained_before, frozen_before = to_host(state.trained), to_host(frozen)
-    is_trained = {p for p in model.shapes if p.startswith("classifier/") or TRAINS[method](p)}
+    is_trained = {p for p in model.shapes if p.startswith(HEAD) or TRAINS[method](p)}
     assert state.trained.keys() == is_trained
     assert frozen.keys() == model.shapes.keys() - is_trained
 
