@@ -9,6 +9,7 @@ holds a sha256 of every leaf; a checkpoint that fails the check is put aside and
 is used.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -86,7 +87,8 @@ class Checkpoints:
             "trained": by_number(state.trained),
             "opt_state": by_number(state.opt_state),
         }
-        record = {**record, "sha256": digests(leaves)}
+        # A copy: orbax writes in the background, while the loop appends to its record.
+        record = {**copy.deepcopy(record), "sha256": digests(leaves)}
         ranked = None if score is None else score if math.isfinite(score) else -math.inf
         self._manager.save(
             int(state.step),

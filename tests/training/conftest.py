@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,16 +14,6 @@ from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
 from jaxft.training.mesh import make_mesh
 from jaxft.training.state import Model, build_model
-
-TINY = {
-    "model_type": "bert",
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 32,
-}
 
 TinyModel = Callable[..., Model]
 RandomParams = Callable[..., dict[str, np.ndarray]]
@@ -43,15 +34,14 @@ def mesh() -> Mesh:
 
 
 @pytest.fixture(scope="session")
-def tiny_model() -> TinyModel:
+def tiny_model(tiny_bert_config: dict[str, Any]) -> TinyModel:
     """`tiny_model(method, dropout=0.0)`: a two-layer BERT for three labels, shapes only."""
 
     @cache
     def build(method: str, dropout: float = 0.0) -> Model:
         rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        backbone = backbones.from_config({**TINY, **rates}, num_labels=3)
-        fresh = ["classifier/bias", "classifier/kernel"]
-        return build_model(backbone, fresh, method, Options(rank=4, size=8, dropout=dropout))
+        backbone = backbones.from_config({**tiny_bert_config, **rates}, num_labels=3)
+        return build_model(backbone, [], method, Options(rank=4, size=8, dropout=dropout))
 
     return build
 

@@ -1,13 +1,14 @@
 """Checkpoints: what is saved comes back bit for bit, or the one before it does."""
 
 import asyncio
+import gc
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ def states() -> Callable[[int], State]:
     return cache(lambda step: make_state(step, make_mesh(1)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _leave_no_reads_behind() -> Iterator[None]:
+    """Collects them here, where their warning is expected, and not during another module."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def opened(tmp_path: Path, states) -> Callable[[], Checkpoints]:
     """Opens the checkpoints of one run, again and again."""
@@ -93,9 +101,7 @@ def test_state_and_record_come_back_bit_for_bit(opened, states) -> None:
 
 
 def test_nan_and_infinite_leaves_come_back_too(opened, states) -> None:
-    odd = jax.tree.map(
-        lambda x: x.at[..., 0].set(jnp.nan) if x.ndim == 2 else x, states(1)
-    )
+    odd = jax.tree.map(lambda x: x.at[..., 0].set(jnp.nan) if x.ndim == 2 else x, states(1))
     with opened() as checkpoints:
         checkpoints.save(odd, make_record(1))
     with opened() as checkpoints:
@@ -230,7 +236,6 @@ def truncate(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "flip": flip,
     "truncate": truncate,
-    "empty": lambda path: path.write_bytes(b""),
     "delete": Path.unlink,
 }
 
@@ -286,7 +291,7 @@ def test_damage_in_any_file_is_harmless_or_the_checkpoint_before_is_taken(
 def test_a_flip_anywhere_in_the_arrays_is_noticed(sound: Path, states, tmp_path: Path) -> None:
     data = [file for file in files_of_newest(sound) if "d" in file.parts]
     assert data
-    for number, (file, place) in enumerate((f, p) for f in data for p in (0.1, 0.6, 0.9)):
+    for number, (file, place) in enumerate((f, p) for f in data for p in (0.2, 0.8)):
         run = damaged(sound, tmp_path / str(number), file, lambda path, p=place: flip(path, p))
         assert outcome(run, states) in ("kept", "fell back")
 

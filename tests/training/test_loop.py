@@ -1,4 +1,4 @@
-"""The loop: a resumed run is the uninterrupted one, bit for bit; which epoch counts; when it stops."""
+"""A resumed run is the uninterrupted one, bit for bit; which epoch counts, and when it stops."""
 
 import math
 import os
@@ -216,7 +216,7 @@ def test_an_undisturbed_run_trains_logs_and_saves(run: Run, undisturbed) -> None
     assert rates == {n: pytest.approx(float(run.schedule((n - 1) // 2))) for n in (5, 10, 15)}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands in for a kill that no handler sees."""
 
 
@@ -232,7 +232,7 @@ def failing_at(run: Run, step: int, action: Callable[[], None]) -> Callable[...,
 
 
 def kill() -> None:
-    raise Killed
+    raise KilledError
 
 
 @pytest.mark.parametrize("step", [1, 4, 7, 13])
@@ -241,7 +241,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(
     run: Run, undisturbed, tmp_path: Path, step: int, save_every: int
 ) -> None:
     plan = replace(PLAN, save_every=save_every)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path, plan, failing_at(run, step, kill))
     check_same(run(tmp_path, plan), undisturbed)
 
@@ -262,9 +262,7 @@ def test_a_signal_finishes_the_step_saves_and_the_rest_is_as_undisturbed(
     assert [line["step"] for line in lines if "dev" in line] == [5, 10, 15]
 
 
-def test_a_signal_during_evaluation_saves_the_epoch(
-    run: Run, undisturbed, tmp_path: Path
-) -> None:
+def test_a_signal_during_evaluation_saves_the_epoch(run: Run, undisturbed, tmp_path: Path) -> None:
     def dev_scores(trained: dict[str, jax.Array]) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGTERM)
         return scores_of(trained)

@@ -22,7 +22,7 @@ def splits(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return (noise + 20 * np.eye(c)[predicted]).astype(np.float32), labels.astype(np.int32)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(splits())
 def test_scores_equal_scikit_learn(split: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = split
@@ -64,7 +64,7 @@ def test_loss_equals_scikit_learns_log_loss(split: tuple[np.ndarray, np.ndarray]
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(splits())
 def test_merging_batches_equals_all_at_once(split: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = split

@@ -1,0 +1,77 @@
+"""XLA's figures of a compiled function, on one whose buffers can be counted by hand."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxft.memory.compiled import compiled_bytes, flops, measured_peak
+
+KIB = 1024
+
+
+def update(state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return state + x, x.sum()
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, object]:
+    """`update` of two arrays of 64 KiB, with its first argument given away and without."""
+    x = jax.ShapeDtypeStruct((128, 128), jnp.float32)
+    return {
+        "donated": jax.jit(update, donate_argnums=0).lower(x, x).compile(),
+        "kept": jax.jit(update).lower(x, x).compile(),
+    }
+
+
+def test_arguments_and_outputs_are_those_of_the_function(compiled) -> None:
+    for executable in compiled.values():
+        found = compiled_bytes(executable)
+        assert found["arguments"] == 2 * 64 * KIB
+        # A few bytes beside the arrays hold the tuple of the outputs.
+        assert 64 * KIB + 4 <= found["outputs"] <= 65 * KIB
+
+
+def test_a_donated_argument_is_aliased_and_counted_once(compiled) -> None:
+    donated, kept = compiled_bytes(compiled["donated"]), compiled_bytes(compiled["kept"])
+    assert donated["aliased"] == 64 * KIB
+    assert kept["aliased"] == 0
+    assert donated["peak"] < kept["peak"]
+
+
+@given(*[st.integers(0, 2**40)] * 4)
+def test_the_peak_is_arguments_outputs_and_temporaries_less_what_is_aliased(
+    arguments: int, outputs: int, temporaries: int, aliased: int
+) -> None:
+    stats = SimpleNamespace(
+        argument_size_in_bytes=arguments,
+        output_size_in_bytes=outputs,
+        temp_size_in_bytes=temporaries,
+        alias_size_in_bytes=aliased,
+    )
+    assert compiled_bytes(SimpleNamespace(memory_analysis=lambda: stats)) == {
+        "arguments": arguments,
+        "outputs": outputs,
+        "temporaries": temporaries,
+        "aliased": aliased,
+        "peak": arguments + outputs + temporaries - aliased,
+    }
+
+
+def test_a_matrix_product_costs_two_operations_a_term() -> None:
+    x = jax.ShapeDtypeStruct((128, 128), jnp.float32)
+    assert flops(jax.jit(jnp.matmul).lower(x, x).compile()) == pytest.approx(2 * 128**3)
+
+
+def test_the_measured_peak_lies_between_what_is_used_now_and_what_there_is() -> None:
+    used = psutil.Process().memory_info().rss
+    peak, how = measured_peak()
+    assert how in ("resident set of the process", "device allocator")
+    if how == "resident set of the process":
+        # The kernel counts pages in batches, so the two may differ a little.
+        assert 0.95 * used <= peak < psutil.virtual_memory().total
+    assert measured_peak()[0] >= peak > 0
