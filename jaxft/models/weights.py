@@ -99,7 +99,9 @@ def shard_files(directory: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise InputError(f"{index}: not an index of shards; expected JSON with a weight_map") from err
+        raise InputError(
+            f"{index}: not an index of shards; expected JSON with a weight_map"
+        ) from err
     lost = [name for name in names if not (directory / name).is_file()]
     if lost:
         raise InputError(f"{index}: shard {lost[0]} is missing ({len(lost)} of {len(names)})")

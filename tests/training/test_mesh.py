@@ -31,7 +31,7 @@ from jaxft.training.partition import split
 from jaxft.training.state import build_model
 from jaxft.training.step import State, train_step
 
-config = {"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
+config = {"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1,
           "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32,
           "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 model = build_model(backbones.from_config(config, 3), [], "lora", Options(dropout=0.0))
