@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,19 @@ def command(checkpoint: Path, workdir: Path, *overrides: str, method: str = "lor
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The processes of this module compile each program once among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
 def run(arguments: list[str], expect: int = 0) -> str:
     """Runs a command to its end and returns what it printed."""
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # Generous: two cores may be shared with much else.
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 

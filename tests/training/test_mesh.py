@@ -41,7 +41,7 @@ params = {path: draw(path, x) for path, x in sorted(model.shapes.items())}
 batch = {"ids": rng.integers(1, 100, (16, 8), np.int32), "mask": np.ones((16, 8), np.int32),
          "types": np.zeros((16, 8), np.int32), "labels": rng.integers(0, 3, 16, np.int32),
          "weights": np.repeat(np.float32([1, 0]), [13, 3])}
-sgd = optax.sgd(1.0)
+sgd = optax.sgd(0.3)
 found = {"devices": len(jax.devices())}
 for count in (1, 8):
     mesh = make_mesh(count)
