@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: object, *arguments: str
     with pytest.MonkeyPatch.context() as patch:
         # config_flags looks into sys.argv, too, and keeps the module of the last config file.
         patch.setattr("sys.argv", ["command", *arguments])
-        patch.delitem("sys.modules", "config_config", raising=False)
+        sys.modules.pop("config_config", None)
         code = cli.guarded(command.main, ["command", *arguments])
     out, err = capsys.readouterr()
     assert code == 2, out

@@ -45,6 +45,8 @@ def scores_by_task(
     scores = {}
     for task, names in dataset.task_labels.items():
         rows = np.asarray([example.task == task for example in dataset.test])
+        if not rows.any():
+            continue
         confusion = np.zeros((len(dataset.labels),) * 2, int)
         np.add.at(confusion, (labels_N[rows], logits_NxC[rows].argmax(-1)), 1)
         classes = [dataset.labels.index(name) for name in names]

@@ -2,18 +2,19 @@
 
     with Checkpoints(workdir / "checkpoints", state_shapes) as checkpoints:
         found = checkpoints.restore_latest()          # (state, record), or None at the first start
-        checkpoints.save(state, record, score=0.71)   # score: the dev metric that "best" goes by
+        checkpoints.save(state, record, best_step=120)
 
 The latest two and the best are kept. Orbax restores a flipped bit without complaint, so the record
-holds a sha256 of every leaf; a checkpoint that fails the check is put aside and the one before it
-is used.
+holds a sha256 of every leaf and of itself; a checkpoint that fails the check is put aside and the
+one before it is used.
 """
 
 import copy
 import hashlib
 import json
-import math
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +24,29 @@ import numpy as np
 import orbax.checkpoint as ocp
 from filelock import FileLock, Timeout
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo
 
 from jaxft.errors import InputError
 from jaxft.training.step import State
 
-METRIC = "score"
+
+@dataclass
+class LatestAndBest(policies.PreservationPolicy):
+    """Keeps two steps to resume from, and the one that the loop calls the best.
+
+    Orbax can rank by metrics itself, but it drops the true best for a NaN, and cannot open a
+    directory in which one metrics file is cut short.
+    """
+
+    best_step: int | None = None
+
+    def should_preserve(
+        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: Any
+    ) -> Sequence[bool]:
+        """Returns for each checkpoint, oldest first, whether to keep it."""
+        del context
+        latest = len(checkpoints) - 2
+        return [i >= latest or info.step == self.best_step for i, info in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -51,15 +70,11 @@ class Checkpoints:
             self._lock.acquire(timeout=0)
         except Timeout as err:
             raise InputError(f"{directory.parent}: another process is writing this run") from err
-        keep = [
-            policies.LatestN(2),
-            policies.BestN(get_metric_fn=read_score, n=1, keep_checkpoints_without_metrics=False),
-        ]
+        self._policy = LatestAndBest()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=read_score,
-                preservation_policy=policies.AnyPreservationPolicy(keep),
+                preservation_policy=self._policy,
                 cleanup_tmp_directories=True,
             ),
         )
@@ -76,20 +91,20 @@ class Checkpoints:
         self._manager.close()
         self._lock.release()
 
-    def save(self, state: State, record: dict[str, Any], score: float | None = None) -> None:
+    def save(self, state: State, record: dict[str, Any], best_step: int | None = None) -> None:
         """Saves a state and its record (JSON) under the state's step.
 
         Args:
-          score: the dev metric after an epoch; None for a checkpoint between epochs. One that is
-            not finite ranks last, where orbax would drop the true best for it.
+          best_step: the best step so far, this one or one saved before; None if there is none yet.
         """
+        self._policy.best_step = best_step
         leaves = {
             "trained": by_number(state.trained),
             "opt_state": by_number(state.opt_state),
         }
         # A copy: orbax writes in the background, while the loop appends to its record.
-        record = {**copy.deepcopy(record), "sha256": digests(leaves)}
-        ranked = None if score is None else score if math.isfinite(score) else -math.inf
+        record = copy.deepcopy(record)
+        record["sha256"] = digests(leaves, record)
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -97,7 +112,6 @@ class Checkpoints:
                 opt_state=ocp.args.StandardSave(leaves["opt_state"]),
                 record=ocp.args.JsonSave(record),
             ),
-            metrics=None if ranked is None else {METRIC: ranked},
         )
 
     def wait(self) -> None:
@@ -140,7 +154,8 @@ class Checkpoints:
             raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
         leaves = {name: restored[name] for name in wanted}
         record = dict(restored["record"])
-        if digests(leaves) != record.pop("sha256"):
+        saved = record.pop("sha256", None)
+        if digests(leaves, record) != saved:
             raise InputError(f"checkpoint {where} does not hold what was saved (sha256 differs)")
         state = State(
             step=jax.device_put(np.int32(step), self._shapes.step.sharding),
@@ -158,11 +173,6 @@ class Checkpoints:
         self._manager.reload()
 
 
-def read_score(metrics: dict[str, float]) -> float:
-    """What the best checkpoint is best by."""
-    return metrics[METRIC]
-
-
 def by_number(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their number: parameter paths hold slashes, which name files."""
     return {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
@@ -173,10 +183,12 @@ def from_numbers(like: Any, leaves: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in sorted(leaves)])
 
 
-def digests(leaves: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Returns the sha256 of every leaf's bytes."""
-    return {
-        f"{item}/{name}": hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+def digests(leaves: dict[str, dict[str, Any]], record: dict[str, Any]) -> dict[str, str]:
+    """Returns the sha256 of every leaf's bytes and of the record's JSON."""
+    parts = {
+        f"{item}/{name}": np.asarray(leaf).tobytes()
         for item, tree in leaves.items()
         for name, leaf in tree.items()
     }
+    parts["record"] = json.dumps(record, sort_keys=True).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}

@@ -21,8 +21,8 @@ class RunLog:
         kept = [line for line in read_log(self._path) if line["step"] <= resume_step]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a")
-        purge = resume_step + 1 if resume_step else None
-        self._events = SummaryWriter(str(workdir / "tb"), purge_step=purge)
+        # From step 0 too: a run killed before its first checkpoint has drawn a curve already.
+        self._events = SummaryWriter(str(workdir / "tb"), purge_step=resume_step + 1)
 
     def __enter__(self) -> "RunLog":
         return self

@@ -128,11 +128,11 @@ def fit(
                 record["train_s"] += time.perf_counter() - start
                 bar.update(len(indices))
                 if not is_last and (received or due(done, plan.save_every)):
-                    checkpoints.save(state, record)
+                    checkpoints.save(state, record, best_step(record["history"]))
                 if received and not is_last:
                     raise InterruptedRunError(received[0], done)
             record = end_epoch(epoch + 1, done, record, dev_scores(state.trained), log, bar)
-            checkpoints.save(state, record, score=record["history"][-1]["dev"]["macro_f1"])
+            checkpoints.save(state, record, best_step(record["history"]))
             if received:
                 raise InterruptedRunError(received[0], done)
     return state, record
@@ -154,16 +154,18 @@ def end_epoch(
 
 
 def best_entry(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the best dev macro-F1; of equals the later, which has trained longer.
-
-    It is also the one that `Checkpoints` keeps as best.
-    """
+    """The epoch with the best dev macro-F1; of equals the later, which has trained longer."""
 
     def rank(entry: dict[str, Any]) -> tuple[float, int]:
         score = entry["dev"]["macro_f1"]
         return (score if math.isfinite(score) else -math.inf, entry["epoch"])
 
     return max(history, key=rank)
+
+
+def best_step(history: list[dict[str, Any]]) -> int | None:
+    """The step at which the best epoch ended; None before the first epoch has."""
+    return best_entry(history)["step"] if history else None
 
 
 def stops_early(history: list[dict[str, Any]], patience: int) -> bool:

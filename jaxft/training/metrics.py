@@ -27,12 +27,12 @@ class Confusion(clu.metrics.Metric):
 
     @classmethod
     def from_model_output(
-        cls, logits: jax.Array, labels: jax.Array, weights: jax.Array, **_: Any
+        cls, logits: jax.Array, labels: jax.Array, mask: jax.Array, **_: Any
     ) -> "Confusion":
-        """Counts the rows whose weight is not 0."""
+        """Counts the rows of the mask (bool), which clu's Average reads, too."""
         counts_CxC = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
-        one = (weights > 0).astype(jnp.int32)
-        return cls(counts_CxC=counts_CxC.at[labels, logits.argmax(-1)].add(one))
+        one_B = mask.astype(jnp.int32)
+        return cls(counts_CxC=counts_CxC.at[labels, logits.argmax(-1)].add(one_B))
 
     def merge(self, other: "Confusion") -> "Confusion":
         return type(self)(counts_CxC=self.counts_CxC + other.counts_CxC)
@@ -74,7 +74,7 @@ def score(
         logits=logits,
         labels=labels,
         losses=losses(logits, labels),
-        weights=jnp.ones(len(labels_N)),
+        mask=jnp.ones(len(labels_N), bool),
     ).compute()
     confusion = np.asarray(gathered["confusion"])
     return {

@@ -66,7 +66,12 @@ def make_optimizer(
         lambda params: {path: labels[path] for path in params},
     )
     if clip:
-        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+        # Masked for a tree of all; the trained leaves alone, as in `train_step`, are all trained.
+        clipping = optax.masked(
+            optax.clip_by_global_norm(clip),
+            lambda params: {path: labels[path] != "frozen" for path in params},
+        )
+        optimizer = optax.chain(clipping, optimizer)
     if accumulate > 1:
         steps = optax.MultiSteps(optimizer, every_k_schedule=accumulate)
         optimizer = optax.GradientTransformation(steps.init, steps.update)

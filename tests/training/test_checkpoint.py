@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from jaxft.errors import InputError
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.loop import best_entry
+from jaxft.training.loop import best_entry, best_step
 from jaxft.training.mesh import make_mesh, replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.step import State
@@ -88,7 +88,7 @@ def opened(tmp_path: Path, states) -> Callable[[], Checkpoints]:
 def test_state_and_record_come_back_bit_for_bit(opened, states) -> None:
     with opened() as checkpoints:
         assert checkpoints.restore_latest() is None
-        checkpoints.save(states(1), make_record(1), score=0.5)
+        checkpoints.save(states(1), make_record(1), best_step=1)
         checkpoints.save(states(2), make_record(2))
     with opened() as checkpoints:
         state, record = checkpoints.restore_latest()
@@ -121,7 +121,7 @@ def test_what_changes_after_a_save_is_not_saved(
     monkeypatch.setattr(ocp.JsonCheckpointHandler, "_save_fn", write_late)
     with opened() as checkpoints:
         record = make_record(1)
-        checkpoints.save(states(1), record, score=0.5)
+        checkpoints.save(states(1), record, best_step=1)
         record["losses"] += [9.0]
         record["history"].append("later")
         checkpoints.wait()
@@ -193,13 +193,11 @@ def test_the_latest_two_and_the_best_are_kept(
     scores: tuple[float | None, ...], opened, states, tmp_path: Path
 ) -> None:
     with opened() as checkpoints:
+        history: list[dict[str, Any]] = []
         for step, score in enumerate(scores, 1):
-            checkpoints.save(states(step), make_record(step), score=score)
-    history = [
-        {"epoch": step, "dev": {"macro_f1": score}}
-        for step, score in enumerate(scores, 1)
-        if score is not None
-    ]
+            if score is not None:
+                history.append({"epoch": step, "step": step, "dev": {"macro_f1": score}})
+            checkpoints.save(states(step), make_record(step), best_step(history))
     wanted = {len(scores) - 1, len(scores), best_entry(history)["epoch"]}
     folders = (tmp_path / "run" / "checkpoints").iterdir()
     assert {int(folder.name) for folder in folders} == wanted
@@ -213,8 +211,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory, states) -> Path:
     """A run with the checkpoints 1 and 2."""
     run = tmp_path_factory.mktemp("sound") / "run"
     with Checkpoints(run / "checkpoints", shapes_of(states(1))) as checkpoints:
-        checkpoints.save(states(1), make_record(1), score=0.1)
-        checkpoints.save(states(2), make_record(2), score=0.2)
+        checkpoints.save(states(1), make_record(1), best_step=1)
+        checkpoints.save(states(2), make_record(2), best_step=2)
     return run
 
 
@@ -251,13 +249,13 @@ def outcome(run: Path, states: Callable[[int], State]) -> str:
         if not equal_bits(state, states(step)) or record != make_record(step):
             return f"restored something else as step {step}: {record}"
         if step == 2:
-            checkpoints.save(states(3), make_record(3), score=0.3)
+            checkpoints.save(states(3), make_record(3), best_step=3)
             checkpoints.wait()
             return "kept" if equal_bits(checkpoints.restore(3)[0], states(3)) else "cannot go on"
         if (run / "checkpoints" / "2").exists():
             return "left the bad checkpoint in place"
         # What was put aside can be written again.
-        checkpoints.save(states(2), make_record(2), score=0.2)
+        checkpoints.save(states(2), make_record(2), best_step=2)
         checkpoints.wait()
         again, _ = checkpoints.restore_latest()
         return "fell back" if equal_bits(again, states(2)) else "saved something else"
@@ -326,7 +324,7 @@ def test_with_no_sound_checkpoint_a_run_starts_anew(
     with Checkpoints(tmp_path / "run" / "checkpoints", shapes_of(states(1))) as checkpoints:
         assert checkpoints.restore_latest() is None
         assert capsys.readouterr().out.count("taking the checkpoint before it") == 2
-        checkpoints.save(states(1), make_record(1), score=0.1)
+        checkpoints.save(states(1), make_record(1), best_step=1)
         checkpoints.wait()
         assert equal_bits(checkpoints.restore(1)[0], states(1))
 

@@ -73,7 +73,7 @@ def test_merging_batches_equals_all_at_once(split: tuple[np.ndarray, np.ndarray]
         part = logits[rows], labels[rows]
         ones = np.ones(len(part[0]), np.float32)
         return Gathered.single_from_model_output(
-            logits=part[0], labels=part[1], losses=losses(*part), weights=ones
+            logits=part[0], labels=part[1], losses=losses(*part), mask=ones
         )
 
     whole = gather(slice(None)).compute()
@@ -84,16 +84,16 @@ def test_merging_batches_equals_all_at_once(split: tuple[np.ndarray, np.ndarray]
     assert merged.compute()["loss"] == pytest.approx(float(whole["loss"]), rel=1e-5)
 
 
-def test_rows_of_weight_0_count_in_nothing_that_is_gathered() -> None:
+def test_rows_off_the_mask_count_in_nothing_that_is_gathered() -> None:
     logits = np.asarray([[2.0, 0.0], [0.0, 1.0], [0.0, 9.0]], np.float32)
     labels = np.asarray([0, 0, 0], np.int32)
 
-    def gather(rows: int, weights: list[float]) -> dict[str, np.ndarray]:
+    def gather(rows: int, mask: list[int]) -> dict[str, np.ndarray]:
         return Gathered.single_from_model_output(
             logits=logits[:rows],
             labels=labels[:rows],
             losses=losses(logits[:rows], labels[:rows]),
-            weights=np.asarray(weights, np.float32),
+            mask=np.asarray(mask, bool),
         ).compute()
 
     padded, plain = gather(3, [1, 1, 0]), gather(2, [1, 1])
