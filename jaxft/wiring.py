@@ -8,6 +8,7 @@ The only place, beside the commands, that reads a ConfigDict.
 
 import hashlib
 import json
+import math
 import platform
 import sys
 from collections.abc import Iterable
@@ -146,11 +147,16 @@ def claim_workdir(workdir: Path, config: dict[str, Any], env: dict[str, Any]) ->
         raise InputError(f"--workdir: {workdir} is a file")
     if path.exists():
         check_same_run(workdir, config, env)
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.is_dir() and not all(begun(path.name) for path in workdir.iterdir()):
         raise InputError(f"--workdir: {workdir} is not empty and holds no run; choose another")
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "env.json", env)
     write_json(path, config)
+
+
+def begun(name: str) -> bool:
+    """Whether a file is what a kill right at the start may have left: config.json comes last."""
+    return name.removesuffix(".tmp") in ("env.json", "config.json")
 
 
 def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
@@ -185,8 +191,18 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Writes through a temporary file, so that a kill leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def finite(tree: Any) -> Any:
+    """The same with None for NaN and infinity, of a run that diverged: JSON has neither."""
+    if isinstance(tree, dict):
+        return {name: finite(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -75,6 +75,11 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
         *("majority_accuracy", "collapsed"),
     }
     assert results["parameters"].keys() >= {"frozen", "adapter", "head", "trained", "total"}
+    assert results["data"].keys() >= {
+        *("train", "dev", "test", "test_in_train", "train_duplicates", "train_conflicts"),
+        "truncated",
+    }
+    assert (results["data"]["train"], results["data"]["test"]) == (120, 60)
     compiled = results["memory"]["compiled"]
     assert compiled.keys() >= {"arguments", "outputs", "temporaries", "aliased", "peak"}
     assert results["memory"]["measured_peak"] > compiled["arguments"] > 0

@@ -27,23 +27,27 @@ def report(
     """Returns figures on `dataset`, ready for JSON.
 
     `lengths` gives for each split the token length of each example before truncation. Keys:
-    task, origin, source, notes; splits -> {train, dev, test} -> {examples, classes, and with
-    lengths: lengths, with max_length: truncated, truncated_percent}; train_duplicates (examples
+    task, origin, source, notes; train, dev, test (examples); truncated (of all of them); splits ->
+    {train, dev, test} -> {examples, classes, and with lengths: lengths, with max_length:
+    truncated, truncated_percent}; train_duplicates (examples
     that occurred earlier in train), train_conflicts (texts of train that carry several labels);
     for dev and test, dev_in_train and dev_in_train_other_label (those of them that stand in train
     with another label only); max_length.
     """
     labels_in_train = _labels_by_text(dataset.train)
+    splits = {
+        split: _split_figures(dataset, split, (lengths or {}).get(split), max_length)
+        for split in SPLITS
+    }
     figures: dict[str, Any] = {
         "task": dataset.task,
         "origin": dataset.origin,
         "source": dataset.source,
         "notes": list(dataset.notes),
         "max_length": max_length,
-        "splits": {
-            split: _split_figures(dataset, split, (lengths or {}).get(split), max_length)
-            for split in SPLITS
-        },
+        **{split: splits[split]["examples"] for split in SPLITS},
+        "truncated": sum(figures.get("truncated", 0) for figures in splits.values()),
+        "splits": splits,
         "train_duplicates": len(dataset.train) - len(labels_in_train),
         "train_conflicts": sum(len(labels) > 1 for labels in labels_in_train.values()),
     }

@@ -5,6 +5,7 @@ with RunLog(workdir, resume_step=120) as log:
 """
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,7 +39,13 @@ class RunLog:
 
     def write(self, step: int, epoch: int, **groups: dict[str, float]) -> None:
         """Writes one line, `{"step", "epoch", group: {name: value}}`, and the same as scalars."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **groups}) + "\n")
+        # JSON has no NaN; a loss that is none stands as null.
+        plain = {
+            group: {n: v if math.isfinite(v) else None for n, v in values.items()}
+            for group, values in groups.items()
+        }
+        line = {"step": step, "epoch": epoch, **plain}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for group, values in groups.items():
             for name, value in values.items():

@@ -61,11 +61,14 @@ def test_overlap_by_hand() -> None:
 
 def test_lengths() -> None:
     lengths = {"train": [5, 9, 2, 7, 3, 200], "dev": [4, 4], "test": [1, 2, 3, 4, 129]}
-    splits = report(DATASET, lengths, 128)["splits"]
+    figures = report(DATASET, lengths, 128)
+    splits = figures["splits"]
     assert splits["train"]["lengths"] == {"50": 5, "90": 200, "99": 200, "100": 200}
     assert (splits["train"]["truncated"], splits["train"]["truncated_percent"]) == (1, 16.67)
     assert (splits["test"]["truncated"], splits["test"]["truncated_percent"]) == (1, 20.0)
     assert splits["dev"]["truncated"] == 0
+    assert figures["truncated"] == 2
+    assert [figures[split] for split in splits] == [s["examples"] for s in splits.values()]
 
 
 @pytest.mark.parametrize("lengths", [None, {"train": [1] * 6, "dev": [2] * 2, "test": [300] * 5}])
