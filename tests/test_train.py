@@ -13,6 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
+# Labels that a lenient reader would turn into a missing value and a number.
+WORDS = ("red", "null", "007")
 SAMPLE_TEST = ROOT / "jaxft" / "data" / "samples" / "acl" / "test.jsonl"
 
 
@@ -215,6 +217,36 @@ def test_pairs_and_merged_tasks_have_scores_for_the_whole_and_each(
     texts = tmp_path / "pairs.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(predict(workdir, texts, tmp_path / "out.jsonl")) == 60
+
+
+def test_the_users_own_pairs_train_and_predict_from_a_table(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "mine"
+    data.mkdir()
+    rows = [
+        f"{i}\tIs it {word} ?\tNA, it is {word} {i} .\t{word}" for i in range(20) for word in WORDS
+    ]
+    for split in ("train", "test"):
+        (data / f"{split}.tsv").write_text("\n".join(["key\tq\ta\tclass", *rows]) + "\n")
+    workdir = tmp_path / "run"
+    own = (
+        *(f"--config.data.dir={data}", "--config.data.source=local"),
+        *("--config.data.columns.text=q", "--config.data.columns.pair=a"),
+        *("--config.data.columns.label=class", "--config.data.columns.id=key"),
+        "--config.data.labels=('red','null','007')",
+    )
+    arguments = command(tiny_checkpoint, workdir, *own, "--config.epochs=1")
+    arguments[3] = "--config=configs/custom.py"
+    assert "duplicate id" in run(arguments, expect=2)
+    arguments.remove("--config.data.columns.id=key")
+    assert "6 of 60 train examples held out" in run(arguments)
+    assert read(workdir / "results.json")["labels"] == list(WORDS)
+    texts = tmp_path / "new.csv"
+    texts.write_text('text,pair\n"Is it, well, red ?",It is red .\n')
+    (row,) = predict(workdir, texts, tmp_path / "out.jsonl")
+    assert row["text"] == "Is it, well, red ?"
+    assert row["probabilities"].keys() == set(WORDS)
 
 
 def test_a_dry_run_checks_counts_compiles_and_writes_nothing(

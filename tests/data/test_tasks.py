@@ -279,7 +279,7 @@ def test_custom_mistakes(tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").unlink()
     fails("only one class, 'a'")
     write(tmp_path, train=[("x", "a"), ("y", "b")])
-    fails("too few to hold one out")
+    fails("no dev file, and none of")
 
 
 # ---------------------------------------------------------------- the hub
