@@ -488,8 +488,8 @@ def hold_out(
             left -= taken
     if not chosen:
         raise InputError(
-            f"no dev file, and none of {len(train)} train examples can be held out: at most {size}, "
-            "all examples of a text together, and one of each class stays"
+            f"no dev file, and none of {len(train)} train examples can be held out: "
+            f"at most {size}, all examples of a text together, and one of each class stays"
         )
     rest = tuple(example for index, example in enumerate(train) if index not in chosen)
     return rest, tuple(train[index] for index in sorted(chosen))
