@@ -118,7 +118,8 @@ def fit(
                 pending.append(metrics)
                 done += 1
                 is_last = done == (epoch + 1) * per_epoch
-                if is_last or received or done % LOG_EVERY == 0 or due(done, plan.save_every):
+                stop = bool(received)  # read once a step: a signal may come between any two lines
+                if is_last or stop or done % LOG_EVERY == 0 or due(done, plan.save_every):
                     # Reading a metric waits for the device, so several steps are read at once.
                     fetched = jax.device_get(pending)
                     pending = []
@@ -127,9 +128,9 @@ def fit(
                     log.write(done, epoch + 1, train=means(fetched) | {"learning_rate": rate})
                 record["train_s"] += time.perf_counter() - start
                 bar.update(len(indices))
-                if not is_last and (received or due(done, plan.save_every)):
+                if not is_last and (stop or due(done, plan.save_every)):
                     checkpoints.save(state, record, best_step(record["history"]))
-                if received and not is_last:
+                if stop and not is_last:
                     raise InterruptedRunError(received[0], done)
             record = end_epoch(epoch + 1, done, record, dev_scores(state.trained), log, bar)
             checkpoints.save(state, record, best_step(record["history"]))
