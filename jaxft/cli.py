@@ -57,6 +57,9 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
     except flags.Error as err:
         raise InputError(flag_message(err, given(argv, "config"))) from err
     except (KeyError, AttributeError, TypeError) as err:
+        if "'get_config'" in str(err):
+            file = given(argv, "config")
+            raise InputError(f"--config: {file} has no function get_config") from err
         raise InputError(f"--config: {field_message(err)}") from err
     except Exception as err:
         # Whatever a config file raises is the user's: it is Python of theirs.
