@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from jaxft.errors import InputError, check_choice, nearest
@@ -52,8 +53,6 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
     try:
         rest = flag_values(argv)
         config = config_flag.value
-    except InputError:
-        raise
     except flags.Error as err:
         raise InputError(flag_message(err, given(argv, "config"))) from err
     except (KeyError, AttributeError, TypeError) as err:
@@ -133,7 +132,8 @@ def defaults() -> ConfigDict:
 
 def check_fields(config: ConfigDict) -> None:
     """Raises InputError if a config has other fields, or other types, than configs/base.py."""
-    base, mine = flat_fields(defaults().to_dict()), flat_fields(config.to_dict())
+    base = flatten_dict(defaults().to_dict(), sep=".")
+    mine = flatten_dict(config.to_dict(), sep=".")
     for name in mine:
         if name not in base:
             raise InputError(f"config.{name}: no such field{nearest(name, base)}")
@@ -146,17 +146,6 @@ def check_fields(config: ConfigDict) -> None:
                 f"config.{name}: {mine[name]!r}; expected {type(default).__name__}, "
                 f"for example {default!r}"
             )
-
-
-def flat_fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optim": {"clip": 1.0}}` -> `{"optim.clip": 1.0}`."""
-    fields: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            fields |= flat_fields(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
 
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
@@ -179,7 +168,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def check_values(config: ConfigDict) -> None:
     """Raises InputError if a number is out of its range."""
     check_choice(config.select, ("best", "last"), "select")
-    fields = flat_fields(config.to_dict())
+    fields = flatten_dict(config.to_dict(), sep=".")
     for name, (is_valid, expected) in RANGES.items():
         if not is_valid(fields[name]):
             raise InputError(f"{name}: {fields[name]}; expected {expected}")

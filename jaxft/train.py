@@ -88,8 +88,8 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
         return 0
 
     # Compile, then restore or begin, and train to the end.
-    run_train.compile_all(train_lengths(plan, data["train"]))
-    run_eval.compile_all(eval_lengths(plan, data["dev"]) | eval_lengths(plan, data["test"]))
+    run_train.compile_all(train_lengths(plan, data["train"], plan.epochs))
+    run_eval.compile_all(eval_lengths(plan, data["dev"]) + eval_lengths(plan, data["test"]))
     state, frozen = init_state(parts.model, optimizer, parts.weights, config.seed, devices)
 
     def logits(split: str, trained: Params) -> np.ndarray:
@@ -250,19 +250,21 @@ def show_compiled(run_train: ByLength, plan: loop.Plan) -> int:
     return 0
 
 
-def train_lengths(plan: loop.Plan, data: Encoded) -> set[int]:
-    """The padded lengths that any epoch's batches have."""
+def padded_lengths(plan: loop.Plan, data: Encoded, order: list[np.ndarray]) -> list[int]:
+    """The length that each batch of an order is padded to."""
     kept = np.minimum(data.lengths, plan.max_length)
-    orders = (train_order(data.lengths, plan.batch_size, plan.seed, e) for e in range(plan.epochs))
-    longest = {int(kept[indices].max()) for order in orders for indices in order}
-    return {bucket_of(length, plan.buckets, plan.max_length) for length in longest}
+    return [bucket_of(int(kept[i].max()), plan.buckets, plan.max_length) for i in order]
 
 
-def eval_lengths(plan: loop.Plan, data: Encoded) -> set[int]:
+def train_lengths(plan: loop.Plan, data: Encoded, epochs: int) -> list[int]:
+    """The padded lengths of all batches of the first epochs."""
+    orders = (train_order(data.lengths, plan.batch_size, plan.seed, e) for e in range(epochs))
+    return [length for order in orders for length in padded_lengths(plan, data, order)]
+
+
+def eval_lengths(plan: loop.Plan, data: Encoded) -> list[int]:
     """The padded lengths of a split's evaluation batches."""
-    kept = np.minimum(data.lengths, plan.max_length)
-    order = eval_order(data.lengths, plan.eval_batch_size)
-    return {bucket_of(int(kept[i].max()), plan.buckets, plan.max_length) for i in order}
+    return padded_lengths(plan, data, eval_order(data.lengths, plan.eval_batch_size))
 
 
 def timing(
@@ -271,11 +273,7 @@ def timing(
     """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest."""
     epochs = len(record["history"])
     kept = np.minimum(data.lengths, plan.max_length)
-    padded = 0
-    for epoch in range(epochs):
-        for indices in train_order(data.lengths, plan.batch_size, plan.seed, epoch):
-            longest = int(kept[indices].max())
-            padded += plan.batch_size * bucket_of(longest, plan.buckets, plan.max_length)
+    padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
     tokens = epochs * int(kept.sum())
     seconds = record["train_s"]
     return {

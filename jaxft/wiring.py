@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import platform
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft.data import encode, tasks
@@ -161,8 +161,8 @@ def begun(name: str) -> bool:
 
 def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
     """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    old = flatten(read_json(workdir / "config.json"))
-    new = flatten(config)
+    old = flatten_dict(read_json(workdir / "config.json"), sep=".")
+    new = flatten_dict(config, sep=".")
     for name in sorted(old | new):
         if old.get(name) != new.get(name):
             raise InputError(
@@ -176,16 +176,6 @@ def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -
             raise InputError(
                 f"--workdir: the {what} changed since {workdir} was begun; use another"
             )
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries by dotted name."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    fields: dict[str, Any] = {}
-    for name, value in tree.items():
-        fields |= flatten(value, f"{prefix}.{name}" if prefix else name)
-    return fields
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -225,7 +215,3 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
     except ValueError as err:
         raise InputError(f"{path}: not valid JSON ({err})") from err
-
-
-if __name__ == "__main__":
-    sys.exit("jaxft.wiring is no command; see python -m jaxft.train --help")

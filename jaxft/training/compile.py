@@ -61,7 +61,7 @@ class ByLength:
 
     def compile_all(self, lengths: Iterable[int]) -> None:
         """Compiles for all of these lengths."""
-        for length in sorted(lengths):
+        for length in sorted(set(lengths)):
             self.compile(length)
 
     def largest(self) -> Any:
