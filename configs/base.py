@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
     config.model.dtype = "float32"  # of the computation: float32 | bfloat16
-    config.model.remat = "none"  # none | layer: keep layer inputs only and recompute the rest
+    config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
 
     config.method = ConfigDict()
     config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer

@@ -19,11 +19,11 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxft.errors import InputError, check_choice
+from jaxft.models.remat import POLICIES, Rematerialised
 
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-REMAT = ("none", "layer")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Backbone:
     Attributes:
       family: `"bert"` or `"roberta"`; also the first part of its parameters' paths.
       config: transformers' config, with the task's `num_labels`.
-      module: transformers' `Flax*ForSequenceClassificationModule`.
+      module: transformers' `Flax*ForSequenceClassificationModule`, rematerialised if asked.
       pad_id: the id of the padding token.
       max_length: the longest sequence the position table holds, special tokens included.
     """
@@ -70,11 +70,10 @@ def load(directory: Path, num_labels: int, dtype: str = "float32", remat: str = 
 
     Args:
       dtype: of the computation; parameters are float32 whatever it is.
-      remat: `"layer"` keeps each encoder layer's input only and computes the rest again in the
-        backward pass.
+      remat: what the layers keep for the backward pass (`jaxft.models.remat.POLICIES`).
     """
     check_choice(dtype, DTYPES, "model.dtype")
-    check_choice(remat, REMAT, "model.remat")
+    check_choice(remat, POLICIES, "model.remat")
     config = read_config(directory)
     try:
         return from_config(config, num_labels, dtype, remat)
@@ -104,13 +103,13 @@ def from_config(
         if is_bert
         else roberta.FlaxRobertaForSequenceClassificationModule
     )
-    module = module_class(hf_config, dtype=DTYPES[dtype], gradient_checkpointing=remat == "layer")
+    module = module_class(hf_config, dtype=DTYPES[dtype])
     # RoBERTa counts positions from pad_token_id + 1, so its table holds that many tokens fewer.
     unused = 0 if is_bert else hf_config.pad_token_id + 1
     return Backbone(
         family=config["model_type"],
         config=hf_config,
-        module=module,
+        module=module if remat == "none" else Rematerialised(module, remat),
         pad_id=hf_config.pad_token_id,
         max_length=hf_config.max_position_embeddings - unused,
     )

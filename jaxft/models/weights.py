@@ -9,6 +9,7 @@ raised to float32: AdamW steps of 1e-3 on a bfloat16 parameter of 1.0 are all ro
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,37 @@ def read(directory: Path, shapes: Params, family: str) -> tuple[dict[str, np.nda
       InputError: there are no readable weights, or encoder weights are missing or of another size.
     """
     found = read_file(directory, shapes, family)
-    params: dict[str, np.ndarray] = {}
-    wrong = []
-    for path, want in shapes.items():
-        array = found.get(path)
-        if array is None:
-            continue
-        if array.shape == want.shape:
-            params[path] = np.asarray(array, np.float32)
-        elif not path.startswith(MAY_BE_FRESH):
-            wrong.append(f"{path} is {array.shape}, the config says {want.shape}")
-    fresh = sorted(set(shapes) - set(params))
-    extra = sorted(p for p in set(found) - set(shapes) if p.startswith(f"{family}/encoder/layer/"))
+    fresh = lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
+    paths = [path for path in shapes if path not in fresh]
+    return {path: np.asarray(found[path], np.float32) for path in paths}, fresh
+
+
+def read_fresh(directory: Path, shapes: Params, family: str) -> list[str]:
+    """Returns the second result of `read` without loading a weight: files' headers tell the shapes.
+
+    A msgpack file has no header, so it is read.
+    """
+    shards = shard_files(directory)
+    if not shards:
+        return read(directory, shapes, family)[1]
+    found = from_pytorch_layout(read_safetensors(shards, as_placeholder), shapes, family)
+    return lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
+
+
+def lacking(
+    directory: Path, found: dict[str, tuple[int, ...]], shapes: Params, family: str
+) -> list[str]:
+    """Returns the paths of `shapes` that a checkpoint has not, or in another size; see `read`."""
+    fits = {path for path, want in shapes.items() if found.get(path) == want.shape}
+    fresh = sorted(set(shapes) - fits)
     lost = [path for path in fresh if not path.startswith(MAY_BE_FRESH)]
+    wrong = [path for path in lost if path in found]
+    extra = sorted(p for p in set(found) - set(shapes) if p.startswith(f"{family}/encoder/layer/"))
     if wrong:
-        raise InputError(f"{directory}: weights do not fit config.json: {wrong[0]}")
+        raise InputError(
+            f"{directory}: weights do not fit config.json: {wrong[0]} is {found[wrong[0]]}, "
+            f"the config says {shapes[wrong[0]].shape}"
+        )
     if extra:
         raise InputError(
             f"{directory}: the checkpoint has more layers than config.json says: {extra[0]}"
@@ -67,7 +84,7 @@ def read(directory: Path, shapes: Params, family: str) -> tuple[dict[str, np.nda
             f"{directory}: {len(lost)} of {len(shapes)} parameters are not in the checkpoint, "
             f"{lost[0]} among them; is it a {family} model?"
         )
-    return params, fresh
+    return fresh
 
 
 def read_file(directory: Path, shapes: Params, family: str) -> dict[str, Any]:
@@ -108,7 +125,9 @@ def shard_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def read_safetensors(files: list[Path]) -> dict[str, Any]:
+def read_safetensors(
+    files: list[Path], read_one: Callable[[Any, str], Any] = lambda file, name: file.get_tensor(name)
+) -> dict[str, Any]:
     """Returns name -> array over all files. Framework flax, because NumPy has no bfloat16."""
     from safetensors import SafetensorError, safe_open
 
@@ -116,10 +135,15 @@ def read_safetensors(files: list[Path]) -> dict[str, Any]:
     for path in files:
         try:
             with safe_open(path, framework="flax") as file:
-                tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 a safe_open is no dict
+                tensors.update({name: read_one(file, name) for name in file.keys()})  # noqa: SIM118 a safe_open is no dict
         except SafetensorError as err:
             raise InputError(f"{path}: not a readable safetensors file ({err})") from err
     return tensors
+
+
+def as_placeholder(file: Any, name: str) -> np.ndarray:
+    """An array of a tensor's shape that takes no memory."""
+    return np.broadcast_to(np.float32(0), file.get_slice(name).get_shape())
 
 
 def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: str) -> dict[str, Any]:
