@@ -60,6 +60,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that share a batch; -1: all
+
+    # What `python -m jaxft.memory` compiles; it determines no run. Empty: the value from above.
+    config.memory = ConfigDict()
+    config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target goes before
+    config.memory.devices = ()  # GPUs of your own, e.g. ({"name": "a6000", "like": "3090", ...},)
+    config.memory.methods = ("full", "head", "bitfit", "lora", "lora-top", "houlsby", "pfeiffer")
+    config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
+    config.memory.batch_sizes = ()  # examples a step, over all devices
+    config.memory.lengths = ()  # tokens a text is padded to
+    config.memory.dtypes = ()  # of the computation
+    config.memory.remats = ()  # e.g. ("none", "dots", "layer"), side by side
+    config.memory.steps = 0  # steps to run and measure, where the target is the present device
+    config.memory.estimates = False  # print hand estimates of a 3B model beside the table
     return config
 
 

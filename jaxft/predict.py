@@ -7,7 +7,6 @@ a .txt has a text a line. The output has a line for each input, in order.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,8 @@ from jaxft.errors import InputError
 from jaxft.models import trained as trained_files
 from jaxft.report.results import predictions
 from jaxft.training import loop, mesh
-from jaxft.training.compile import ByLength
+from jaxft.training.compile import eval_program
 from jaxft.training.partition import split
-from jaxft.training.state import sharded_shape
-from jaxft.training.step import eval_step
 
 
 def read_examples(path: Path, is_pair: bool) -> tuple[Example, ...]:
@@ -66,13 +63,7 @@ def predict(
         buckets=tuple(settings["buckets"]),
         max_length=settings["max_length"],
     )
-    replicated = partial(sharded_shape, sharding=mesh.replicated(devices))
-    run_eval = ByLength(
-        partial(eval_step, parts.model.forward),
-        before=(jax.tree.map(replicated, trained_params), jax.tree.map(replicated, frozen)),
-        mesh=devices,
-        batch_size=plan.eval_batch_size,
-    )
+    run_eval = eval_program(parts.model, devices, plan.eval_batch_size)
     data = encode(parts.tokenizer, examples, settings["labels"], plan.max_length)
     logits_NxC = loop.logits_of(plan, data, run_eval, trained_params, frozen, devices)
     if not np.isfinite(logits_NxC).all():

@@ -8,7 +8,6 @@ the parameters by partition, compiles one step and stops.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,27 @@ from jaxft.data import checks
 from jaxft.data.batches import bucket_of, choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
+from jaxft.memory import leak
 from jaxft.memory.accounting import bytes_by_partition
-from jaxft.memory.compiled import compiled_bytes, flops, measured_peak
+from jaxft.memory.compiled import (
+    ResidentGrowth,
+    allocator_peak,
+    compiled_bytes,
+    flops,
+    measured_peak,
+)
 from jaxft.models import trained as trained_files
 from jaxft.report import card, plots, tables
 from jaxft.report.results import majority_class, predictions, test_results
 from jaxft.training import loop, mesh
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.compile import ByLength
+from jaxft.training.compile import ByLength, eval_program, train_program
 from jaxft.training.log import RunLog
 from jaxft.training.metrics import score
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
 from jaxft.training.state import Model, init_state, run_keys, state_shapes
-from jaxft.training.step import Params, eval_step, train_step
+from jaxft.training.step import Params
 
 
 def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> int:
@@ -55,23 +61,13 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
     # Shapes -> optimizer -> the two programs, before any array is made.
     plan = make_plan(config, data)
     schedule, optimizer = make_optimization(config, plan, data["train"], parts.model)
-    shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
+    shapes, _ = state_shapes(parts.model, optimizer, devices)
     _, dropout_key = run_keys(config.seed)
     dropout_key = jax.device_put(dropout_key, mesh.replicated(devices))
-    run_train = ByLength(
-        partial(train_step, parts.model.forward, optimizer),
-        before=(shapes, frozen_shapes),
-        after=(dropout_key,),
-        mesh=devices,
-        batch_size=plan.batch_size,
-        donate=(0,),
+    run_train = train_program(
+        parts.model, optimizer, devices, plan.batch_size, log_norm=config.optim.clip > 0
     )
-    run_eval = ByLength(
-        partial(eval_step, parts.model.forward),
-        before=(shapes.trained, frozen_shapes),
-        mesh=devices,
-        batch_size=plan.eval_batch_size,
-    )
+    run_eval = eval_program(parts.model, devices, plan.eval_batch_size)
     parameters = count(parts.model.shapes, parts.model.labels)
     memory = bytes_by_partition(parts.model.labels, parts.model.shapes, shapes.opt_state)
     print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
@@ -90,6 +86,9 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
     # Compile, then restore or begin, and train to the end.
     run_train.compile_all(train_lengths(plan, data["train"], plan.epochs))
     run_eval.compile_all(eval_lengths(plan, data["dev"]) + eval_lengths(plan, data["test"]))
+    longest = max(run_train.executables)
+    leak.check(run_train.largest(), parts.model, run_train.shapes(longest))
+    growth = ResidentGrowth()
     state, frozen = init_state(parts.model, optimizer, parts.weights, config.seed, devices)
 
     def logits(split: str, trained: Params) -> np.ndarray:
@@ -142,7 +141,7 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
         "dev": chosen["dev"],
         "last": {**scores["last"], "dev": last["dev"], "epoch": last["epoch"]},
         "parameters": parameters,
-        "memory": {**memory, **used_memory(run_train)},
+        "memory": {**memory, **used_memory(run_train, growth, parts.weights)},
         "timing": timing(plan, data["train"], record, run_train, run_eval),
         "data": data_report,
         "history": record["history"],
@@ -220,13 +219,25 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def used_memory(run_train: ByLength) -> dict[str, Any]:
-    """Returns what the longest step needs by XLA, and what was measured on the device."""
+def used_memory(
+    run_train: ByLength, growth: ResidentGrowth, weights: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Returns what the longest step needs by XLA, and what was measured on the device.
+
+    On the CPU `measured_for_step` stands beside XLA's figure: how much the process grew from before
+    the state was made, and the checkpoint's weights, which were read before and are used in place.
+    """
+    compiled = compiled_bytes(run_train.largest())
     peak, measured_by = measured_peak()
+    used, grown = allocator_peak(), growth.bytes()
+    if used is None and grown is not None:
+        used = grown + sum(x.nbytes for x in weights.values())
     return {
-        "compiled": compiled_bytes(run_train.largest()),
+        "compiled": compiled,
         "measured_peak": peak,
         "measured_by": measured_by,
+        "measured_for_step": used,
+        "measured_error_percent": used and 100 * (used / compiled["peak"] - 1),
         "device": jax.devices()[0].device_kind,
     }
 
@@ -245,7 +256,7 @@ def show_compiled(run_train: ByLength, plan: loop.Plan) -> int:
     print(f"\none step of {plan.batch_size} examples x {length} tokens, compiled for this device:")
     for name, size in sizes.items():
         print(f"  {name:<12}{tables.human_bytes(size):>12}")
-    print(f"  {'FLOPs':<12}{flops(executable) / 1e9:>8.1f} G")
+    print(f"  {'FLOPs':<12}{(flops(executable) or 0) / 1e9:>8.1f} G")
     print(f"compiled in {run_train.compile_s:.1f} s; everything checked, nothing written")
     return 0
 

@@ -88,8 +88,10 @@ def method_options(config: ConfigDict) -> Options:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON would give it back: tuples are lists."""
-    return json.loads(json.dumps(config.to_dict()))
+    """What of a config determines a run, as JSON would give it back: tuples are lists."""
+    fields = config.to_dict()
+    del fields["memory"]  # what the planner compiles
+    return json.loads(json.dumps(fields))
 
 
 def default_workdir(config: ConfigDict) -> Path:

@@ -3,7 +3,8 @@
     bytes_by_partition(labels, param_shapes, opt_state_shapes)
     # {"frozen": {"params_bytes": 90852864, "grad_bytes": 0, "opt_state_bytes": 0}, "adapter": ...}
 
-Works on arrays and on ShapeDtypeStructs alike, so a plan and a run are counted by one function.
+Works on arrays and ShapeDtypeStructs alike, so a plan and a run are counted by one function. What
+is spread over devices counts with the share of one of them.
 """
 
 import math
@@ -16,8 +17,10 @@ from jaxft.training.partition import PARTITIONS, partition_of
 
 
 def nbytes(x: Any) -> int:
-    """Bytes of an array or of the array that a shape describes."""
-    return math.prod(x.shape) * x.dtype.itemsize
+    """Bytes of an array, or of the array that a shape describes, on one of its devices."""
+    sharding = getattr(x, "sharding", None)
+    shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
+    return math.prod(shape) * x.dtype.itemsize
 
 
 def bytes_by_partition(

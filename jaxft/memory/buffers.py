@@ -84,7 +84,7 @@ def message_class(name: str) -> Any:
 
 @contextmanager
 def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
-    """Yields `(compiler options, read)`; after the compilation `read()` gives its HloProto, or None.
+    """Yields `(compiler options, read)`; `read()` gives the compiled HloProto, or None.
 
     XLA hands the assignment out by its debugging dump alone.
     """
@@ -101,7 +101,7 @@ def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
 
 
 def peak_by_kind(hlo: Any, temporaries: int) -> dict[str, int]:
-    """Returns the bytes of a program's temporaries by kind, at its peak; they add up to all of them.
+    """Returns the bytes of a program's temporaries by kind, at its peak; they add up to all.
 
     `gradients` are written by the backward pass and read by the optimizer; `activations` are
     written by the forward pass, and at the peak they wait for the backward pass; `workspace` is

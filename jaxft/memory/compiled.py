@@ -6,6 +6,7 @@ measured_peak()                          # (bytes, how they were measured)
 
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,9 +29,14 @@ def compiled_bytes(executable: Any) -> dict[str, int]:
     return {**parts, "peak": peak}
 
 
-def flops(executable: Any) -> float:
-    """Returns the floating-point operations XLA counts in one call."""
-    return float(executable.cost_analysis()["flops"])
+def flops(stage: Any) -> float | None:
+    """Returns the floating-point operations XLA counts in one call on one device, if it tells.
+
+    Args:
+      stage: a compiled function, or a lowered one, whose operations are not optimized yet.
+    """
+    costs = stage.cost_analysis()
+    return float(costs["flops"]) if costs and "flops" in costs else None
 
 
 def measured_peak() -> tuple[int, str]:
@@ -39,8 +45,42 @@ def measured_peak() -> tuple[int, str]:
     An accelerator's allocator keeps count; on the CPU it is the whole process's resident set,
     Python and libraries included.
     """
-    stats = jax.devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"]), "device allocator"
+    peak = allocator_peak()
+    if peak is not None:
+        return peak, "device allocator"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024), "resident set of the process"
+
+
+def allocator_peak() -> int | None:
+    """Returns the most bytes that were ever in use on the first device; None on the CPU."""
+    stats = jax.devices()[0].memory_stats()
+    return int(stats["peak_bytes_in_use"]) if stats and "peak_bytes_in_use" in stats else None
+
+
+class ResidentGrowth:
+    """The growth of the process's resident set at its peak, from here on; Linux only.
+
+    growth = ResidentGrowth()
+    ...                          # allocate, run
+    growth.bytes()               # None where the kernel does not tell
+    """
+
+    def __init__(self) -> None:
+        """Begins: the present resident set is the base, and the kernel forgets its old peak."""
+        self._base = None
+        if Path("/proc/self/clear_refs").exists():
+            Path("/proc/self/clear_refs").write_text("5")
+            self._base = resident("VmRSS")
+
+    def bytes(self) -> int | None:
+        """Returns the peak since the beginning above the base."""
+        return None if self._base is None else resident("VmHWM") - self._base
+
+
+def resident(field: str) -> int:
+    """Returns a field of /proc/self/status, in bytes: VmRSS is the present, VmHWM the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)

@@ -36,6 +36,7 @@ class Backbone:
       module: transformers' `Flax*ForSequenceClassificationModule`, rematerialised if asked.
       pad_id: the id of the padding token.
       max_length: the longest sequence the position table holds, special tokens included.
+      tokens_labelled: whether every token has logits and a label (a decoder's), not every text.
     """
 
     family: str
@@ -43,6 +44,7 @@ class Backbone:
     module: nn.Module
     pad_id: int
     max_length: int
+    tokens_labelled: bool = False
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -85,45 +87,59 @@ def load(directory: Path, num_labels: int, dtype: str = "float32", remat: str = 
 def from_config(
     config: dict[str, Any], num_labels: int, dtype: str = "float32", remat: str = "none"
 ) -> Backbone:
-    """Returns the classifier that a config describes; see `load`."""
+    """Returns the classifier that a config describes; see `load`.
+
+    A Llama config gives its language model, whose labels are the next tokens: to plan its memory.
+    """
     with warnings.catch_warnings():
         # transformers 4.57 says at import that its Flax classes will go: why pyproject pins <5.
         warnings.simplefilter("ignore")
-        from transformers import BertConfig, RobertaConfig
+        from transformers import BertConfig, LlamaConfig, RobertaConfig
         from transformers.modeling_flax_utils import ACT2FN
         from transformers.models.bert import modeling_flax_bert as bert
+        from transformers.models.llama import modeling_flax_llama as llama
         from transformers.models.roberta import modeling_flax_roberta as roberta
 
-    is_bert = config["model_type"] == "bert"
-    hf_config = (BertConfig if is_bert else RobertaConfig).from_dict(config)
+    config_class, module_class = {
+        "bert": (BertConfig, bert.FlaxBertForSequenceClassificationModule),
+        "roberta": (RobertaConfig, roberta.FlaxRobertaForSequenceClassificationModule),
+        "llama": (LlamaConfig, llama.FlaxLlamaForCausalLMModule),
+    }[config["model_type"]]
+    hf_config = config_class.from_dict(config)
     hf_config.num_labels = num_labels
     check_choice(hf_config.hidden_act, ACT2FN, "config.json: hidden_act")
-    module_class = (
-        bert.FlaxBertForSequenceClassificationModule
-        if is_bert
-        else roberta.FlaxRobertaForSequenceClassificationModule
-    )
     module = module_class(hf_config, dtype=DTYPES[dtype])
     # RoBERTa counts positions from pad_token_id + 1, so its table holds that many tokens fewer.
-    unused = 0 if is_bert else hf_config.pad_token_id + 1
+    unused = hf_config.pad_token_id + 1 if config["model_type"] == "roberta" else 0
     return Backbone(
         family=config["model_type"],
         config=hf_config,
         module=module if remat == "none" else Rematerialised(module, remat),
         pad_id=hf_config.pad_token_id,
         max_length=hf_config.max_position_embeddings - unused,
+        tokens_labelled=config["model_type"] == "llama",
     )
 
 
 def positions(backbone: Backbone, ids_BxL: jax.Array) -> jax.Array:
     """Returns the position ids (int32, BxL) that the module wants; `module.apply` has no default.
 
-    BERT: 0, 1, 2, ...; RoBERTa: pad_id + 1, pad_id + 2, ... at tokens, pad_id at padding.
+    BERT, Llama: 0, 1, 2, ...; RoBERTa: pad_id + 1, pad_id + 2, ... at tokens, pad_id at padding.
     """
-    if backbone.family == "bert":
+    if backbone.family != "roberta":
         return jnp.broadcast_to(jnp.arange(ids_BxL.shape[1], dtype=jnp.int32), ids_BxL.shape)
     is_token_BxL = (ids_BxL != backbone.pad_id).astype(jnp.int32)
     return jnp.cumsum(is_token_BxL, axis=1, dtype=jnp.int32) * is_token_BxL + backbone.pad_id
+
+
+def inputs(
+    backbone: Backbone, ids_BxL: jax.Array, mask_BxL: jax.Array, types_BxL: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    """Returns the module's arguments; a decoder knows no token types."""
+    positions_BxL = positions(backbone, ids_BxL)
+    if backbone.family == "llama":
+        return ids_BxL, mask_BxL, positions_BxL
+    return ids_BxL, mask_BxL, types_BxL, positions_BxL, None
 
 
 def forward(
@@ -133,39 +149,28 @@ def forward(
     batch: dict[str, jax.Array],
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Returns logits_BxC (float32).
+    """Returns logits_BxC (float32), or a decoder's logits_NxV of all N = BL tokens.
 
     Args:
       module: the backbone's module, or that module with a method's modules entered into it.
       batch: `ids`, `mask`, `types`, each int32 BxL.
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
-    (logits_BxC, *_) = module.apply(
+    (logits, *_) = module.apply(
         {"params": nested(params)},
-        batch["ids"],
-        batch["mask"],
-        batch["types"],
-        positions(backbone, batch["ids"]),
-        None,
+        *inputs(backbone, batch["ids"], batch["mask"], batch["types"]),
         deterministic=dropout_key is None,
         return_dict=False,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
-    return logits_BxC.astype(jnp.float32)
+    return logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
 
 
 def init(backbone: Backbone, module: nn.Module, key: jax.Array) -> Params:
     """Returns freshly initialised parameters of `module`, by path."""
     ids_1x4 = jnp.ones((1, 4), jnp.int32)
-    variables = module.init(
-        {"params": key},
-        ids_1x4,
-        ids_1x4,
-        jnp.zeros_like(ids_1x4),
-        positions(backbone, ids_1x4),
-        None,
-        return_dict=False,
-    )
+    arguments = inputs(backbone, ids_1x4, ids_1x4, jnp.zeros_like(ids_1x4))
+    variables = module.init({"params": key}, *arguments, return_dict=False)
     return flat(variables["params"])
 
 

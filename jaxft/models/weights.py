@@ -125,8 +125,18 @@ def shard_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
+def as_array(file: Any, name: str) -> Any:
+    """A tensor of a safetensors file."""
+    return file.get_tensor(name)
+
+
+def as_placeholder(file: Any, name: str) -> np.ndarray:
+    """An array of a tensor's shape that takes no memory."""
+    return np.broadcast_to(np.float32(0), file.get_slice(name).get_shape())
+
+
 def read_safetensors(
-    files: list[Path], read_one: Callable[[Any, str], Any] = lambda file, name: file.get_tensor(name)
+    files: list[Path], read_one: Callable[[Any, str], Any] = as_array
 ) -> dict[str, Any]:
     """Returns name -> array over all files. Framework flax, because NumPy has no bfloat16."""
     from safetensors import SafetensorError, safe_open
@@ -139,11 +149,6 @@ def read_safetensors(
         except SafetensorError as err:
             raise InputError(f"{path}: not a readable safetensors file ({err})") from err
     return tensors
-
-
-def as_placeholder(file: Any, name: str) -> np.ndarray:
-    """An array of a tensor's shape that takes no memory."""
-    return np.broadcast_to(np.float32(0), file.get_slice(name).get_shape())
 
 
 def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: str) -> dict[str, Any]:

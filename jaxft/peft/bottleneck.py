@@ -78,6 +78,21 @@ def pfeiffer(output_paths: Set[str], *, size: int, activation: str) -> Insertion
     return Insertion(frozenset(output_paths), forward)
 
 
+def serial(dense_paths: Set[str], *, size: int, activation: str) -> Insertion:
+    """Adapter on a Dense layer's output: the end of a decoder's block, before the residual.
+
+    `h + adapter(h)` with `h = dense(x)`.
+    """
+
+    def forward(call: Call) -> jax.Array:
+        dense = call.module
+        h = call.next_fun(*call.args)
+        adapter = Bottleneck(size, activation, dense.dtype, parent=dense.scope.push("adapter"))
+        return h + adapter(h)
+
+    return Insertion(frozenset(dense_paths), forward)
+
+
 def open_block(call: Call, size: int, activation: str) -> tuple[jax.Array, jax.Array, Bottleneck]:
     """Returns dropout(dense(x)), the residual, and the block's adapter as its child `adapter`."""
     block = call.module

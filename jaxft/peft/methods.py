@@ -25,12 +25,13 @@ Rule = tuple[str, str]
 FROZEN: Rule = (r".*", "frozen")
 CLASSIFIER = r"classifier/.*"
 POOLER = r"bert/pooler/.*"
+LAYER = re.compile(r".*/layers?/(\d+)/")
 
 # Shorthands for LoRA's targets, as full-match regexes on the paths of an encoder's Dense layers.
 TARGETS = {
-    "query": r".*/attention/self/query",
-    "key": r".*/attention/self/key",
-    "value": r".*/attention/self/value",
+    "query": r".*/(attention/self/query|self_attn/q_proj)",
+    "key": r".*/(attention/self/key|self_attn/k_proj)",
+    "value": r".*/(attention/self/value|self_attn/v_proj)",
     "dense": r".*/dense",
     "all-linear": r".*",
 }
@@ -96,7 +97,7 @@ def head_label(path: str) -> str:
 def full(shapes: Params, options: Options) -> Method:
     """Everything is trained."""
     del shapes, options
-    rest = ((r".*/(bias|scale)", "backbone:no_decay"), (r".*", "backbone"))
+    rest = ((r".*/(bias|scale|weight)", "backbone:no_decay"), (r".*", "backbone"))
     return Method("full", (), rest)
 
 
@@ -126,11 +127,16 @@ def lora_method(shapes: Params, options: Options) -> Method:
 
 def houlsby(shapes: Params, options: Options) -> Method:
     """An adapter after attention and one after the FFN of every layer."""
+    if is_decoder(shapes):
+        blocks = r".*/(o_proj|down_proj)"
+        return bottleneck_method("houlsby", bottleneck.serial, blocks, shapes, options)
     return bottleneck_method("houlsby", bottleneck.houlsby, r".*/output", shapes, options)
 
 
 def pfeiffer(shapes: Params, options: Options) -> Method:
     """An adapter after the FFN of every layer."""
+    if is_decoder(shapes):
+        return bottleneck_method("pfeiffer", bottleneck.serial, r".*/down_proj", shapes, options)
     blocks = r".*/layer/\d+/output"
     return bottleneck_method("pfeiffer", bottleneck.pfeiffer, blocks, shapes, options)
 
@@ -169,14 +175,19 @@ METHODS: dict[str, Callable[[Params, Options], Method]] = {
 
 
 def dense_paths(shapes: Params) -> list[str]:
-    """Paths of the encoder's Dense layers."""
-    kernels = (path for path in shapes if path.endswith("/kernel") and "/encoder/" in path)
+    """Paths of the Dense layers that stand in the encoder's (or decoder's) layers."""
+    kernels = (path for path in shapes if path.endswith("/kernel") and LAYER.match(path))
     return [path.removesuffix("/kernel") for path in kernels]
+
+
+def is_decoder(shapes: Params) -> bool:
+    """Whether the backbone is a Llama, which has no LayerNorm after its blocks."""
+    return any("/self_attn/" in path for path in shapes)
 
 
 def in_layers(paths: list[str], layers: tuple[int, ...]) -> list[str]:
     """The paths that lie in these encoder layers; all of them if none is named."""
-    numbers = {path: int(re.findall(r"/layer/(\d+)/", path)[0]) for path in paths}
+    numbers = {path: int(LAYER.match(path)[1]) for path in paths}  # type: ignore[index]  # all lie in one
     count = max(numbers.values()) + 1
     for layer in layers:
         if not -count <= layer < count:

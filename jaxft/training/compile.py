@@ -1,28 +1,35 @@
 """A function compiled ahead of time for each batch length it meets.
 
-    run_train = ByLength(partial(train_step, forward, optimizer), (state, frozen), key, donate=(0,))
-    run_train.compile(mesh, batch_size=32, length=64)
+    run_train = train_program(model, optimizer, mesh, batch_size=32)
+    run_train.compile(length=64)
     state, metrics = run_train(state, frozen, batch, key)
 
-Compiling ahead keeps compilation out of the step times, gives XLA's own account of the program's
-memory before the first step, and makes the set of shapes explicit.
+`train_program` and `eval_program` are the two there are: what trains, what predicts and what the
+memory planner compiles for a device that is not there. Compiling ahead keeps compilation out of the
+step times, gives XLA's own account of the program's memory before the first step, and makes the set
+of shapes explicit.
 """
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
-from jaxft.training.mesh import by_row
+from jaxft.training.mesh import by_row, replicated
+from jaxft.training.state import Model, param_shapes, run_keys, sharded_shape, state_shapes
+from jaxft.training.step import eval_step, train_step
 
 
 class ByLength:
     """`function(*before, batch, *after)`, one executable per batch length.
 
     Attributes:
+      function: what is compiled.
       executables: length -> compiled function.
       compile_s: seconds spent compiling.
     """
@@ -36,26 +43,36 @@ class ByLength:
         mesh: Mesh,
         batch_size: int,
         donate: tuple[int, ...] = (),
+        tokens_labelled: bool = False,
     ) -> None:
         """Compiles nothing yet.
 
         Args:
           before, after: ShapeDtypeStructs (with shardings) of the arguments around the batch.
           donate: arguments whose buffers the result may reuse.
+          tokens_labelled: whether each token has a label, not each row.
         """
+        self.function = function
         self._jitted = jax.jit(function, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
-        self._mesh, self._batch_size = mesh, batch_size
+        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled)
         self.executables: dict[int, Any] = {}
         self.compile_s = 0.0
 
-    def compile(self, length: int) -> Any:
-        """Returns the executable for batches of this length, compiled at the first call."""
+    def shapes(self, length: int) -> tuple[Any, ...]:
+        """The arguments for batches of this length, as ShapeDtypeStructs with shardings."""
+        return (*self._before, self._batch_shapes(length), *self._after)
+
+    def compile(self, length: int, options: dict[str, Any] | None = None) -> Any:
+        """Returns the executable for batches of this length, compiled at the first call.
+
+        Args:
+          options: XLA's compiler options by name, none of which may change what is computed.
+        """
         if length not in self.executables:
             start = time.perf_counter()
-            batch = batch_shapes(self._mesh, self._batch_size, length)
-            lowered = self._jitted.lower(*self._before, batch, *self._after)
-            self.executables[length] = lowered.compile()
+            lowered = self._jitted.lower(*self.shapes(length))
+            self.executables[length] = lowered.compile(compiler_options=options)
             self.compile_s += time.perf_counter() - start
         return self.executables[length]
 
@@ -73,14 +90,49 @@ class ByLength:
         return self.compile(batch["ids"].shape[1])(*args)
 
 
-def batch_shapes(mesh: Mesh, batch_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def train_program(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    batch_size: int,
+    *,
+    log_norm: bool = True,
+) -> ByLength:
+    """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`."""
+    key = jax.eval_shape(lambda: run_keys(0)[1])
+    return ByLength(
+        partial(train_step, model.forward, optimizer, log_norm=log_norm),
+        before=state_shapes(model, optimizer, mesh),
+        after=(sharded_shape(key, replicated(mesh)),),
+        mesh=mesh,
+        batch_size=batch_size,
+        # The state is updated in place: without this a step would hold it twice.
+        donate=(0,),
+        tokens_labelled=model.backbone.tokens_labelled,
+    )
+
+
+def eval_program(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
+    """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`."""
+    return ByLength(
+        partial(eval_step, model.forward),
+        before=param_shapes(model, mesh),
+        mesh=mesh,
+        batch_size=batch_size,
+    )
+
+
+def batch_shapes(
+    mesh: Mesh, batch_size: int, tokens_labelled: bool, length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch, its rows spread over the mesh."""
+    labels = batch_size * (length if tokens_labelled else 1)
 
     def shape(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(dims, dtype, sharding=by_row(mesh))
 
     tokens = {name: shape((batch_size, length), jnp.int32) for name in ("ids", "mask", "types")}
     return tokens | {
-        "labels": shape((batch_size,), jnp.int32),
-        "weights": shape((batch_size,), jnp.float32),
+        "labels": shape((labels,), jnp.int32),
+        "weights": shape((labels,), jnp.float32),
     }

@@ -67,18 +67,23 @@ def build_model(backbone: Backbone, fresh: list[str], method: str, options: Opti
     )
 
 
+def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
+    """Returns `(trained, frozen)` as ShapeDtypeStructs with shardings."""
+    with_sharding = partial(sharded_shape, sharding=replicated(mesh))
+    return split({path: with_sharding(x) for path, x in model.shapes.items()}, model.labels)
+
+
 def state_shapes(
     model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[State, Params]:
     """Returns `(state, frozen)` as ShapeDtypeStructs with shardings."""
-    trained, frozen = split(model.shapes, model.labels)
+    trained, frozen = param_shapes(model, mesh)
     state = State(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         trained=trained,
         opt_state=jax.eval_shape(optimizer.init, trained),
     )
-    with_sharding = partial(sharded_shape, sharding=replicated(mesh))
-    return jax.tree.map(with_sharding, state), jax.tree.map(with_sharding, frozen)
+    return jax.tree.map(partial(sharded_shape, sharding=replicated(mesh)), state), frozen
 
 
 def sharded_shape(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

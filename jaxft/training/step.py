@@ -38,6 +38,24 @@ def losses(logits_BxC: jax.Array, labels_B: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits_BxC, labels_B)
 
 
+def loss_and_grads(
+    forward: Forward, trained: Params, frozen: Params, batch: Batch, dropout_key: jax.Array
+) -> tuple[jax.Array, Params]:
+    """Returns the mean loss of a batch and its gradients, of the trained leaves only.
+
+    Args:
+      frozen: the leaves that are not trained. They are merged in inside the loss, after the
+        derivative has been asked for, so their gradients are never computed.
+    """
+
+    def loss_of(trained: Params) -> jax.Array:
+        logits_BxC = forward({**frozen, **trained}, batch, dropout_key)
+        weighted_B = losses(logits_BxC, batch["labels"]) * batch["weights"]
+        return weighted_B.sum() / batch["weights"].sum()
+
+    return jax.value_and_grad(loss_of)(trained)
+
+
 def train_step(
     forward: Forward,
     optimizer: optax.GradientTransformation,
@@ -45,25 +63,22 @@ def train_step(
     frozen: Params,
     batch: Batch,
     key: jax.Array,
+    *,
+    log_norm: bool = True,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Returns the next state and `{"loss", "grad_norm"}`, float32 scalars.
 
     Args:
-      frozen: the leaves that are not trained. They are merged in inside the loss, after the
-        derivative has been asked for, so their gradients are never computed.
       key: the run's dropout key; each step folds its number in, so a resumed run draws the same.
+      log_norm: whether to return `grad_norm`. A clip computes it anyway; without a clip it alone
+        would keep gradients alive that XLA otherwise uses up one by one. Measured on OpenLLaMA-3B,
+        batch 1, compiled for an H100: 49.8 GB with it, 41.8 without.
     """
     dropout_key = jax.random.fold_in(key, state.step)
-
-    def loss_of(trained: Params) -> jax.Array:
-        logits_BxC = forward({**frozen, **trained}, batch, dropout_key)
-        weighted_B = losses(logits_BxC, batch["labels"]) * batch["weights"]
-        return weighted_B.sum() / batch["weights"].sum()
-
-    loss, grads = jax.value_and_grad(loss_of)(state.trained)
+    loss, grads = loss_and_grads(forward, state.trained, frozen, batch, dropout_key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
     trained = optax.apply_updates(state.trained, updates)
-    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": loss} | ({"grad_norm": optax.tree.norm(grads)} if log_norm else {})
     return State(state.step + 1, trained, opt_state), metrics
 
 

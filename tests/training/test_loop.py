@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 
 from jaxft.data.encode import Encoded
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.compile import ByLength
+from jaxft.training.compile import train_program
 from jaxft.training.log import RunLog, read_log
 from jaxft.training.loop import (
     InterruptedRunError,
@@ -34,7 +33,7 @@ from jaxft.training.mesh import replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
 from jaxft.training.state import Model, run_keys, state_shapes
-from jaxft.training.step import State, train_step
+from jaxft.training.step import State
 
 PLAN = Plan(
     batch_size=4,
@@ -127,15 +126,8 @@ class Run:
         self.trained, frozen = split(params, model.labels)
         self.frozen = jax.device_put(frozen, replicated(mesh))
         self.key = jax.device_put(run_keys(0)[1], replicated(mesh))
-        self.shapes, frozen_shapes = state_shapes(model, self.optimizer, mesh)
-        self.run_train = ByLength(
-            partial(train_step, model.forward, self.optimizer),
-            before=(self.shapes, frozen_shapes),
-            after=(self.key,),
-            mesh=mesh,
-            batch_size=PLAN.batch_size,
-            donate=(0,),
-        )
+        self.shapes, _ = state_shapes(model, self.optimizer, mesh)
+        self.run_train = train_program(model, self.optimizer, mesh, PLAN.batch_size)
 
     def start(self) -> State:
         trained = {path: jnp.array(x, copy=True) for path, x in self.trained.items()}

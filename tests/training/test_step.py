@@ -15,7 +15,7 @@ from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import flops
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import METHODS, Options
-from jaxft.training.compile import ByLength
+from jaxft.training.compile import ByLength, train_program
 from jaxft.training.mesh import put_batch, replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
@@ -49,12 +49,7 @@ def adamw(model: Model) -> optax.GradientTransformation:
 
 
 def compiled_step(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
-    shapes, frozen = state_shapes(model, adamw(model), mesh)
-    key = jax.device_put(run_keys(0)[1], replicated(mesh))
-    step = partial(train_step, model.forward, adamw(model))
-    return ByLength(
-        step, before=(shapes, frozen), after=(key,), mesh=mesh, batch_size=batch_size, donate=(0,)
-    )
+    return train_program(model, adamw(model), mesh, batch_size)
 
 
 def to_host(params: dict[str, jax.Array]) -> dict[str, np.ndarray]:

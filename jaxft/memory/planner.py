@@ -1,0 +1,205 @@
+"""One training step, compiled for a device and taken apart: where its bytes go.
+
+    job = Job(architecture=ARCHITECTURES["roberta-base"], num_labels=3, method="lora", ...)
+    plan(job)      # {"parameters": ..., "partitions": ..., "compiled": ..., "breakdown": ..., ...}
+
+The step is the one that `jaxft.train` runs, made from shapes: no weight is loaded, nothing is
+allocated, and the device need not be there.
+"""
+
+import hashlib
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxft.errors import InputError
+from jaxft.memory import buffers, targets
+from jaxft.memory.accounting import bytes_by_partition
+from jaxft.memory.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
+from jaxft.memory.leak import unsharded
+from jaxft.memory.targets import Target
+from jaxft.models import backbone as backbones
+from jaxft.peft.methods import Options
+from jaxft.training import mesh as meshes
+from jaxft.training.compile import train_program
+from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.partition import count
+from jaxft.training.state import Model, build_model
+
+Row = dict[str, Any]
+
+# Whose versions the compiled program depends on; those not installed are left out.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "jax-cuda12-pjrt", "libtpu")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that determines a plan.
+
+    Attributes:
+      architecture: a checkpoint's config (`config.json`).
+      fresh: parameters that the checkpoint lacks; they are trained with the head.
+      method, options: as `jaxft.peft.methods.build` takes them.
+      clip, accumulate: of the optimizer; they cost memory, its other settings do not.
+      batch_size: examples a step, over all devices.
+      length: tokens a text is padded to.
+      steps: how many steps to run on the present device, to measure; 0 compiles only.
+    """
+
+    architecture: dict[str, Any]
+    num_labels: int
+    fresh: tuple[str, ...]
+    dtype: str
+    remat: str
+    method: str
+    options: Options
+    clip: float
+    accumulate: int
+    batch_size: int
+    length: int
+    target: Target
+    steps: int = 0
+
+
+def plan(job: Job) -> Row:
+    """Compiles a job's training step and returns what it needs.
+
+    Returns:
+      memory_bytes: of one device, or None if it does not tell.
+      parameters: partition -> count, with `trained` and `total`.
+      partitions: partition -> bytes of parameters, gradients and optimizer state, on one device.
+      compiled: XLA's arguments, outputs, temporaries, aliased and peak, in bytes on one device.
+      breakdown: the peak by what the bytes are for (`breakdown`).
+      flops: floating-point operations of a step over all devices, before XLA optimizes it.
+      compile_s: seconds to trace and compile.
+      measured: what `measure` found, for a job with steps.
+
+    Raises:
+      InputError: the batch does not divide over the devices, a setting is not valid, or the
+        compiler for the device is not installed.
+    """
+    mesh = Mesh(np.asarray(targets.devices_of(job.target)), ("data",))
+    meshes.check_batch_size(mesh, job.batch_size, "batch_size")
+    model = make_model(job)
+    optimizer = make_optimizer(
+        model.labels,
+        make_schedule("constant", 1e-3, total_steps=1, warmup=0.0),
+        weight_decay=0.01,
+        clip=job.clip,
+        accumulate=job.accumulate,
+    )
+    program = train_program(model, optimizer, mesh, job.batch_size, log_norm=job.clip > 0)
+    shapes = program.shapes(job.length)
+    with buffers.dumped() as (options, read):
+        if job.target.platform == "tpu":
+            options = {}  # its compiler does not know them
+        executable = program.compile(job.length, targets.compiler_options(job.target) | options)
+        hlo = read()
+    compiled = compiled_bytes(executable)
+    partitions = bytes_by_partition(
+        model.labels, shapes[0].trained | shapes[1], shapes[0].opt_state
+    )
+    return {
+        "memory_bytes": job.target.memory_bytes,
+        "parameters": count(model.shapes, model.labels),
+        "partitions": partitions,
+        "compiled": compiled,
+        "breakdown": breakdown(partitions, compiled, hlo),
+        # By the present backend's count of the program before XLA optimizes it: alike for all.
+        "flops": flops(jax.jit(program.function).lower(*jax.tree.map(unsharded, shapes))),
+        "compile_s": program.compile_s,
+        "measured": measure(executable, shapes, job.steps) if job.steps else None,
+    }
+
+
+def make_model(job: Job) -> Model:
+    """Returns the method's model, shapes only."""
+    backbone = backbones.from_config(job.architecture, job.num_labels, job.dtype, job.remat)
+    if job.length > backbone.max_length:
+        raise InputError(
+            f"length: {job.length}; the model's position table holds {backbone.max_length} tokens"
+        )
+    return build_model(backbone, list(job.fresh), job.method, job.options)
+
+
+def breakdown(partitions: Row, compiled: dict[str, int], hlo: Any) -> dict[str, int]:
+    """Returns the peak's bytes by purpose; they add up to it.
+
+    `frozen` and `trained` parameters and the `optimizer`'s state are the arguments; `gradients`,
+    `activations` and `workspace` are the temporaries (`jaxft.memory.buffers`), left undivided as
+    `temporaries` where the compiler tells no more; `other` is the batch, the metrics and what a
+    device's layout adds to the arguments.
+    """
+    trained = [row for name, row in partitions.items() if name != "frozen"]
+    parts = {
+        "frozen": partitions.get("frozen", {"params_bytes": 0})["params_bytes"],
+        "trained": sum(row["params_bytes"] for row in trained),
+        "optimizer": sum(row["opt_state_bytes"] for row in partitions.values()),
+    }
+    if hlo is None:
+        parts["temporaries"] = compiled["temporaries"]
+    else:
+        parts |= buffers.peak_by_kind(hlo, compiled["temporaries"])
+    return parts | {"other": compiled["peak"] - sum(parts.values())}
+
+
+def measure(executable: Any, shapes: tuple[Any, ...], steps: int) -> Row:
+    """Runs a compiled step on arrays of zeros and ones and returns its time and memory.
+
+    Returns:
+      step_s: median seconds a step, the first left out.
+      bytes: most memory in use: on an accelerator its allocator's peak, which holds for a process
+        that has done nothing else; on the CPU the growth of the resident set.
+    """
+    growth = ResidentGrowth()
+    state, frozen, batch, key = jax.tree.map(filled, shapes)
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        state, metrics = executable(state, frozen, batch, key)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - start)
+    return {
+        "step_s": statistics.median(seconds[1:] or seconds),
+        "bytes": allocator_peak() or growth.bytes(),
+        "steps": steps,
+    }
+
+
+def filled(x: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array of a shape: every page of it is written, so that all of it is resident."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.device_put(jax.random.key(0), x.sharding)
+    value = 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 1
+    return jax.device_put(jnp.full(x.shape, value, x.dtype), x.sharding)
+
+
+def cache_key(job: Job) -> str:
+    """Returns a digest of all that determines a plan: the job, jaxft's code, the compilers."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    content = {"job": asdict(job), "code": code_digest(), "versions": versions}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """sha256 over the modules that a compiled step comes from."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for folder in ("memory", "models", "peft", "training"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

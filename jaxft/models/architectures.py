@@ -1,0 +1,65 @@
+"""Configs of well-known checkpoints, so that their memory can be planned with no hub in reach.
+
+    config = ARCHITECTURES["roberta-large"]      # transformers' config.json, what shapes depend on
+
+Only the memory planner reads these; training takes a checkpoint's own config.
+"""
+
+from typing import Any
+
+BERT_BASE = {
+    "model_type": "bert",
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+ROBERTA_BASE = {
+    **BERT_BASE,
+    "model_type": "roberta",
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+}
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+
+# Each as in the config.json of the hub repository of that name.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert-base-uncased": BERT_BASE,
+    "bert-large-uncased": {**BERT_BASE, **LARGE},
+    "roberta-base": ROBERTA_BASE,
+    "roberta-large": {**ROBERTA_BASE, **LARGE},
+    "allenai/scibert_scivocab_uncased": {**BERT_BASE, "vocab_size": 31090},
+    "sentence-transformers/all-MiniLM-L6-v2": {
+        **BERT_BASE,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "intermediate_size": 1536,
+    },
+    # openlm-research/open_llama_3b: a decoder, to be planned and not to be trained here.
+    "openlm-research/open_llama_3b": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 3200,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 8640,
+        "max_position_embeddings": 2048,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    },
+}

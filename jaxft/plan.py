@@ -1,0 +1,316 @@
+"""What each method's training step needs, on this device and on devices that are not here.
+
+    python -m jaxft.memory --config configs/acl_lora.py --target=h100,v5e:2x4 [--fit=24GiB]
+                           [--json FILE] [--markdown FILE] [--plot FILE.png]
+
+Compiles the very step of `jaxft.train` from shapes: nothing is loaded, allocated or trained.
+`config.memory` says which methods, batch sizes, lengths, dtypes and policies stand in the table;
+--fit finds each method's largest batch. Results are kept in the cache by what determines them.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from jaxft import cli, wiring
+from jaxft.data import tasks
+from jaxft.data.sources import cache_dir
+from jaxft.errors import InputError, check_choice
+from jaxft.memory import estimates, planner, targets
+from jaxft.memory.fit import largest_batch
+from jaxft.memory.planner import Job, Row
+from jaxft.models import backbone as backbones
+from jaxft.models import hub, weights
+from jaxft.models.architectures import ARCHITECTURES
+from jaxft.peft.methods import METHODS
+from jaxft.report import bars, footprint
+
+TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
+UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+
+
+def run(config: ConfigDict, asked: flags.FlagValues) -> int:
+    """Plans, prints and writes; returns the exit code."""
+    devices = chosen_targets(config, asked.target)
+    jobs = [job for target in devices for job in make_jobs(config, target)]
+    rows = []
+    for target in devices:
+        with compiler(target, config.memory.steps > 0) as compiled:
+            mine = [(label, job) for label, job in jobs if job.target == target]
+            for number, (label, job) in enumerate(mine, 1):
+                say(f"[{number}/{len(mine)}] {target.name}: {label}, {describe(job)}")
+                rows.append(make_row(config, label, job, compiled, fit_limit(asked.fit, target)))
+    show(config, rows)
+    write(asked, rows)
+    return 0
+
+
+def chosen_targets(config: ConfigDict, given: str) -> list[targets.Target]:
+    """Returns the devices of --target, else those of the config."""
+    names = given or ",".join(config.memory.targets)
+    return targets.parse_all(names, [dict(entry) for entry in config.memory.devices])
+
+
+def make_jobs(config: ConfigDict, target: targets.Target) -> list[tuple[str, Job]]:
+    """Returns `(label, job)` for every combination that the config names, methods innermost."""
+    plan = config.memory
+    architecture, fresh, num_labels = read_model(config)
+    axes = product(
+        words(plan.dtypes) or [config.model.dtype],
+        plan.lengths or [config.data.max_length],
+        plan.batch_sizes or [config.batch_size],
+        words(plan.remats) or [config.model.remat],
+        words(plan.methods),
+    )
+    return [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+
+
+def words(values: tuple[str, ...]) -> list[str]:
+    """The names in a tuple; `--config.memory.methods=full,lora` is one string with both."""
+    return [part for value in values for part in value.split(",")]
+
+
+def make_job(
+    config: ConfigDict,
+    architecture: dict[str, Any],
+    fresh: list[str],
+    num_labels: int,
+    target: targets.Target,
+    dtype: str,
+    length: int,
+    batch_size: int,
+    remat: str,
+    method: str,
+) -> tuple[str, Job]:
+    """Returns what a method is called in the table, and its job."""
+    check_choice(method, [*METHODS, TOP], "memory.methods")
+    options = wiring.method_options(config)
+    label = method
+    if method == TOP:
+        top = config.memory.top_layers
+        label, method = f"lora, top {top} layers", "lora"
+        options = replace(options, layers=tuple(range(-top, 0)))
+    job = Job(
+        architecture=architecture,
+        num_labels=num_labels,
+        fresh=tuple(fresh),
+        dtype=dtype,
+        remat=remat,
+        method=method,
+        options=options,
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
+        batch_size=batch_size,
+        length=length,
+        target=target,
+        steps=config.memory.steps if target.platform == "here" else 0,
+    )
+    return label, job
+
+
+def read_model(config: ConfigDict) -> tuple[dict[str, Any], list[str], int]:
+    """Returns a model's config, the parameters its checkpoint lacks, and the number of labels.
+
+    Of a well-known model only its name is needed, of any other the config and the headers of its
+    weights.
+    """
+    num_labels = count_labels(config)
+    name = config.model.name
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name], [], num_labels
+    directory = hub.locate(name)
+    backbone = backbones.load(directory, num_labels)
+    fresh = weights.read_fresh(directory, backbones.parameter_shapes(backbone), backbone.family)
+    return backbones.read_config(directory), fresh, num_labels
+
+
+def count_labels(config: ConfigDict) -> int:
+    """Returns how many labels a task has; the files are read only where nothing else tells."""
+    if config.data.labels:
+        return len(config.data.labels)
+    names = [part.name for part in tasks.parse_task(config.task)]
+    if all(name in tasks.CATALOGUE for name in names):
+        return sum(len(tasks.CATALOGUE[name].labels) for name in names)
+    return len(wiring.load_dataset(config).labels)
+
+
+def describe(job: Job) -> str:
+    """A job's settings, for the progress line."""
+    remat = "" if job.remat == "none" else f", remat {job.remat}"
+    return f"{job.batch_size} x {job.length}, {job.dtype}{remat}"
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr, so that the table alone can be piped."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- compiling
+
+
+@contextmanager
+def compiler(target: targets.Target, measures: bool) -> Iterator[Callable[[Job], Row]]:
+    """Yields `plan` for a target: from the cache, else compiled in a process of its own.
+
+    JAX chooses its platforms once a process, and a compiler for an absent device wants others than
+    this one has; it may also die of a program that is too large without taking this process along.
+
+    Args:
+      measures: whether the jobs run their steps, each in a process that has allocated nothing yet.
+    """
+    environment = targets.environment(target.platform)
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool:
+            described = in_worker(pool, targets.described, target)
+            yield partial(cached_plan, pool, described)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def in_worker(pool: ProcessPoolExecutor, function: Callable[[Any], Any], argument: Any) -> Any:
+    """Returns `function(argument)`, computed in the compiler's process."""
+    try:
+        return pool.submit(function, argument).result()
+    except BrokenProcessPool as err:
+        raise InputError(
+            "the compiler's process ended without a word, most often for want of memory; try a "
+            "smaller model, batch or length"
+        ) from err
+
+
+def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> Row:
+    """Returns a job's plan for a target as its backend describes it; `cached`: where it is from."""
+    job = replace(job, target=target)
+    file = cache_dir() / "plans" / f"{planner.cache_key(job)}.json"
+    if file.is_file():
+        return {**wiring.read_json(file), "cached": True}
+    plan = in_worker(pool, planner.plan, job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    wiring.write_json(file, plan)
+    return {**plan, "cached": False}
+
+
+def make_row(
+    config: ConfigDict,
+    label: str,
+    job: Job,
+    compiled: Callable[[Job], Row],
+    limit: int | None,
+) -> Row:
+    """Returns a row of the table: a job's settings and its plan, or its largest batch's."""
+    fit = None
+    if limit is not None:
+        fit, job = find_largest(job, compiled, limit)
+    plan = compiled(job)
+    row = {
+        "model": config.model.name,
+        "method": job.method,
+        "label": label,
+        "remat": job.remat,
+        "dtype": job.dtype,
+        "target": job.target.name,
+        "devices": job.target.devices,
+        "batch_size": job.batch_size,
+        "length": job.length,
+        "step_s": plan["measured"]["step_s"] if plan["measured"] else None,
+        **plan,
+    }
+    return row | ({"fit": fit} if fit else {})
+
+
+def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[Row, Job]:
+    """Returns what --fit says of a method, and the job at its largest batch."""
+    tried: dict[int, float] = {}
+
+    def peak_of(batch_size: int) -> float:
+        if batch_size not in tried:
+            plan = compiled(replace(job, batch_size=batch_size))
+            tried[batch_size] = plan["compiled"]["peak"] if plan["compiled"] else float("inf")
+            say(f"    batch {batch_size}: {tried[batch_size] / 2**30:.2f} GiB")
+        return tried[batch_size]
+
+    step = job.target.devices
+    largest = largest_batch(peak_of, limit, step)
+    if largest == 0:
+        raise InputError(
+            f"--fit: {job.method} of this model needs {tried[step] / 2**30:.2f} GiB a device at "
+            f"batch {step}, more than {limit / 2**30:.2f}; try --config.model.remat=layer, "
+            "--config.model.dtype=bfloat16, a shorter data.max_length or a PEFT method"
+        )
+    fit = {"limit": limit, "largest_batch": largest, "compiled": len(tried)}
+    return fit, replace(job, batch_size=largest)
+
+
+def fit_limit(text: str, target: targets.Target) -> int | None:
+    """Returns --fit in bytes: `24GiB`, or `device` for the target's own memory; None without it."""
+    if not text:
+        return None
+    if text == "device" and target.memory_bytes:
+        return target.memory_bytes
+    found = re.fullmatch(r"([\d.]+) ?(\w+)", text)
+    if not found or found[2] not in UNITS or found[1].count(".") > 1:
+        raise InputError(f"--fit: {text!r}; expected a size such as 24GiB or 80GB, or 'device'")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+# ---------------------------------------------------------------- showing
+
+
+def show(config: ConfigDict, rows: list[Row]) -> None:
+    """Prints the table, and the hand estimates if the config asks for them."""
+    print(footprint.fit_table(rows) if "fit" in rows[0] else footprint.plan_table(rows))
+    if config.memory.estimates:
+        print("\n" + footprint.estimate_table(estimates.hand_estimates(), estimates.DIFFERENCES))
+
+
+def write(asked: flags.FlagValues, rows: list[Row]) -> None:
+    """Writes what was asked for; the folder must be there (`check_outputs`)."""
+    if asked.json:
+        Path(asked.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if asked.markdown:
+        Path(asked.markdown).write_text(footprint.markdown(rows) + "\n", encoding="utf-8")
+    if asked.plot:
+        bars.stacked_bars(rows, Path(asked.plot), title=f"{rows[0]['model']}: a training step")
+
+
+def check_outputs(asked: flags.FlagValues) -> None:
+    """Raises InputError before anything is compiled if a result could not be written."""
+    for name in ("json", "markdown", "plot"):
+        path = Path(asked[name].value or ".")
+        if not path.parent.is_dir():
+            raise InputError(f"--{name}: no directory {path.parent}")
+    if asked.plot and Path(asked.plot).suffix != ".png":
+        raise InputError(f"--plot: {asked.plot}; expected a file that ends in .png")
+
+
+def main(argv: list[str]) -> int:
+    """Parses the flags and plans; see the module's docstring."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("target", "", "devices, e.g. h100:8,v5e:2x4,cpu", values)
+    flags.DEFINE_string("fit", "", "find the largest batch in this memory, e.g. 24GiB", values)
+    flags.DEFINE_string("json", "", "file for the rows as JSON", values)
+    flags.DEFINE_string("markdown", "", "file for the table as Markdown", values)
+    flags.DEFINE_string("plot", "", "PNG file for the bars", values)
+    config = cli.parse_config_command(argv, values)
+    check_outputs(values)
+    return run(config, values)
