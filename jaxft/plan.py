@@ -36,6 +36,7 @@ from jaxft.memory.planner import Job, Row
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.models.architectures import ARCHITECTURES
+from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import METHODS
 from jaxft.report import bars, footprint
 
@@ -98,6 +99,8 @@ def make_job(
 ) -> tuple[str, Job]:
     """Returns what a method is called in the table, and its job."""
     check_choice(method, [*METHODS, TOP], "memory.methods")
+    check_choice(remat, POLICIES, "memory.remats")
+    check_choice(dtype, backbones.DTYPES, "memory.dtypes")
     options = wiring.method_options(config)
     label = method
     if method == TOP:
@@ -253,8 +256,8 @@ def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[
     largest = largest_batch(peak_of, limit, step)
     if largest == 0:
         raise InputError(
-            f"--fit: {job.method} of this model needs {tried[step] / 2**30:.2f} GiB a device at "
-            f"batch {step}, more than {limit / 2**30:.2f}; try --config.model.remat=layer, "
+            f"--fit: {job.method} of this model needs {tried[step] / 2**20:,.0f} MiB a device at "
+            f"batch {step}, more than {limit / 2**20:,.0f} MiB; try --config.model.remat=layer, "
             "--config.model.dtype=bfloat16, a shorter data.max_length or a PEFT method"
         )
     fit = {"limit": limit, "largest_batch": largest, "compiled": len(tried)}

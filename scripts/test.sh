@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Makes an environment, installs all the tests need and runs them: linter, types, imports, tests.
+# Makes the environments, installs all the tests need and runs them: linter, types, imports, tests.
 #
 #   scripts/test.sh [PYTEST ARGUMENTS]
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 make_env .venv-test "dev,interop"
+# XLA's compilers for GPUs and TPUs that are not here stand apart: their plugins speak up on stderr
+# whenever JAX starts, and TPU's takes a lock.
+make_env .venv-plan "plan-gpu,plan-tpu"
+JAXFT_PLAN_PYTHON=$PWD/.venv-plan/bin/python
+export JAXFT_PLAN_PYTHON
 bin=.venv-test/bin
 
 "$bin/ruff" check .

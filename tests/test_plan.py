@@ -1,0 +1,223 @@
+"""`python -m jaxft.memory`: tables that add up, the cache, the largest batch, and bad input."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxft import plan
+from jaxft.errors import InputError
+from jaxft.memory.targets import parse
+
+ROOT = Path(__file__).parents[1]
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """With a cache of its own, and two devices."""
+    cache = tmp_path_factory.mktemp("cache")
+    flags = "--xla_force_host_platform_device_count=2"
+    return os.environ | {"JAXFT_CACHE": str(cache), "XLA_FLAGS": flags}
+
+
+def run(
+    arguments: list[str], environment: dict[str, str], python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    command = [python, "-m", "jaxft.memory", "--config=configs/acl_lora.py", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def small(checkpoint: Path) -> list[str]:
+    return [
+        f"--config.model.name={checkpoint}",
+        "--config.data.max_length=32",
+        "--config.batch_size=8",
+        "--config.method.rank=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def table(
+    environment: dict[str, str], tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], Path, subprocess.CompletedProcess[str]]:
+    """The arguments, folder and output of a table of two methods, measured."""
+    folder = tmp_path_factory.mktemp("plan")
+    arguments = [
+        *small(tiny_checkpoint),
+        "--target=cpu",
+        "--config.memory.methods=full,lora-top",
+        "--config.memory.top_layers=1",
+        "--config.memory.steps=3",
+        *(f"--{kind}={folder / name}" for kind, name in OUTPUTS.items()),
+    ]
+    return arguments, folder, run(arguments, environment)
+
+
+OUTPUTS = {"json": "rows.json", "markdown": "table.md", "plot": "bars.png"}
+
+
+def test_the_table_is_printed_and_everything_asked_for_is_written(table) -> None:
+    _, folder, done = table
+    assert done.returncode == 0, done.stderr
+    assert "lora, top 1 layers" in done.stdout
+    assert "[2/2] cpu: lora, top 1 layers, 8 x 32, float32" in done.stderr
+    for name in OUTPUTS.values():
+        assert (folder / name).stat().st_size > 100
+    assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+    assert "| lora, top 1 layers" in (folder / "table.md").read_text()
+
+
+def test_a_row_adds_up(table) -> None:
+    rows: Rows = json.loads((table[1] / "rows.json").read_text())
+    for row in rows:
+        assert sum(row["breakdown"].values()) == row["compiled"]["peak"]
+        assert row["breakdown"]["other"] >= 0
+        assert row["flops"] > 1e6
+        assert row["step_s"] > 0
+        assert row["measured"]["steps"] == 3
+    full, lora = rows
+    assert full["breakdown"]["frozen"] == 0
+    # One layer's query and value, two matrices of rank 2 each; no other layer has any.
+    assert lora["parameters"]["adapter"] == 2 * 2 * 2 * 32
+    assert lora["breakdown"]["optimizer"] < full["breakdown"]["optimizer"]
+    assert lora["flops"] < full["flops"]
+
+
+def test_the_same_command_again_compiles_nothing(table, environment) -> None:
+    arguments, folder, _ = table
+    before = json.loads((folder / "rows.json").read_text())
+    assert [row["cached"] for row in before] == [False, False]
+    done = run(arguments, environment)
+    assert done.stdout == table[2].stdout
+    assert json.loads((folder / "rows.json").read_text()) == [
+        {**row, "cached": True} for row in before
+    ]
+
+
+def test_fit_finds_a_batch_that_fits_beside_one_that_does_not(
+    environment, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = [*small(tiny_checkpoint), "--target=cpu:2", "--config.memory.methods=lora"]
+    done = run([*arguments, "--fit=24MiB", f"--json={tmp_path / 'fit.json'}"], environment)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "fit.json").read_text())
+    largest = row["fit"]["largest_batch"]
+    assert row["batch_size"] == largest > 0
+    assert largest % 2 == 0
+    assert row["compiled"]["peak"] <= 24 * 2**20
+    assert f"batch {largest + 2}: 0.02 GiB" in done.stderr  # the neighbour was tried, too
+
+
+# ---------------------------------------------------------------- devices that are not here
+
+
+def has_compilers(python: str) -> bool:
+    code = (
+        "import importlib.util as u, sys; "
+        "sys.exit(not all(map(u.find_spec, ('jax_cuda12_plugin', 'libtpu'))))"
+    )
+    return subprocess.run([python, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def plan_python() -> str:
+    """A Python with the extras plan-gpu and plan-tpu; scripts/test.sh makes and names one."""
+    python = os.environ.get("JAXFT_PLAN_PYTHON", sys.executable)
+    if not has_compilers(python):
+        pytest.skip("neither this Python nor $JAXFT_PLAN_PYTHON has plan-gpu and plan-tpu")
+    return python
+
+
+def test_a_step_is_compiled_for_a_gpu_and_a_tpu_that_are_not_here(
+    plan_python: str, environment, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = [*small(tiny_checkpoint), "--config.memory.methods=lora", "--target=t4:2,v5e"]
+    done = run([*arguments, f"--json={tmp_path / 'rows.json'}"], environment, plan_python)
+    assert done.returncode == 0, done.stderr
+    gpu, tpu = json.loads((tmp_path / "rows.json").read_text())
+    for row in (gpu, tpu):
+        assert sum(row["breakdown"].values()) == row["compiled"]["peak"] > 0
+        assert row["parameters"] == gpu["parameters"]
+        assert row["flops"] == gpu["flops"]
+        assert row["memory_bytes"] > 10 * 2**30
+    assert (gpu["devices"], tpu["devices"]) == (2, 1)
+    assert gpu["breakdown"]["activations"] > 0
+    # The TPU's compiler keeps its buffer assignment to itself.
+    assert "activations" not in tpu["breakdown"]
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target=h10"], "did you mean 'h100'"),
+        (["--target=v5e:8"], "did you mean 'v5e:2x4'"),
+        (["--config.memory.methods=full,lroa"], "memory.methods: unknown value 'lroa'"),
+        (["--target=cpu", "--fit=24Gib"], "--fit: '24Gib'; expected a size such as 24GiB"),
+        (["--json=no/where/x.json"], "--json: no directory no/where"),
+        (["--plot=x.pdf"], "expected a file that ends in .png"),
+        (["--config.memory.remats=layers", "--target=cpu"], "did you mean 'layer'"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_compiled(
+    arguments: list[str], said: str, tiny_checkpoint: Path, monkeypatch
+) -> None:
+    assert said in refused([*small(tiny_checkpoint), *arguments], monkeypatch)
+
+
+def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one line that a command says."""
+    argv = ["memory", "--config=configs/acl_lora.py", *arguments]
+    monkeypatch.setattr(sys, "argv", argv)  # config_flags reads it
+    with pytest.raises(InputError) as caught:
+        plan.main(argv)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target=cpu:2", "--config.batch_size=7"], "7 does not divide over 2 devices; 8 would"),
+        (["--target=cpu:3"], "XLA_FLAGS=--xla_force_host_platform_device_count=3"),
+        (["--target=cpu", "--config.data.max_length=65"], "holds 64 tokens"),
+        (["--target=cpu", "--fit=1MiB"], "MiB a device at batch 1, more than 1 MiB; try"),
+    ],
+)
+def test_what_only_the_compiler_can_tell_is_one_line_too(
+    arguments: list[str], said: str, tiny_checkpoint: Path, environment, monkeypatch
+) -> None:
+    for name in ("JAXFT_CACHE", "XLA_FLAGS"):
+        monkeypatch.setenv(name, environment[name])
+    arguments = [*small(tiny_checkpoint), "--config.memory.methods=lora", *arguments]
+    assert said in refused(arguments, monkeypatch)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed in this Python"
+)
+def test_a_missing_extra_is_named_with_its_command(environment, tiny_checkpoint: Path) -> None:
+    done = run([*small(tiny_checkpoint), "--target=v5e"], environment)
+    assert done.returncode == 2
+    assert '".[plan-tpu]"' in done.stderr.splitlines()[-1]
+
+
+def test_fit_takes_sizes_and_the_device_itself() -> None:
+    a100 = parse("a100-40")
+    assert plan.fit_limit("24GiB", a100) == 24 * 2**30
+    assert plan.fit_limit("1.5 GB", a100) == 1_500_000_000
+    assert plan.fit_limit("device", a100) == a100.memory_bytes
+    assert plan.fit_limit("", a100) is None
+    for wrong in ("24", "GiB", "2.4.1GiB", "-3GiB", "24TiB"):
+        with pytest.raises(InputError, match="--fit"):
+            plan.fit_limit(wrong, a100)
