@@ -85,6 +85,12 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
     compiled = results["memory"]["compiled"]
     assert compiled.keys() >= {"arguments", "outputs", "temporaries", "aliased", "peak"}
     assert results["memory"]["measured_peak"] > compiled["arguments"] > 0
+    used, error = (results["memory"][f"measured_{x}"] for x in ("for_step", "error_percent"))
+    if used is None:  # a kernel that does not tell a process's resident set
+        assert error is None
+    else:
+        assert used > compiled["arguments"]
+        assert error == pytest.approx(100 * (used / compiled["peak"] - 1))
     assert results["timing"].keys() >= {
         *("compile_s", "train_s", "examples_per_s", "tokens_per_s", "padding_fraction"),
         "compiled_shapes",

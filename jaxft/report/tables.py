@@ -178,6 +178,12 @@ def task_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
+def measured_beside(memory: Mapping[str, Any]) -> str:
+    """`, 612.0 MiB measured (+3.7%)`: what training used, beside the compiled figure."""
+    used, error = memory.get("measured_for_step"), memory.get("measured_error_percent")
+    return "" if used is None else f", {human_bytes(used)} measured ({error:+.1f}%)"
+
+
 def costs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, text) for trained parameters, memory and time."""
     parameters, memory, timing = (results[key] for key in ("parameters", "memory", "timing"))
@@ -189,7 +195,7 @@ def costs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "memory",
             f"{human_bytes(memory.get('measured_peak'))} peak ({by}); "
-            f"{human_bytes(step)} for a training step, by XLA",
+            f"{human_bytes(step)} for a training step, by XLA{measured_beside(memory)}",
         ),
         (
             "time",

@@ -15,6 +15,7 @@ from jaxft.report.tables import (
     human_bytes,
     human_seconds,
     majority_scores,
+    measured_beside,
     parameter_table,
     partition_costs,
     percent,
@@ -140,6 +141,9 @@ def test_result_table_example():
     assert row_of(table, "Background") == ["0.7500", "0.8571", "0.8000", "70"]
     assert "100 of 1,000 parameters (10.00%)" in table
     assert "5.0 GiB peak (device allocator); 3.0 MiB for a training step, by XLA" in table
+    beside = {"measured_for_step": 3.3 * 2**20, "measured_error_percent": 10.0}
+    assert measured_beside(beside) == ", 3.3 MiB measured (+10.0%)"
+    assert measured_beside({"measured_for_step": None}) == ""
     assert "2 min 05 s training" in table
     assert "note" not in table
 
