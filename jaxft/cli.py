@@ -148,6 +148,11 @@ def check_fields(config: ConfigDict) -> None:
             )
 
 
+def whole(values: tuple[Any, ...]) -> bool:
+    """Whether all values are whole numbers above 0."""
+    return all(isinstance(value, int) and value >= 1 for value in values)
+
+
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.few_shot": (lambda x: x >= 1, "a whole number above 0"),
@@ -162,6 +167,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda x: 0 <= x < 2**32, "0 to 2**32 - 1"),
     "patience": (lambda x: x >= 0, "0 or more"),
     "save_every": (lambda x: x >= 0, "0 or more"),
+    "memory.top_layers": (lambda x: x >= 1, "a whole number above 0"),
+    "memory.steps": (lambda x: x >= 0, "0 or more"),
+    "memory.batch_sizes": (whole, "whole numbers above 0, e.g. 8,16"),
+    "memory.lengths": (whole, "whole numbers above 0, e.g. 64,128"),
 }
 
 

@@ -46,6 +46,16 @@ def test_the_custom_config_takes_files_or_a_hub_dataset() -> None:
         cli.check_values(config)
 
 
+def test_the_table_of_openllama_plans_what_the_reports_estimate() -> None:
+    config = load("tables/openllama_3b")
+    cli.check_fields(config)
+    cli.check_values(config)
+    assert config.memory.estimates
+    assert config.memory.targets == ("h100", "a100")
+    assert config.memory.methods == ("full", "lora", "houlsby")
+    assert config.memory.dtypes == ("float32", "bfloat16")
+
+
 def test_every_default_has_a_comment() -> None:
     defaults, _ = (CONFIGS / "base.py").read_text().split("    return config\n", 1)
     lines = defaults.splitlines()
