@@ -46,15 +46,17 @@ UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 
 def run(config: ConfigDict, asked: flags.FlagValues) -> int:
     """Plans, prints and writes; returns the exit code."""
-    devices = chosen_targets(config, asked.target)
-    jobs = [job for target in devices for job in make_jobs(config, target)]
+    # All is checked before the first compilation, which may take minutes.
+    work = [
+        (target, make_jobs(config, target), fit_limit(asked.fit, target))
+        for target in chosen_targets(config, asked.target)
+    ]
     rows = []
-    for target in devices:
+    for target, jobs, limit in work:
         with compiler(target, config.memory.steps > 0) as compiled:
-            mine = [(label, job) for label, job in jobs if job.target == target]
-            for number, (label, job) in enumerate(mine, 1):
-                say(f"[{number}/{len(mine)}] {target.name}: {label}, {describe(job)}")
-                rows.append(make_row(config, label, job, compiled, fit_limit(asked.fit, target)))
+            for number, (label, job) in enumerate(jobs, 1):
+                say(f"[{number}/{len(jobs)}] {target.name}: {label}, {describe(job)}")
+                rows.append(make_row(config, label, job, compiled, limit))
     show(config, rows)
     write(asked, rows)
     return 0
@@ -176,13 +178,16 @@ def compiler(target: targets.Target, measures: bool) -> Iterator[Callable[[Job],
       measures: whether the jobs run their steps, each in a process that has allocated nothing yet.
     """
     environment = targets.environment(target.platform)
+    if target.kind == "cpu":
+        environment = {"JAX_PLATFORMS": "cpu"}  # even where there is a GPU
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool:
-            described = in_worker(pool, targets.described, target)
-            yield partial(cached_plan, pool, described)
+            if target.platform == "here":
+                target = in_worker(pool, targets.described, target)
+            yield partial(cached_plan, pool, target)
     finally:
         for name, value in before.items():
             os.environ.pop(name)

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from jaxft.errors import InputError
@@ -30,7 +31,7 @@ from jaxft.memory.targets import Target
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
 from jaxft.training import mesh as meshes
-from jaxft.training.compile import train_program
+from jaxft.training.compile import ByLength, train_program
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
 from jaxft.training.state import Model, build_model
@@ -77,7 +78,8 @@ def plan(job: Job) -> Row:
       memory_bytes: of one device, or None if it does not tell.
       parameters: partition -> count, with `trained` and `total`.
       partitions: partition -> bytes of parameters, gradients and optimizer state, on one device.
-      compiled: XLA's arguments, outputs, temporaries, aliased and peak, in bytes on one device.
+      compiled: XLA's arguments, outputs, temporaries, aliased and peak, in bytes on one device;
+        None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
       flops: floating-point operations of a step over all devices, before XLA optimizes it.
       compile_s: seconds to trace and compile.
@@ -90,35 +92,54 @@ def plan(job: Job) -> Row:
     mesh = Mesh(np.asarray(targets.devices_of(job.target)), ("data",))
     meshes.check_batch_size(mesh, job.batch_size, "batch_size")
     model = make_model(job)
-    optimizer = make_optimizer(
+    program = train_program(
+        model, make_adamw(job, model), mesh, job.batch_size, log_norm=job.clip > 0
+    )
+    shapes = program.shapes(job.length)
+    state, frozen, *_ = shapes
+    partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
+    executable, hlo = compile_for(job, program)
+    compiled = compiled_bytes(executable) if executable else None
+    return {
+        "memory_bytes": job.target.memory_bytes,
+        "parameters": count(model.shapes, model.labels),
+        "partitions": partitions,
+        "compiled": compiled,
+        "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
+        # By the present backend's count of the program before XLA optimizes it: alike for all.
+        "flops": flops(jax.jit(program.function).lower(*jax.tree.map(unsharded, shapes))),
+        "compile_s": program.compile_s,
+        "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
+    }
+
+
+def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
+    """Returns the optimizer; its rates are any, for they change neither memory nor operations."""
+    return make_optimizer(
         model.labels,
         make_schedule("constant", 1e-3, total_steps=1, warmup=0.0),
         weight_decay=0.01,
         clip=job.clip,
         accumulate=job.accumulate,
     )
-    program = train_program(model, optimizer, mesh, job.batch_size, log_norm=job.clip > 0)
-    shapes = program.shapes(job.length)
-    with buffers.dumped() as (options, read):
-        if job.target.platform == "tpu":
-            options = {}  # its compiler does not know them
-        executable = program.compile(job.length, targets.compiler_options(job.target) | options)
-        hlo = read()
-    compiled = compiled_bytes(executable)
-    partitions = bytes_by_partition(
-        model.labels, shapes[0].trained | shapes[1], shapes[0].opt_state
-    )
-    return {
-        "memory_bytes": job.target.memory_bytes,
-        "parameters": count(model.shapes, model.labels),
-        "partitions": partitions,
-        "compiled": compiled,
-        "breakdown": breakdown(partitions, compiled, hlo),
-        # By the present backend's count of the program before XLA optimizes it: alike for all.
-        "flops": flops(jax.jit(program.function).lower(*jax.tree.map(unsharded, shapes))),
-        "compile_s": program.compile_s,
-        "measured": measure(executable, shapes, job.steps) if job.steps else None,
-    }
+
+
+def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
+    """Returns the executable for a job's target and its HloProto, which TPUs' compiler keeps.
+
+    `(None, None)` if the compiler refuses the program as too large for the device.
+    """
+    options = targets.compiler_options(job.target)
+    with buffers.dumped() as (dump_options, read):
+        if job.target.platform != "tpu":
+            options |= dump_options
+        try:
+            executable = program.compile(job.length, options)
+        except jax.errors.JaxRuntimeError as err:
+            if "RESOURCE_EXHAUSTED" not in str(err):
+                raise
+            return None, None
+        return executable, read()
 
 
 def make_model(job: Job) -> Model:
