@@ -61,11 +61,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices that share a batch; -1: all
 
-    # What `python -m jaxft.memory` compiles; it determines no run. Empty: the value from above.
+    # What `python -m jaxft.memory` compiles; it determines no run. (): the value from above.
     config.memory = ConfigDict()
     config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target goes before
     config.memory.devices = ()  # GPUs of your own, e.g. ({"name": "a6000", "like": "3090", ...},)
-    config.memory.methods = ("full", "head", "bitfit", "lora", "lora-top", "houlsby", "pfeiffer")
+    config.memory.methods = ()  # of the table, lora-top among them; () for all
     config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
     config.memory.batch_sizes = ()  # examples a step, over all devices
     config.memory.lengths = ()  # tokens a text is padded to

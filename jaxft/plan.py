@@ -41,6 +41,8 @@ from jaxft.peft.methods import METHODS
 from jaxft.report import bars, footprint
 
 TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
+# The rows of the table: lora-top stands beside lora.
+TABLE = [name for method in METHODS for name in (method, *((TOP,) if method == "lora" else ()))]
 UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 
 
@@ -77,7 +79,7 @@ def make_jobs(config: ConfigDict, target: targets.Target) -> list[tuple[str, Job
         plan.lengths or [config.data.max_length],
         plan.batch_sizes or [config.batch_size],
         words(plan.remats) or [config.model.remat],
-        words(plan.methods),
+        words(plan.methods) or TABLE,
     )
     return [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
 
@@ -100,7 +102,7 @@ def make_job(
     method: str,
 ) -> tuple[str, Job]:
     """Returns what a method is called in the table, and its job."""
-    check_choice(method, [*METHODS, TOP], "memory.methods")
+    check_choice(method, TABLE, "memory.methods")
     check_choice(remat, POLICIES, "memory.remats")
     check_choice(dtype, backbones.DTYPES, "memory.dtypes")
     options = wiring.method_options(config)
