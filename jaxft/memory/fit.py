@@ -3,51 +3,59 @@
 largest_batch(lambda batch: plan(job_at(batch))["compiled"]["peak"], limit=24 * 2**30, step=1)
 """
 
+import itertools
 from collections.abc import Callable
 
 
 def largest_batch(peak_of: Callable[[int], float], limit: float, step: int) -> int:
     """Returns the largest multiple of `step` whose peak is within the limit; 0 if not even `step`.
 
-    Memory grows almost in proportion to the batch, so a line through the two nearest batches tried
-    points at the answer; where the line is off, halving the interval bounds the number of trials.
+    Memory grows almost in proportion to the batch, so a line between a batch that fits and one that
+    does not points at the answer. Where it is no line (close to a device's limit XLA recomputes of
+    its own accord), halving every third time bounds the number of trials.
 
     Args:
       peak_of: examples -> bytes; infinity for a program that the compiler refuses as too large.
     """
-    if peak_of(step) > limit:
+    peaks = {0: 0.0, step: peak_of(step)}
+    if peaks[step] > limit:
         return 0
-    fits, too_large = step, None
-    peaks = {step: peak_of(step)}
-    guess = 8 * step
-    for trial in range(64):
-        peaks[guess] = peak_of(guess)
-        if peaks[guess] <= limit:
-            fits = guess
-        else:
-            too_large = guess
-        if too_large is not None and too_large - fits <= step:
+    fits = step
+    too_large = first_too_large(peak_of, peaks, limit, step)
+    for trial in itertools.count():
+        fits = max(batch for batch in peaks if batch < too_large and peaks[batch] <= limit)
+        if too_large - fits <= step:
             return fits
-        guess = next_guess(peaks, limit, step, fits, too_large, halve=trial % 3 == 2)
-    return fits
+        guess = (
+            (fits + too_large) // 2 if trial % 3 == 2 else crossing(peaks, fits, too_large, limit)
+        )
+        guess = min(max(guess - guess % step, fits + step), too_large - step)
+        peaks[guess] = peak_of(guess)
+        too_large = guess if peaks[guess] > limit else too_large
+    raise AssertionError("count() never ends")
 
 
-def next_guess(
-    peaks: dict[int, float], limit: float, step: int, fits: int, too_large: int | None, halve: bool
+def first_too_large(
+    peak_of: Callable[[int], float], peaks: dict[int, float], limit: float, step: int
 ) -> int:
-    """The next batch to try between the largest that fits and the smallest that does not."""
-    finite = sorted(b for b, peak in peaks.items() if peak != float("inf"))
-    near = sorted(finite, key=lambda b: abs(peaks[b] - limit))[:2]
-    guess = 2 * fits
-    if len(near) == 2 and peaks[near[0]] != peaks[near[1]]:
-        low, high = sorted(near)
-        slope = (peaks[high] - peaks[low]) / (high - low)
-        guess = int(low + (limit - peaks[low]) / slope) if slope > 0 else 2 * fits
-    if too_large is None:
-        guess = min(max(guess, fits + step), 8 * fits)
-    elif halve or not finite:
-        guess = (fits + too_large) // 2
-    guess -= guess % step
-    # The line often points at the answer itself: then its upper neighbour has still to be tried.
-    guess = max(guess, fits + step)
-    return guess if too_large is None else min(guess, too_large - step)
+    """Returns a batch that does not fit, and notes what it tries on the way.
+
+    Each is the first that the line through the two before says is too large, if that is no more
+    than eight times the last.
+    """
+    before, batch = 0, step
+    while peaks[batch] <= limit:
+        grown = peaks[batch] - peaks[before]
+        ahead = (limit - peaks[batch]) * (batch - before) / grown if grown > 0 else float("inf")
+        following = batch + min(ahead, 7 * batch) + step
+        before, batch = batch, int(following - following % step)
+        peaks[batch] = peak_of(batch)
+    return batch
+
+
+def crossing(peaks: dict[int, float], low: int, high: int, limit: float) -> int:
+    """Where the line between two batches crosses the limit; their middle if one is infinite."""
+    if peaks[high] == float("inf"):
+        return (low + high) // 2
+    share = (limit - peaks[low]) / (peaks[high] - peaks[low])
+    return int(low + share * (high - low))

@@ -217,10 +217,12 @@ def cache_key(job: Job) -> str:
 
 
 def code_digest() -> str:
-    """sha256 over the modules that a compiled step comes from."""
+    """sha256 over the modules that a plan comes from."""
     package = Path(__file__).parents[1]
+    files = [package / "memory" / f"{name}.py" for name in ("accounting", "buffers", "planner")]
+    for folder in ("models", "peft", "training"):
+        files += sorted((package / folder).glob("*.py"))
     digest = hashlib.sha256()
-    for folder in ("memory", "models", "peft", "training"):
-        for path in sorted((package / folder).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
