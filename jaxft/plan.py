@@ -59,6 +59,8 @@ def run(config: ConfigDict, asked: flags.FlagValues) -> int:
             for number, (label, job) in enumerate(jobs, 1):
                 say(f"[{number}/{len(jobs)}] {target.name}: {label}, {describe(job)}")
                 rows.append(make_row(config, label, job, compiled, limit))
+    if all("fit" in row and row["fit"]["largest_batch"] == 0 for row in rows):
+        raise InputError("--fit: no method fits, not even at the smallest batch; see above for why")
     show(config, rows)
     write(asked, rows)
     return 0
@@ -262,13 +264,19 @@ def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[
     step = job.target.devices
     largest = largest_batch(peak_of, limit, step)
     if largest == 0:
-        raise InputError(
-            f"--fit: {job.method} of this model needs {tried[step] / 2**20:,.0f} MiB a device at "
-            f"batch {step}, more than {limit / 2**20:,.0f} MiB; try --config.model.remat=layer, "
-            "--config.model.dtype=bfloat16, a shorter data.max_length or a PEFT method"
-        )
+        say(f"    {too_large(job, tried[step], limit)}")
     fit = {"limit": limit, "largest_batch": largest, "compiled": len(tried)}
-    return fit, replace(job, batch_size=largest)
+    return fit, replace(job, batch_size=largest or step)
+
+
+def too_large(job: Job, peak: float, limit: int) -> str:
+    """Says that not even the smallest batch fits, and what may help."""
+    needs = f"{peak / 2**20:,.0f} MiB" if peak < float("inf") else "more than it has"
+    return (
+        f"--fit: {job.method} of this model needs {needs} a device at batch {job.target.devices}, "
+        f"the limit is {limit / 2**20:,.0f} MiB; try --config.model.remat=layer, "
+        "--config.model.dtype=bfloat16, a shorter --config.data.max_length or a PEFT method"
+    )
 
 
 def fit_limit(text: str, target: targets.Target) -> int | None:

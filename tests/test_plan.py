@@ -116,6 +116,24 @@ def test_fit_finds_a_batch_that_fits_beside_one_that_does_not(
     assert f"batch {largest + 2}: 0.02 GiB" in done.stderr  # the neighbour was tried, too
 
 
+def test_a_method_that_fits_in_no_batch_is_a_row_and_no_method_that_does_an_error(
+    environment, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = [*small(tiny_checkpoint), "--target=cpu", "--config.memory.methods=full,head"]
+    # The tiny model has 4 MB of weights, and in full twice that of moments.
+    done = run([*arguments, "--fit=8MiB", f"--json={tmp_path / 'fit.json'}"], environment)
+    assert done.returncode == 0, done.stderr
+    full, head = json.loads((tmp_path / "fit.json").read_text())
+    assert full["fit"]["largest_batch"] == 0 < head["fit"]["largest_batch"]
+    assert "needs 1" in done.stderr
+    assert "try --config.model.remat=layer" in done.stderr
+
+    done = run([*arguments, "--fit=1MiB"], environment)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("memory: --fit: no method fits")
+    assert "Traceback" not in done.stderr
+
+
 # ---------------------------------------------------------------- devices that are not here
 
 
@@ -191,7 +209,6 @@ def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
         (["--target=cpu:2", "--config.batch_size=7"], "7 does not divide over 2 devices; 8 would"),
         (["--target=cpu:3"], "XLA_FLAGS=--xla_force_host_platform_device_count=3"),
         (["--target=cpu", "--config.data.max_length=65"], "holds 64 tokens"),
-        (["--target=cpu", "--fit=1MiB"], "MiB a device at batch 1, more than 1 MiB; try"),
     ],
 )
 def test_what_only_the_compiler_can_tell_is_one_line_too(

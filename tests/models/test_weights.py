@@ -57,6 +57,7 @@ def read(directory: Path, num_labels: int = 3) -> tuple[Backbone, Params, list[s
     params, fresh = weights.read(directory, shapes, backbone.family)
     assert sorted([*params, *fresh]) == sorted(shapes)
     assert all(x.dtype == np.float32 and x.shape == shapes[p].shape for p, x in params.items())
+    assert weights.read_fresh(directory, shapes, backbone.family) == fresh  # from headers alone
     return backbone, params, fresh
 
 
