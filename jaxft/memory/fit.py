@@ -20,25 +20,26 @@ def largest_batch(peak_of: Callable[[int], float], limit: float, step: int) -> i
     peaks = {0: 0.0, step: peak_of(step)}
     if peaks[step] > limit:
         return 0
-    fits = step
-    too_large = first_too_large(peak_of, peaks, limit, step)
+    fits, too_large = bracket(peak_of, peaks, limit, step)
     for trial in itertools.count():
-        fits = max(batch for batch in peaks if batch < too_large and peaks[batch] <= limit)
         if too_large - fits <= step:
-            return fits
-        guess = (
-            (fits + too_large) // 2 if trial % 3 == 2 else crossing(peaks, fits, too_large, limit)
-        )
+            break
+        guess = crossing(peaks, fits, too_large, limit)
+        if trial % 3 == 2:
+            guess = (fits + too_large) // 2
         guess = min(max(guess - guess % step, fits + step), too_large - step)
         peaks[guess] = peak_of(guess)
-        too_large = guess if peaks[guess] > limit else too_large
-    raise AssertionError("count() never ends")
+        if peaks[guess] <= limit:
+            fits = guess
+        else:
+            too_large = guess
+    return fits
 
 
-def first_too_large(
+def bracket(
     peak_of: Callable[[int], float], peaks: dict[int, float], limit: float, step: int
-) -> int:
-    """Returns a batch that does not fit, and notes what it tries on the way.
+) -> tuple[int, int]:
+    """Returns a batch that fits and one that does not, and notes the peaks of all it tries.
 
     Each is the first that the line through the two before says is too large, if that is no more
     than eight times the last.
@@ -50,7 +51,7 @@ def first_too_large(
         following = batch + min(ahead, 7 * batch) + step
         before, batch = batch, int(following - following % step)
         peaks[batch] = peak_of(batch)
-    return batch
+    return before, batch
 
 
 def crossing(peaks: dict[int, float], low: int, high: int, limit: float) -> int:
