@@ -49,8 +49,9 @@ UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 def run(config: ConfigDict, asked: flags.FlagValues) -> int:
     """Plans, prints and writes; returns the exit code."""
     # All is checked before the first compilation, which may take minutes.
+    model = read_model(config)
     work = [
-        (target, make_jobs(config, target), fit_limit(asked.fit, target))
+        (target, make_jobs(config, model, target), fit_limit(asked.fit, target))
         for target in chosen_targets(config, asked.target)
     ]
     rows = []
@@ -72,10 +73,15 @@ def chosen_targets(config: ConfigDict, given: str) -> list[targets.Target]:
     return targets.parse_all(names, [dict(entry) for entry in config.memory.devices])
 
 
-def make_jobs(config: ConfigDict, target: targets.Target) -> list[tuple[str, Job]]:
-    """Returns `(label, job)` for every combination that the config names, methods innermost."""
+def make_jobs(
+    config: ConfigDict, model: tuple[dict[str, Any], list[str], int], target: targets.Target
+) -> list[tuple[str, Job]]:
+    """Returns `(label, job)` for every combination that the config names, methods innermost.
+
+    Args:
+      model: what `read_model` returns.
+    """
     plan = config.memory
-    architecture, fresh, num_labels = read_model(config)
     axes = product(
         words(plan.dtypes) or [config.model.dtype],
         plan.lengths or [config.data.max_length],
@@ -83,7 +89,7 @@ def make_jobs(config: ConfigDict, target: targets.Target) -> list[tuple[str, Job
         words(plan.remats) or [config.model.remat],
         words(plan.methods) or TABLE,
     )
-    return [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+    return [make_job(config, *model, target, *values) for values in axes]
 
 
 def words(values: tuple[str, ...]) -> list[str]:
