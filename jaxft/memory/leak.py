@@ -8,6 +8,7 @@ full fine-tuning does: on BERT-base, batch 32, length 128, head only, 6242 MiB i
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax
 from jaxft.errors import InputError
 from jaxft.memory.compiled import flops
 from jaxft.training.partition import split
-from jaxft.training.state import Model
+from jaxft.training.state import Model, sharded_shape
 from jaxft.training.step import loss_and_grads
 
 # What a step may cost beyond the gradients that were asked for. XLA counts an optimized program
@@ -62,14 +63,11 @@ def gradient_flops(model: Model, arguments: tuple[Any, ...]) -> float:
     Args:
       arguments: `(state, frozen, batch, key)` as ShapeDtypeStructs.
     """
-    state, frozen, batch, key = jax.tree.map(unsharded, arguments)
+    # Counted by the present backend, wherever the program itself is compiled for.
+    here = partial(sharded_shape, sharding=None)
+    state, frozen, batch, key = jax.tree.map(here, arguments)
 
     def derive(trained: Any, frozen: Any, batch: Any, key: Any) -> Any:
         return loss_and_grads(model.forward, trained, frozen, batch, key)
 
     return flops(jax.jit(derive).lower(state.trained, frozen, batch, key)) or math.inf
-
-
-def unsharded(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """The shape for one device of the present backend, wherever the program is compiled for."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)

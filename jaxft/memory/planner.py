@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from jaxft.errors import InputError
 from jaxft.memory import buffers, targets
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
-from jaxft.memory.leak import unsharded
 from jaxft.memory.targets import Target
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
@@ -34,7 +34,7 @@ from jaxft.training import mesh as meshes
 from jaxft.training.compile import ByLength, train_program
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
-from jaxft.training.state import Model, build_model
+from jaxft.training.state import Model, build_model, sharded_shape
 
 Row = dict[str, Any]
 
@@ -100,6 +100,7 @@ def plan(job: Job) -> Row:
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
     executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
+    shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
         "memory_bytes": job.target.memory_bytes,
         "parameters": count(model.shapes, model.labels),
@@ -107,7 +108,7 @@ def plan(job: Job) -> Row:
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
         # By the present backend's count of the program before XLA optimizes it: alike for all.
-        "flops": flops(jax.jit(program.function).lower(*jax.tree.map(unsharded, shapes))),
+        "flops": flops(jax.jit(program.function).lower(*shapes_here)),
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
     }

@@ -86,7 +86,8 @@ def state_shapes(
     return jax.tree.map(partial(sharded_shape, sharding=replicated(mesh)), state), frozen
 
 
-def sharded_shape(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+def sharded_shape(x: Any, sharding: jax.sharding.Sharding | None) -> jax.ShapeDtypeStruct:
+    """The shape of `x` with this sharding; None is one device of the present backend."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
