@@ -59,7 +59,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.patience = 0  # epochs without a better dev macro-F1 before stopping; 0: never
     config.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
     config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices that share a batch; -1: all
+    config.mesh.data = -1  # groups of devices that share a batch; -1: all the devices there are
+    config.mesh.fsdp = 1  # devices that share a batch and hold a part of each matrix
+    config.mesh.tensor = 1  # devices that share a layer's attention heads and hidden units
 
     # What `python -m jaxft.memory` compiles; it determines no run. (): the value from above.
     config.memory = ConfigDict()

@@ -132,6 +132,7 @@ def make_job(
         batch_size=batch_size,
         length=length,
         target=target,
+        mesh=config.mesh.to_dict(),
         steps=config.memory.steps if target.platform == "here" else 0,
     )
     return label, job

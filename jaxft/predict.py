@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -24,6 +23,7 @@ from jaxft.report.results import predictions
 from jaxft.training import loop, mesh
 from jaxft.training.compile import eval_program
 from jaxft.training.partition import split
+from jaxft.training.sharding import param_shardings
 
 
 def read_examples(path: Path, is_pair: bool) -> tuple[Example, ...]:
@@ -52,9 +52,11 @@ def predict(
     if wiring.weights_digest(parts.directory) != settings["weights_sha256"]:
         raise InputError(f"{parts.directory}: not the weights that the run was trained on")
 
-    devices = mesh.make_mesh(config.mesh.data)
-    everything = jax.device_put({**parts.weights, **trained}, mesh.replicated(devices))
-    trained_params, frozen = split(everything, parts.model.labels)
+    devices = mesh.make_mesh()  # those of this machine, whatever the run was trained on
+    shardings = param_shardings(parts.model.shapes, devices)
+    everything = {**parts.weights, **trained}
+    on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
+    trained_params, frozen = split(on_devices, parts.model.labels)
     plan = loop.Plan(
         batch_size=0,
         eval_batch_size=settings["eval_batch_size"],

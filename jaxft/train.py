@@ -41,19 +41,19 @@ from jaxft.training.log import RunLog
 from jaxft.training.metrics import score
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
-from jaxft.training.state import Model, init_state, run_keys, state_shapes
+from jaxft.training.sharding import check_tensor
+from jaxft.training.state import Model, dropout_key_on, init_state, state_shapes
 from jaxft.training.step import Params
 
 
 def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> int:
     """One run, from the raw files to results.json; returns the exit code."""
-    devices = mesh.make_mesh(config.mesh.data)
-    mesh.check_batch_size(devices, config.batch_size, "batch_size")
-    mesh.check_batch_size(devices, config.eval_batch_size, "eval_batch_size")
+    devices = mesh.make_mesh(**config.mesh)
 
     # Text -> token ids, and what there is to know about them.
     dataset = wiring.load_dataset(config)
     parts = wiring.load_parts(config, len(dataset.labels))
+    check_tensor(parts.model.backbone.heads, config.mesh.tensor)
     data = encode_splits(config, dataset, parts)
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
@@ -61,15 +61,16 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
     # Shapes -> optimizer -> the two programs, before any array is made.
     plan = make_plan(config, data)
     schedule, optimizer = make_optimization(config, plan, data["train"], parts.model)
-    shapes, _ = state_shapes(parts.model, optimizer, devices)
-    _, dropout_key = run_keys(config.seed)
-    dropout_key = jax.device_put(dropout_key, mesh.replicated(devices))
+    shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
+    dropout_key = dropout_key_on(devices, config.seed)
     run_train = train_program(
         parts.model, optimizer, devices, plan.batch_size, log_norm=config.optim.clip > 0
     )
     run_eval = eval_program(parts.model, devices, plan.eval_batch_size)
     parameters = count(parts.model.shapes, parts.model.labels)
-    memory = bytes_by_partition(parts.model.labels, parts.model.shapes, shapes.opt_state)
+    memory = bytes_by_partition(
+        parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
+    )
     print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
     print(tables.parameter_table(parameters, memory))
     if dry_run:

@@ -94,9 +94,21 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
+def identity(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns what of config.json makes a run another run: all but the devices it runs on."""
+    return {name: value for name, value in fields.items() if name != "mesh"}
+
+
+def config_digest(config: ConfigDict) -> str:
+    """sha256 over what makes a run another run."""
+    return hashlib.sha256(
+        json.dumps(identity(to_json(config)), sort_keys=True).encode()
+    ).hexdigest()
+
+
 def default_workdir(config: ConfigDict) -> Path:
     """`runs/acl_sup-lora-minilm-seed0-1a2b3c`: the same command finds the same directory."""
-    digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:6]
+    digest = config_digest(config)[:6]
     model = Path(config.model.name).name
     task = config.task.replace(",", "+")
     return Path("runs") / f"{task}-{config.method.name}-{model}-seed{config.seed}-{digest}"
@@ -163,8 +175,8 @@ def begun(name: str) -> bool:
 
 def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
     """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    old = flatten_dict(read_json(workdir / "config.json"), sep=".")
-    new = flatten_dict(config, sep=".")
+    old = flatten_dict(identity(read_json(workdir / "config.json")), sep=".")
+    new = flatten_dict(identity(config), sep=".")
     for name in sorted(old | new):
         if old.get(name) != new.get(name):
             raise InputError(

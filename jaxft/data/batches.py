@@ -85,21 +85,28 @@ def make_batch(
     batch_size: int,
     buckets: Sequence[int],
     max_length: int,
+    share: np.ndarray | None = None,
 ) -> Batch:
     """Returns `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B).
 
     Rows behind the examples are padding: weight 0, label 0, and one visible token, because a row
     that attends to nothing is a softmax over -inf.
+
+    Args:
+      indices: the examples of the whole batch; the longest says how long its rows are.
+      batch_size: rows of the whole batch.
+      share: the numbers of the rows to return, a host's own; None returns all.
     """
-    rows = [encoded.ids[i] for i in indices]
-    length = bucket_of(max(len(row) for row in rows), buckets, max_length)
-    ids_BxL = np.full((batch_size, length), encoded.pad_id, np.int32)
-    mask_BxL = np.zeros((batch_size, length), np.int32)
-    types_BxL = np.zeros((batch_size, length), np.int32)
-    labels_B = np.zeros(batch_size, np.int32)
-    weights_B = np.zeros(batch_size, np.float32)
-    mask_BxL[len(rows) :, 0] = 1
-    for b, (i, row) in enumerate(zip(indices, rows, strict=True)):
+    length = bucket_of(max(len(encoded.ids[i]) for i in indices), buckets, max_length)
+    share = np.arange(batch_size) if share is None else share
+    ids_BxL = np.full((len(share), length), encoded.pad_id, np.int32)
+    mask_BxL = np.zeros((len(share), length), np.int32)
+    types_BxL = np.zeros((len(share), length), np.int32)
+    labels_B = np.zeros(len(share), np.int32)
+    weights_B = np.zeros(len(share), np.float32)
+    mask_BxL[share >= len(indices), 0] = 1
+    for b, i in enumerate(indices[share[share < len(indices)]]):
+        row = encoded.ids[i]
         ids_BxL[b, : len(row)] = row
         mask_BxL[b, : len(row)] = 1
         types_BxL[b, : len(row)] = encoded.types[i]

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from jaxft.training.partition import PARTITIONS, partition_of
+from jaxft.training.partition import PARTITIONS, parameter_of, partition_of
 
 
 def nbytes(x: Any) -> int:
@@ -48,9 +48,9 @@ def bytes_by_partition(
 
 def owner(key_path: tuple[Any, ...], labels: Mapping[str, str]) -> str:
     """The partition that a leaf of the optimizer's state belongs to."""
-    names = [getattr(key, "key", None) for key in key_path]
-    for name in reversed(names):
-        if name in labels:
-            return partition_of(labels[name])
+    parameter = parameter_of(key_path, labels)
+    if parameter is not None:
+        return partition_of(labels[parameter])
     known = set(labels.values())
+    names = (getattr(key, "key", None) for key in key_path)
     return next((partition_of(name) for name in names if name in known), "shared")

@@ -19,9 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from jaxft.errors import InputError
 from jaxft.memory import buffers, targets
@@ -30,11 +28,13 @@ from jaxft.memory.compiled import ResidentGrowth, allocator_peak, compiled_bytes
 from jaxft.memory.targets import Target
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
-from jaxft.training import mesh as meshes
 from jaxft.training.compile import ByLength, train_program
+from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
+from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, build_model, sharded_shape
+from jaxft.training.step import train_step
 
 Row = dict[str, Any]
 
@@ -53,6 +53,7 @@ class Job:
       clip, accumulate: of the optimizer; they cost memory, its other settings do not.
       batch_size: examples a step, over all devices.
       length: tokens a text is padded to.
+      mesh: axis -> size, as `jaxft.training.mesh.make_mesh` takes them.
       steps: how many steps to run on the present device, to measure; 0 compiles only.
     """
 
@@ -68,6 +69,7 @@ class Job:
     batch_size: int
     length: int
     target: Target
+    mesh: dict[str, int]
     steps: int = 0
 
 
@@ -89,17 +91,18 @@ def plan(job: Job) -> Row:
       InputError: the batch does not divide over the devices, a setting is not valid, or the
         compiler for the device is not installed.
     """
-    mesh = Mesh(np.asarray(targets.devices_of(job.target)), ("data",))
-    meshes.check_batch_size(mesh, job.batch_size, "batch_size")
+    mesh = make_mesh(**job.mesh, devices=targets.devices_of(job.target))
     model = make_model(job)
-    program = train_program(
-        model, make_adamw(job, model), mesh, job.batch_size, log_norm=job.clip > 0
-    )
+    check_tensor(model.backbone.heads, mesh.shape["tensor"])
+    optimizer = make_adamw(job, model)
+    program = train_program(model, optimizer, mesh, job.batch_size, log_norm=job.clip > 0)
     shapes = program.shapes(job.length)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
     executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
+    # The same step without a mesh: the present backend knows nothing of another's devices.
+    undivided = partial(train_step, model.forward, optimizer, log_norm=job.clip > 0)
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
         "memory_bytes": job.target.memory_bytes,
@@ -108,7 +111,7 @@ def plan(job: Job) -> Row:
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
         # By the present backend's count of the program before XLA optimizes it: alike for all.
-        "flops": flops(jax.jit(program.function).lower(*shapes_here)),
+        "flops": flops(jax.jit(undivided).lower(*shapes_here)),
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
     }

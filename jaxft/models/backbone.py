@@ -36,6 +36,8 @@ class Backbone:
       module: transformers' `Flax*ForSequenceClassificationModule`, rematerialised if asked.
       pad_id: the id of the padding token.
       max_length: the longest sequence the position table holds, special tokens included.
+      dtype: of the computation; parameters are float32.
+      heads: attention heads of a layer.
       tokens_labelled: whether every token has logits and a label (a decoder's), not every text.
     """
 
@@ -44,6 +46,8 @@ class Backbone:
     module: nn.Module
     pad_id: int
     max_length: int
+    dtype: Any
+    heads: int
     tokens_labelled: bool = False
 
 
@@ -117,6 +121,8 @@ def from_config(
         module=module if remat == "none" else Rematerialised(module, remat),
         pad_id=hf_config.pad_token_id,
         max_length=hf_config.max_position_embeddings - unused,
+        dtype=DTYPES[dtype],
+        heads=hf_config.num_attention_heads,
         tokens_labelled=config["model_type"] == "llama",
     )
 

@@ -20,8 +20,16 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxft.training.mesh import by_row, replicated
-from jaxft.training.state import Model, param_shapes, run_keys, sharded_shape, state_shapes
+from jaxft.training.mesh import by_row, padded_rows, replicated
+from jaxft.training.sharding import gathering
+from jaxft.training.state import (
+    Model,
+    param_shapes,
+    run_keys,
+    sharded_shape,
+    shardings_of,
+    state_shapes,
+)
 from jaxft.training.step import eval_step, train_step
 
 
@@ -40,6 +48,7 @@ class ByLength:
         before: Sequence[Any],
         after: Sequence[Any] = (),
         *,
+        results: Any = None,
         mesh: Mesh,
         batch_size: int,
         donate: tuple[int, ...] = (),
@@ -49,11 +58,13 @@ class ByLength:
 
         Args:
           before, after: ShapeDtypeStructs (with shardings) of the arguments around the batch.
+          results: shardings of what it returns, a tree or a prefix of one; None: XLA's choice.
+          batch_size: examples; the batch has as many rows as the mesh pads them to.
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
         """
         self.function = function
-        self._jitted = jax.jit(function, donate_argnums=donate)
+        self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
         self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled)
         self.executables: dict[int, Any] = {}
@@ -100,10 +111,14 @@ def train_program(
 ) -> ByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`."""
     key = jax.eval_shape(lambda: run_keys(0)[1])
+    state, frozen = state_shapes(model, optimizer, mesh)
+    forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
     return ByLength(
-        partial(train_step, model.forward, optimizer, log_norm=log_norm),
-        before=state_shapes(model, optimizer, mesh),
+        partial(train_step, forward, optimizer, log_norm=log_norm),
+        before=(state, frozen),
         after=(sharded_shape(key, replicated(mesh)),),
+        # As it came in, or the next step would be given another layout than it was compiled for.
+        results=(shardings_of(state), replicated(mesh)),
         mesh=mesh,
         batch_size=batch_size,
         # The state is updated in place: without this a step would hold it twice.
@@ -114,9 +129,12 @@ def train_program(
 
 def eval_program(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
     """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`."""
+    forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
     return ByLength(
-        partial(eval_step, model.forward),
+        partial(eval_step, forward),
         before=param_shapes(model, mesh),
+        # Whole on every device, so that each process reads all of them.
+        results=replicated(mesh),
         mesh=mesh,
         batch_size=batch_size,
     )
@@ -125,13 +143,14 @@ def eval_program(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
 def batch_shapes(
     mesh: Mesh, batch_size: int, tokens_labelled: bool, length: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of a batch, its rows spread over the mesh."""
-    labels = batch_size * (length if tokens_labelled else 1)
+    """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
+    rows = padded_rows(mesh, batch_size)
+    labels = rows * (length if tokens_labelled else 1)
 
     def shape(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(dims, dtype, sharding=by_row(mesh))
 
-    tokens = {name: shape((batch_size, length), jnp.int32) for name in ("ids", "mask", "types")}
+    tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
     return tokens | {
         "labels": shape((labels,), jnp.int32),
         "weights": shape((labels,), jnp.float32),

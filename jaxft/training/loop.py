@@ -24,7 +24,7 @@ from jaxft.data.encode import Encoded
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.compile import ByLength
 from jaxft.training.log import RunLog
-from jaxft.training.mesh import put_batch
+from jaxft.training.mesh import local_rows, padded_rows, put_batch
 from jaxft.training.step import Params, State
 
 Scores = dict[str, Any]
@@ -113,8 +113,8 @@ def fit(
             pending: list[dict[str, jax.Array]] = []
             for indices in order[done - epoch * per_epoch :]:
                 start = time.perf_counter()
-                batch = make_batch(data, indices, plan.batch_size, plan.buckets, plan.max_length)
-                state, metrics = run_train(state, frozen, put_batch(mesh, batch), key)
+                batch = device_batch(plan, data, indices, plan.batch_size, mesh)
+                state, metrics = run_train(state, frozen, batch, key)
                 pending.append(metrics)
                 done += 1
                 is_last = done == (epoch + 1) * per_epoch
@@ -183,11 +183,21 @@ def logits_of(
     parts = []
     order = eval_order(data.lengths, plan.eval_batch_size)
     for indices in order:
-        batch = make_batch(data, indices, plan.eval_batch_size, plan.buckets, plan.max_length)
-        logits_BxC = run_eval(trained, frozen, put_batch(mesh, batch))
+        batch = device_batch(plan, data, indices, plan.eval_batch_size, mesh)
+        logits_BxC = run_eval(trained, frozen, batch)
         parts.append(np.asarray(logits_BxC)[: len(indices)])
     logits_NxC = np.concatenate(parts)
     return logits_NxC[np.argsort(np.concatenate(order))]
+
+
+def device_batch(
+    plan: Plan, data: Encoded, indices: np.ndarray, batch_size: int, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """Returns a batch on the devices; each process makes its own rows of it."""
+    rows = padded_rows(mesh, batch_size)
+    share = local_rows(mesh, rows)
+    batch = make_batch(data, indices, rows, plan.buckets, plan.max_length, share)
+    return put_batch(mesh, batch, rows)
 
 
 def means(metrics: list[dict[str, Any]]) -> dict[str, float]:

@@ -9,8 +9,8 @@ this one tree.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from jaxft.errors import InputError
 
@@ -46,6 +46,12 @@ def first_match(path: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:
 def partition_of(label: str) -> str:
     """`"head:no_decay"` -> `"head"`."""
     return label.split(":")[0]
+
+
+def parameter_of(key_path: Iterable[Any], params: Container[str]) -> str | None:
+    """The parameter that a leaf of an optimizer's state belongs to, if its path names one."""
+    names = [getattr(key, "key", None) for key in key_path]
+    return next((name for name in reversed(names) if name in params), None)
 
 
 def split(params: Mapping[str, T], labels: Mapping[str, str]) -> tuple[dict[str, T], dict[str, T]]:

@@ -24,8 +24,9 @@ from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
 from jaxft.peft.inject import Injected
 from jaxft.peft.methods import Method, Options, build
-from jaxft.training.mesh import replicated
-from jaxft.training.partition import label_tree, split
+from jaxft.training.mesh import put, replicated
+from jaxft.training.partition import label_tree, parameter_of, split
+from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Forward, State
 
 
@@ -69,8 +70,9 @@ def build_model(backbone: Backbone, fresh: list[str], method: str, options: Opti
 
 def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
     """Returns `(trained, frozen)` as ShapeDtypeStructs with shardings."""
-    with_sharding = partial(sharded_shape, sharding=replicated(mesh))
-    return split({path: with_sharding(x) for path, x in model.shapes.items()}, model.labels)
+    shardings = param_shardings(model.shapes, mesh)
+    shapes = {path: sharded_shape(x, shardings[path]) for path, x in model.shapes.items()}
+    return split(shapes, model.labels)
 
 
 def state_shapes(
@@ -78,12 +80,19 @@ def state_shapes(
 ) -> tuple[State, Params]:
     """Returns `(state, frozen)` as ShapeDtypeStructs with shardings."""
     trained, frozen = param_shapes(model, mesh)
-    state = State(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
-        trained=trained,
-        opt_state=jax.eval_shape(optimizer.init, trained),
+
+    def like_its_parameter(key_path: Any, x: Any) -> jax.ShapeDtypeStruct:
+        parameter = trained.get(parameter_of(key_path, trained) or "")
+        # Counters hang on a parameter's path as well, but are no array of its shape.
+        if parameter is None or parameter.shape != x.shape:
+            return sharded_shape(x, replicated(mesh))
+        return sharded_shape(x, parameter.sharding)
+
+    opt_state = jax.tree_util.tree_map_with_path(
+        like_its_parameter, jax.eval_shape(optimizer.init, trained)
     )
-    return jax.tree.map(partial(sharded_shape, sharding=replicated(mesh)), state), frozen
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    return State(step, trained, opt_state), frozen
 
 
 def sharded_shape(x: Any, sharding: jax.sharding.Sharding | None) -> jax.ShapeDtypeStruct:
@@ -99,13 +108,19 @@ def init_state(
     mesh: Mesh,
 ) -> tuple[State, Params]:
     """Returns `(state, frozen)` on the mesh: the checkpoint's weights, the rest from the seed."""
+    shapes, _ = state_shapes(model, optimizer, mesh)
+    shardings = param_shardings(model.shapes, mesh)
     init_key, _ = run_keys(seed)
     fresh = init_fresh(model, set(model.shapes) - set(weights), init_key, mesh)
-    params = {**jax.device_put(dict(weights), replicated(mesh)), **fresh}
+    params = {**{path: put(x, shardings[path]) for path, x in weights.items()}, **fresh}
     trained, frozen = split(params, model.labels)
-    opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(trained)
-    step = jax.device_put(jnp.int32(0), replicated(mesh))
-    return State(step, trained, opt_state), frozen
+    init_opt_state = jax.jit(optimizer.init, out_shardings=shardings_of(shapes.opt_state))
+    return State(put(np.int32(0), replicated(mesh)), trained, init_opt_state(trained)), frozen
+
+
+def shardings_of(shapes: Any) -> Any:
+    """The shardings of a tree of ShapeDtypeStructs."""
+    return jax.tree.map(lambda x: x.sharding, shapes)
 
 
 def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Params:
@@ -118,7 +133,13 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
         everything = backbones.init(model.backbone, model.module, key)
         return {path: x for path, x in everything.items() if path in paths}
 
-    return jax.jit(chosen, out_shardings=replicated(mesh))(key)
+    shardings = param_shardings({path: model.shapes[path] for path in paths}, mesh)
+    return jax.jit(chosen, out_shardings=shardings)(key)
+
+
+def dropout_key_on(mesh: Mesh, seed: int) -> jax.Array:
+    """Returns a run's dropout key, on every device of the mesh."""
+    return jax.jit(lambda: run_keys(seed)[1], out_shardings=replicated(mesh))()
 
 
 def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:
