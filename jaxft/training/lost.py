@@ -1,0 +1,172 @@
+"""One line and an exit code where a process is ended because another one was lost.
+
+    watch(Connection("host0:1234", process=1, processes=2, heartbeat=60, timeout=300))
+    jax.distributed.initialize(...)
+    ...
+    unwatch()                           # after jax.distributed.shutdown
+
+JAX notices a lost process by itself: its coordination service misses the heartbeats, or a socket
+closes, and a C++ thread ends the other processes, whatever Python or a collective is waiting for.
+Nothing written in Python could be as sure. But it ends them with a page of C++ on stderr and
+abort(), and jaxlib's callback for the case cannot be a Python function (0.10.2: std::bad_cast). So
+C++'s stderr goes through a pipe. A thread passes on what it reads, and turns that page into a line.
+"""
+
+import ctypes
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may well succeed
+EXIT_UNREACHED = 2  # as for bad input
+HOLD_S = 1.0  # seconds that a line is kept back which may be the first of that page
+
+# How the lines begin that C++ writes when a process was lost or none can be reached.
+SUSPECT = re.compile(
+    rb"^[WEF]\d{4} [^\n]*(coordination_service|preemption_sync_manager|client\.h:)", re.M
+)
+FATAL = "JAX distributed service detected fatal errors"
+UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What the line tells of.
+
+    Attributes:
+      address: the coordinator's, host:port; it is in process 0.
+      process, processes: this one's number, and how many there are.
+      heartbeat: seconds without one after which a process is lost.
+      timeout: seconds that the processes wait for each other at the start.
+    """
+
+    address: str
+    process: int
+    processes: int
+    heartbeat: int
+    timeout: int
+
+
+def explain(text: str, connection: Connection) -> tuple[str, int]:
+    """Returns the line for what C++ wrote, and the exit code."""
+    where = f"at {connection.address} (process {connection.process} of {connection.processes})"
+    if "RegisterTask" in text:
+        if "ALREADY_EXISTS" in text:
+            return f"two processes have the number {connection.process} {where}", EXIT_UNREACHED
+        return (
+            f"the processes did not meet {where} within {connection.timeout} s; each must be "
+            "running and be told that address, which is process 0's and must be reachable",
+            EXIT_UNREACHED,
+        )
+    found = UNHEALTHY.search(text)
+    if found:
+        numbers = ", ".join(re.findall(r"\d+", found[1]))
+        what = f"process {numbers} was lost (no heartbeat for {connection.heartbeat} s)"
+    elif "Failed to send RPC" in text:
+        what = f"process 0 was lost (no connection to {connection.address})"
+    else:
+        what = "another process was lost"
+    return (
+        f"{what}; stopping. The same command on every process continues from the last checkpoint",
+        EXIT_LOST,
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A watched stderr: what file descriptor 2 was, and who reads what it is now."""
+
+    connection: Connection
+    real: int
+    reader: threading.Thread
+
+
+_watch: Watch | None = None
+
+
+def watch(connection: Connection) -> None:
+    """Begins to read C++'s stderr."""
+    global _watch
+    real = os.dup(2)
+    read_end, write_end = os.pipe()
+    # C++ may write while it holds the GIL, and then nobody reads: it shall lose a line, not wait.
+    os.set_blocking(write_end, False)
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    # Python's own messages go straight there, and a progress bar still sees its terminal.
+    sys.stderr = os.fdopen(os.dup(real), "w", buffering=1, errors="backslashreplace")
+    delay_abort()
+    reader = threading.Thread(target=pass_on, args=(read_end, real, connection), daemon=True)
+    _watch = Watch(connection, real, reader)
+    reader.start()
+
+
+def unwatch() -> None:
+    """Gives C++ its stderr back, and passes on what is still in the pipe."""
+    global _watch
+    if _watch is not None:
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        os.dup2(_watch.real, 2)  # closes the pipe, so that its reader comes to the end
+        _watch.reader.join(2 * HOLD_S)
+        _watch = None
+
+
+def wait() -> None:
+    """Waits until a lost process would have been noticed; if one is, this does not return."""
+    if _watch is not None:
+        time.sleep(_watch.connection.heartbeat + 15)
+
+
+def delay_abort() -> None:
+    """Gives the reader six seconds between C++'s abort() and the end of the process.
+
+    abort() calls SIGABRT's handler with the signal's number, 6. libc's `sleep` takes seconds and
+    may be called in a handler; a Python function could not be, for want of the GIL.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+
+
+def pass_on(source: int, target: int, connection: Connection) -> None:
+    """Copies a pipe to a file descriptor until it is closed, or until it tells of a lost process.
+
+    From the first suspect line on, text is held for a while. If that was the end, it is replaced;
+    else it is passed on: a warning is a warning.
+    """
+    held, until = b"", 0.0
+    while True:
+        wait = max(until - time.monotonic(), 0) if held else None
+        if not select.select([source], [], [], wait)[0]:
+            end_if_fatal(held.decode(errors="replace"), target, connection)
+            os.write(target, held)
+            held = b""
+            continue
+        text = os.read(source, 1 << 16)
+        if not text:
+            break
+        if held:
+            held += text
+            continue
+        suspect = SUSPECT.search(text)
+        start = suspect.start() if suspect else len(text)
+        os.write(target, text[:start])
+        held, until = text[start:], time.monotonic() + HOLD_S
+    os.write(target, held)
+
+
+def end_if_fatal(text: str, target: int, connection: Connection) -> None:
+    """Ends the process if this is what C++ writes before abort()."""
+    if FATAL not in text:
+        return
+    line, code = explain(text, connection)
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # who asks C++ for everything gets it
+        os.write(target, text.encode())
+    os.write(target, f"{Path(sys.argv[0]).stem}: {line}\n".encode())
+    os._exit(code)
