@@ -39,6 +39,7 @@ from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import METHODS
 from jaxft.report import bars, footprint
+from jaxft.training.mesh import AXES, axis_sizes
 
 TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
 # The rows of the table: lora-top stands beside lora.
@@ -83,13 +84,15 @@ def make_jobs(
     """
     plan = config.memory
     axes = product(
+        words(plan.meshes) or [""],
         words(plan.dtypes) or [config.model.dtype],
         plan.lengths or [config.data.max_length],
         plan.batch_sizes or [config.batch_size],
         words(plan.remats) or [config.model.remat],
         words(plan.methods) or TABLE,
     )
-    return [make_job(config, *model, target, *values) for values in axes]
+    architecture, fresh, num_labels = model
+    return [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
 
 
 def words(values: tuple[str, ...]) -> list[str]:
@@ -103,6 +106,7 @@ def make_job(
     fresh: list[str],
     num_labels: int,
     target: targets.Target,
+    mesh: str,
     dtype: str,
     length: int,
     batch_size: int,
@@ -132,10 +136,30 @@ def make_job(
         batch_size=batch_size,
         length=length,
         target=target,
-        mesh=config.mesh.to_dict(),
+        mesh=axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh)),
         steps=config.memory.steps if target.platform == "here" else 0,
     )
     return label, job
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Returns the axes of `data`, `fsdp=8` or `fsdp=4+tensor=2`; all others have the size 1.
+
+    Raises:
+      InputError: an unknown axis, or no size.
+    """
+    if not text:
+        return {}
+    sizes = {"data": -1, "fsdp": 1, "tensor": 1}
+    for part in text.split("+"):
+        axis, given, size = part.strip().partition("=")
+        check_choice(axis, AXES, "memory.meshes")
+        if given and not re.fullmatch("[1-9][0-9]{0,4}", size):
+            raise InputError(f"memory.meshes: {text!r}; expected for example 'fsdp=4+tensor=2'")
+        if axis != "data" and not given:
+            raise InputError(f"memory.meshes: {text!r} gives no size, e.g. '{axis}=8'")
+        sizes[axis] = int(size) if given else -1
+    return sizes
 
 
 def read_model(config: ConfigDict) -> tuple[dict[str, Any], list[str], int]:
@@ -167,7 +191,8 @@ def count_labels(config: ConfigDict) -> int:
 def describe(job: Job) -> str:
     """A job's settings, for the progress line."""
     remat = "" if job.remat == "none" else f", remat {job.remat}"
-    return f"{job.batch_size} x {job.length}, {job.dtype}{remat}"
+    mesh = "" if job.target.devices == 1 else f", {footprint.mesh_name(job.mesh)}"
+    return f"{job.batch_size} x {job.length}, {job.dtype}{remat}{mesh}"
 
 
 def say(text: str) -> None:
@@ -249,6 +274,7 @@ def make_row(
         "dtype": job.dtype,
         "target": job.target.name,
         "devices": job.target.devices,
+        "mesh": job.mesh,
         "batch_size": job.batch_size,
         "length": job.length,
         "step_s": plan["measured"]["step_s"] if plan["measured"] else None,
@@ -268,10 +294,10 @@ def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[
             say(f"    batch {batch_size}: {tried[batch_size] / 2**30:.2f} GiB")
         return tried[batch_size]
 
-    step = job.target.devices
+    step = job.target.devices // job.mesh["tensor"]  # a row on each device
     largest = largest_batch(peak_of, limit, step)
     if largest == 0:
-        say(f"    {too_large(job, tried[step], limit)}")
+        say(f"    {too_large(replace(job, batch_size=step), tried[step], limit)}")
     fit = {"limit": limit, "largest_batch": largest, "compiled": len(tried)}
     return fit, replace(job, batch_size=largest or step)
 
@@ -280,7 +306,7 @@ def too_large(job: Job, peak: float, limit: int) -> str:
     """Says that not even the smallest batch fits, and what may help."""
     needs = f"{peak / 2**20:,.0f} MiB" if peak < float("inf") else "more than it has"
     return (
-        f"--fit: {job.method} of this model needs {needs} a device at batch {job.target.devices}, "
+        f"--fit: {job.method} of this model needs {needs} a device at batch {job.batch_size}, "
         f"the limit is {limit / 2**20:,.0f} MiB; try --config.model.remat=layer, "
         "--config.model.dtype=bfloat16, a shorter --config.data.max_length or a PEFT method"
     )

@@ -24,6 +24,7 @@ import optax
 from jaxft.errors import InputError
 from jaxft.memory import buffers, targets
 from jaxft.memory.accounting import bytes_by_partition
+from jaxft.memory.collectives import collectives, moved_bytes
 from jaxft.memory.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
 from jaxft.memory.targets import Target
 from jaxft.models import backbone as backbones
@@ -53,7 +54,7 @@ class Job:
       clip, accumulate: of the optimizer; they cost memory, its other settings do not.
       batch_size: examples a step, over all devices.
       length: tokens a text is padded to.
-      mesh: axis -> size, as `jaxft.training.mesh.make_mesh` takes them.
+      mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
       steps: how many steps to run on the present device, to measure; 0 compiles only.
     """
 
@@ -84,6 +85,10 @@ def plan(job: Job) -> Row:
         None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
       flops: floating-point operations of a step over all devices, before XLA optimizes it.
+      flops_per_device: those that XLA counts on one device, recomputation included.
+      collectives: what one device's program exchanges with others, a dict for each
+        `jaxft.memory.collectives.Collective`; None for a program that was refused.
+      moved: kind of collective -> bytes that a device sends in a step.
       compile_s: seconds to trace and compile.
       measured: what `measure` found, for a job with steps.
 
@@ -101,6 +106,7 @@ def plan(job: Job) -> Row:
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
     executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
+    exchanged = collectives(executable.as_text()) if executable else None
     # The same step without a mesh: the present backend knows nothing of another's devices.
     undivided = partial(train_step, model.forward, optimizer, log_norm=job.clip > 0)
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
@@ -112,6 +118,9 @@ def plan(job: Job) -> Row:
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
         # By the present backend's count of the program before XLA optimizes it: alike for all.
         "flops": flops(jax.jit(undivided).lower(*shapes_here)),
+        "flops_per_device": flops(executable) if executable else None,
+        "collectives": exchanged and [asdict(found) for found in exchanged],
+        "moved": moved_bytes(exchanged or ()),
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
     }
@@ -223,7 +232,8 @@ def cache_key(job: Job) -> str:
 def code_digest() -> str:
     """sha256 over the modules that a plan comes from."""
     package = Path(__file__).parents[1]
-    files = [package / "memory" / f"{name}.py" for name in ("accounting", "buffers", "planner")]
+    names = ("accounting", "buffers", "collectives", "planner")
+    files = [package / "memory" / f"{name}.py" for name in names]
     for folder in ("models", "peft", "training"):
         files += sorted((package / folder).glob("*.py"))
     digest = hashlib.sha256()

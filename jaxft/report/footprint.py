@@ -46,6 +46,10 @@ TERMS_UNDIVIDED = (
     "apart. Peak = params + optimizer + temporaries."
 )
 TERMS_FLOPS = "GFLOP: of one step, all devices together."
+TERMS_MOVED = (
+    "moved: what a device sends to others in a step, by ring algorithms, read from the compiled "
+    "program: reduced (all-reduce), gathered (all-gather), scattered (reduce-scatter) and other."
+)
 TERMS_FIT = (
     "largest batch: examples a step, over all devices, whose peak is within the limit; to full: as "
     "a multiple of the largest batch of full fine-tuning."
@@ -125,12 +129,22 @@ def plan_columns(group: Sequence[Row], rows: Sequence[Row], unit: str) -> Table:
         "peak": [size(peak(row)) for row in group],
         "saved": [share(saved_share(row, group)) for row in group],
         "GFLOP": [rate(None if row["flops"] is None else row["flops"] / 1e9) for row in group],
+        "reduced": [size(moved(row, "all-reduce")) for row in group],
+        "gathered": [size(moved(row, "all-gather")) for row in group],
+        "scattered": [size(moved(row, "reduce-scatter")) for row in group],
+        "other": [size(moved(row, "all-to-all", "collective-permute")) for row in group],
+        "moved": [size(moved(row, *row["moved"])) for row in group],
         "s/step": [figure(row.get("step_s")) for row in group],
         "measured": [size(measured(row)) for row in group],
         "error": [share(measured_error(row)) for row in group],
         "": [mark(row) for row in group],
     }
     return without_empty(table)
+
+
+def moved(row: Row, *kinds: str) -> int | None:
+    """Returns the bytes that a device sends in collectives of these kinds; None if none."""
+    return sum(row["moved"][kind] for kind in kinds) or None
 
 
 def measured(row: Row) -> int | None:
@@ -209,8 +223,13 @@ def plan_terms(rows: Sequence[Row]) -> list[str]:
     """The lines below the tables, as far as their columns occur."""
     undivided = {"temporaries" in parts(row) for row in rows if parts(row)}
     counts_all_devices = any(row["flops"] is not None and row["devices"] > 1 for row in rows)
-    lines = [(TERMS, False in undivided), (TERMS_UNDIVIDED, True in undivided)]
-    return [text for text, occurs in [*lines, (TERMS_FLOPS, counts_all_devices)] if occurs]
+    lines = [
+        (TERMS, False in undivided),
+        (TERMS_UNDIVIDED, True in undivided),
+        (TERMS_FLOPS, counts_all_devices),
+        (TERMS_MOVED, any(moved(row, *row["moved"]) for row in rows)),
+    ]
+    return [text for text, occurs in lines if occurs]
 
 
 # ---------------------------------------------------------------- groups
@@ -220,7 +239,8 @@ def group_key(row: Row) -> tuple[Any, ...]:
     """What the rows of a group share; in a fit the batch is the result, the limit is shared."""
     fit = row.get("fit")
     batch, limit = (None, fit["limit"]) if fit else (row["batch_size"], None)
-    return row["target"], row["model"], row["dtype"], batch, row["length"], limit
+    mesh = tuple(row["mesh"].values())
+    return row["target"], mesh, row["model"], row["dtype"], batch, row["length"], limit
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:
@@ -232,14 +252,20 @@ def groups(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def title_of(group: Sequence[Row]) -> str:
-    """`roberta-base, float32, h100:8 (8 devices of 80.0 GiB), batch 32 x 128 tokens`."""
+    """`roberta-base, float32, h100:8 (8 devices of 80.0 GiB; fsdp 8), batch 32 x 128 tokens`."""
     row = group[0]
     devices = "1 device" if row["devices"] == 1 else f"{row['devices']} devices"
     memory = "" if row["memory_bytes"] is None else f" of {human_bytes(row['memory_bytes'])}"
+    memory += "" if row["devices"] == 1 else f"; {mesh_name(row['mesh'])}"
     batch = f"batch {row['batch_size']:,} x {row['length']} tokens"
     if row.get("fit"):
         batch = f"{row['length']} tokens, limit {human_bytes(row['fit']['limit'])}"
     return f"{row['model']}, {row['dtype']}, {row['target']} ({devices}{memory}), {batch}"
+
+
+def mesh_name(mesh: Mapping[str, int]) -> str:
+    """`data 2 x fsdp 4`; axes of the size 1 are left out."""
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "data 1"
 
 
 def varies(rows: Sequence[Row], field: str) -> bool:

@@ -29,40 +29,52 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """Returns a mesh with the axes `AXES`.
+    """Returns a mesh with the axes `AXES`; see `axis_sizes` for the sizes.
 
     Args:
-      data: size of that axis; -1 takes as many devices as the other axes leave.
       devices: the devices, present or described; None takes those that are there.
 
     Raises:
       InputError: the sizes do not match the devices.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(len(devices), data, fsdp, tensor)
+    count = math.prod(sizes.values())
+    # Several processes must all have a part in the mesh; one may leave devices of its own unused.
+    if count < len(devices) and len({device.process_index for device in devices}) > 1:
+        raise InputError(mismatch(sizes, len(devices)))
+    return Mesh(mesh_utils.create_device_mesh(tuple(sizes.values()), devices[:count]), AXES)
+
+
+def axis_sizes(devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
+    """Returns axis -> size on so many devices.
+
+    Args:
+      data: size of that axis; -1 takes as many devices as the other axes leave.
+
+    Raises:
+      InputError: the sizes do not match the devices.
+    """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     for axis, size in sizes.items():
         if size < 1 and not (axis == "data" and size == -1):
             or_all = ", or -1 for all that the other axes leave" if axis == "data" else ""
             raise InputError(f"mesh.{axis}: {size}; expected 1 or more{or_all}")
     if data == -1:
-        sizes["data"] = max(len(devices) // (fsdp * tensor), 1)
+        sizes["data"] = max(devices // (fsdp * tensor), 1)
     count = math.prod(sizes.values())
-    # Several processes must all have a part in the mesh; one may leave devices of its own unused.
-    whole = data == -1 or len({device.process_index for device in devices}) > 1
-    if count > len(devices) or (whole and count != len(devices)):
-        asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-        raise InputError(
-            f"mesh: {asked} takes {count} devices, there are {len(devices)}; {suggestion(devices)}"
-        )
-    shape = tuple(sizes.values())
-    return Mesh(mesh_utils.create_device_mesh(shape, devices[:count]), AXES)
+    if count > devices or (data == -1 and count != devices):
+        raise InputError(mismatch(sizes, devices))
+    return sizes
 
 
-def suggestion(devices: Sequence[Any]) -> str:
-    """Which sizes would match."""
-    divisors = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+def mismatch(sizes: dict[str, int], devices: int) -> str:
+    """Says what was asked for, and which sizes would match."""
+    asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
     return (
-        f"mesh.fsdp x mesh.tensor must be one of {', '.join(map(str, divisors))}, and mesh.data -1"
+        f"mesh: {asked} takes {math.prod(sizes.values())} devices, there are {devices}; expected "
+        f"mesh.fsdp x mesh.tensor to be one of {divisors}, and mesh.data -1"
     )
 
 

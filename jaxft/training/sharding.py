@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.errors import InputError
@@ -122,15 +121,12 @@ def check_tensor(heads: int, tensor: int) -> None:
         )
 
 
-GATHERED = "gathered"
-
-
 def gathering(forward: Forward, shapes: Mapping[str, Any], mesh: Mesh, dtype: Any) -> Forward:
     """Returns `forward` on parameters that are divided over `fsdp`.
 
     Each is cast to the dtype it is computed in and then gathered: in bfloat16 half of the bytes
-    move. The backward pass gathers them again instead of keeping them, which would keep the whole
-    backbone on every device.
+    move. The backward pass casts and gathers them again instead of keeping them, which would keep
+    the whole backbone on every device.
 
     Args:
       forward: `(params, batch, dropout_key) -> logits_BxC`.
@@ -145,14 +141,22 @@ def gathering(forward: Forward, shapes: Mapping[str, Any], mesh: Mesh, dtype: An
         if stored[path] == whole[path]:
             return x
         # Both constraints: with the second alone XLA may gather first and cast then.
-        x = constrain(x.astype(dtype), mesh, stored[path])
-        return checkpoint_name(constrain(x, mesh, whole[path]), GATHERED)
+        return constrain(constrain(x.astype(dtype), mesh, stored[path]), mesh, whole[path])
 
     def gathered(params: Any, batch: Any, dropout_key: Any) -> jax.Array:
         return forward({path: gather(path, x) for path, x in params.items()}, batch, dropout_key)
 
-    keep = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
-    return jax.checkpoint(gathered, policy=keep)
+    return jax.checkpoint(gathered, policy=is_kept)
+
+
+def is_kept(primitive: Any, *inputs: Any, **_: Any) -> bool:
+    """Whether the backward pass finds an operation's result, or computes it again.
+
+    Again: what `gather` does to a matrix. By operation, because a name given to its result would
+    leave the same array under it, unnamed, to be kept.
+    """
+    casts_a_matrix = primitive.name == "convert_element_type" and inputs[0].ndim == 2
+    return not (primitive.name == "sharding_constraint" or casts_a_matrix)
 
 
 def constrain(x: jax.Array, mesh: Mesh, spec: PartitionSpec) -> jax.Array:

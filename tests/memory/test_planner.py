@@ -45,6 +45,7 @@ def make_job(architecture: dict[str, Any], **changes: Any) -> Job:
         batch_size=4,
         length=16,
         target=targets.parse("cpu"),
+        mesh={"data": 1, "fsdp": 1, "tensor": 1},
     )
     return replace(job, **changes)
 
