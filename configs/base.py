@@ -70,7 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.memory.methods = ()  # of the table, lora-top among them; () for all
     config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
     config.memory.batch_sizes = ()  # examples a step, over all devices
-    config.memory.meshes = ()  # e.g. ("data", "fsdp=8", "fsdp=4+tensor=2"); () for config.mesh
+    config.memory.meshes = ()  # e.g. ("data", "fsdp8", "fsdp4+tensor2"); () for config.mesh
     config.memory.lengths = ()  # tokens a text is padded to
     config.memory.dtypes = ()  # of the computation
     config.memory.remats = ()  # e.g. ("none", "dots", "layer"), side by side

@@ -143,7 +143,7 @@ def make_job(
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Returns the axes of `data`, `fsdp=8` or `fsdp=4+tensor=2`; all others have the size 1.
+    """Returns the axes of `data`, `fsdp8` or `fsdp4+tensor2`, which the other axes fill up.
 
     Raises:
       InputError: an unknown axis, or no size.
@@ -152,13 +152,11 @@ def parse_mesh(text: str) -> dict[str, int]:
         return {}
     sizes = {"data": -1, "fsdp": 1, "tensor": 1}
     for part in text.split("+"):
-        axis, given, size = part.strip().partition("=")
-        check_choice(axis, AXES, "memory.meshes")
-        if given and not re.fullmatch("[1-9][0-9]{0,4}", size):
-            raise InputError(f"memory.meshes: {text!r}; expected for example 'fsdp=4+tensor=2'")
-        if axis != "data" and not given:
-            raise InputError(f"memory.meshes: {text!r} gives no size, e.g. '{axis}=8'")
-        sizes[axis] = int(size) if given else -1
+        axis = check_choice(part.rstrip("0123456789"), AXES, "memory.meshes")
+        size = part.removeprefix(axis)
+        if not size and axis != "data":
+            raise InputError(f"memory.meshes: {text!r} gives no size of {axis}, e.g. '{axis}8'")
+        sizes[axis] = int(size or -1)
     return sizes
 
 
