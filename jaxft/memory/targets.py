@@ -34,6 +34,7 @@ class Gpu:
     memory_bytes: int  # what the driver gives to CUDA programs: less than the nominal size
     memory_bandwidth: int  # bytes/s
     bf16_flops: float  # FLOP/s, dense, by tensor cores
+    link_bandwidth: int  # bytes/s to the other GPUs of a host, one direction: NVLink or PCI Express
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Tpu:
     memory_bytes: int  # what XLA gives to a program: less than hbm_bytes
     hbm_bytes: int  # as Google's pages state
     memory_bandwidth: int  # bytes/s
-    interconnect_bandwidth: int  # bytes/s, both directions of all links between chips
+    interconnect_bandwidth: int  # bytes/s, both directions of all links: two links a dimension
     bf16_flops: float  # FLOP/s
     keywords: tuple[tuple[str, str], ...] = ()  # of the topology
 
@@ -88,11 +89,15 @@ SQUARE: tuple[str, ...] = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16
 CUBIC: tuple[str, ...] = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 CUBIC += ("4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 
+# bytes/s of 16 lanes in one direction: PCI Express transfers 8 and 16 Gbit/s a lane (PCI-SIG, base
+# specifications 3.0 and 4.0), 128 of 130 bits data.
+PCIE_3, PCIE_4 = (16 * rate * 128 // 130 // 8 for rate in (8_000_000_000, 16_000_000_000))
+
 DEVICES: dict[str, Gpu | Tpu] = {
     # NVIDIA, "GeForce RTX 40 series laptops": 4608 CUDA cores, boost up to 2175 MHz (at 115 W),
     # 128 bit of GDDR6 at 16 Gbit/s. 8188 MiB: the driver's report.
     # FLOP/s: 512 each clock and multiprocessor, GeForce Ada's rate with sums in float32 ("Ada GPU
-    # Architecture", appendix A); an eighth of the stated 321 AI TOPS (FP8, sparse).
+    # Architecture", appendix A); an eighth of the stated 321 AI TOPS (FP8, sparse). 8 lanes.
     "rtx4070-laptop": Gpu(
         description="NVIDIA GeForce RTX 4070 Laptop GPU",
         compute_capability="8.9",
@@ -102,9 +107,11 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=8188 * MIB,
         memory_bandwidth=256_000_000_000,
         bf16_flops=40.1e12,
+        link_bandwidth=PCIE_4 // 2,
     ),
     # NVIDIA, "Ampere GA102 GPU Architecture", appendix A: GeForce RTX 3090, dense bf16 with sums in
-    # float32. 24124 MiB: the driver's report (older drivers: up to 24268).
+    # float32. 24124 MiB: the driver's report (older drivers: up to 24268). NVLink, 56 GB/s in one
+    # direction, bridges two of them and no more.
     "3090": Gpu(
         description="NVIDIA GeForce RTX 3090",
         compute_capability="8.6",
@@ -114,6 +121,7 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=24124 * MIB,
         memory_bandwidth=936_200_000_000,
         bf16_flops=71e12,
+        link_bandwidth=PCIE_4,
     ),
     # NVIDIA, "T4 Tensor Core GPU" data sheet. Turing has no bf16: the figure is that of float16.
     # 15095 MiB: the driver's report with ECC (older drivers: up to 15110).
@@ -126,6 +134,7 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=15095 * MIB,
         memory_bandwidth=320_000_000_000,
         bf16_flops=65e12,
+        link_bandwidth=PCIE_3,
     ),
     # NVIDIA, "L4 Tensor Core GPU" data sheet; its 242 TFLOP/s are with sparsity.
     # 22563 MiB: the driver's report with ECC (older drivers: 22693).
@@ -138,9 +147,10 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=22563 * MIB,
         memory_bandwidth=300_000_000_000,
         bf16_flops=121e12,
+        link_bandwidth=PCIE_4,
     ),
     # openxla/xla, xla/backends/gpu/target_config/specs/a100_sxm_40.txtpb, memory included.
-    # FLOP/s: NVIDIA, "A100 Tensor Core GPU" data sheet.
+    # FLOP/s and NVLink, 600 GB/s in both directions: NVIDIA, "A100 Tensor Core GPU" data sheet.
     "a100-40": Gpu(
         description="NVIDIA A100-SXM4-40GB",
         compute_capability="8.0",
@@ -150,8 +160,9 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=42_331_013_120,
         memory_bandwidth=1_555_200_000_000,
         bf16_flops=312e12,
+        link_bandwidth=300_000_000_000,
     ),
-    # openxla/xla, a100_sxm_80.txtpb; FLOP/s as above.
+    # openxla/xla, a100_sxm_80.txtpb; FLOP/s and NVLink as above.
     "a100-80": Gpu(
         description="NVIDIA A100-SXM4-80GB",
         compute_capability="8.0",
@@ -161,9 +172,10 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=85_100_068_864,
         memory_bandwidth=2_039_040_000_000,
         bf16_flops=312e12,
+        link_bandwidth=300_000_000_000,
     ),
-    # openxla/xla, h100_sxm.txtpb. FLOP/s: NVIDIA, "H100 Tensor Core GPU" data sheet, SXM; its
-    # 1979 TFLOP/s are with sparsity.
+    # openxla/xla, h100_sxm.txtpb. FLOP/s and NVLink: NVIDIA, "H100 Tensor Core GPU" data sheet,
+    # SXM; its 1979 TFLOP/s are with sparsity, its 900 GB/s in both directions.
     "h100": Gpu(
         description="NVIDIA H100 80GB HBM3",
         compute_capability="9.0",
@@ -173,9 +185,11 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=84_942_979_072,
         memory_bandwidth=3_352_320_000_000,
         bf16_flops=989e12,
+        link_bandwidth=450_000_000_000,
     ),
     # openxla/xla, h200.txtpb, but for the memory: the file states a nominal 141 GiB, the driver
-    # reports 143156 MiB. FLOP/s: NVIDIA, "H200 Tensor Core GPU" data sheet, SXM, without sparsity.
+    # reports 143156 MiB. FLOP/s and NVLink: NVIDIA, "H200 Tensor Core GPU" data sheet, SXM, without
+    # sparsity and in one direction.
     "h200": Gpu(
         description="NVIDIA H200",
         compute_capability="9.0",
@@ -185,10 +199,13 @@ DEVICES: dict[str, Gpu | Tpu] = {
         memory_bytes=143156 * MIB,
         memory_bandwidth=4_800_000_000_000,
         bf16_flops=989e12,
+        link_bandwidth=450_000_000_000,
     ),
     # memory_bytes of all TPUs: the "available HBM" in XLA's refusal of a program that is too large
-    # (libtpu 0.0.42). The rest: Google Cloud's documentation, a page for each TPU.
-    # "TPU v4". Links between chips: 6 of 50 GB/s in each direction (Jouppi et al. 2023, table 4).
+    # (libtpu 0.0.42). The rest: Google Cloud's documentation, a page for each TPU, where the
+    # interconnect is the "bidirectional inter-chip interconnect (ICI) bandwidth (per chip)".
+    # "TPU v4" does not state it: 6 links of 50 GB/s in each direction (Jouppi et al. 2023, table 4,
+    # https://doi.org/10.1145/3579371.3589350).
     # XLA's default is a device for each of a chip's two cores; where JAX runs on v4 it is the chip.
     "v4": Tpu(
         shapes=CUBIC,
@@ -199,7 +216,7 @@ DEVICES: dict[str, Gpu | Tpu] = {
         bf16_flops=275e12,
         keywords=(("chip_config_name", "megacore"),),
     ),
-    # "TPU v5e".
+    # "TPU v5e": 4 links; the 1600 Gbit/s of the page's older versions are one direction.
     "v5e": Tpu(
         shapes=SQUARE,
         memory_bytes=int(15.75 * GIB),
@@ -208,7 +225,7 @@ DEVICES: dict[str, Gpu | Tpu] = {
         interconnect_bandwidth=400_000_000_000,
         bf16_flops=197e12,
     ),
-    # "TPU v5p": 96 GiB in the chip, 95 of them for programs; XLA gives a little more.
+    # "TPU v5p": 96 GiB in the chip, 95 of them for programs; XLA gives a little more. 6 links.
     "v5p": Tpu(
         shapes=(*CUBIC, "16x16x24"),
         memory_bytes=int(95.74 * GIB),
@@ -217,7 +234,7 @@ DEVICES: dict[str, Gpu | Tpu] = {
         interconnect_bandwidth=1_200_000_000_000,
         bf16_flops=459e12,
     ),
-    # "TPU v6e".
+    # "TPU v6e": 4 links.
     "v6e": Tpu(
         shapes=SQUARE,
         memory_bytes=int(31.25 * GIB),
@@ -375,6 +392,7 @@ CUSTOM = {
     "l2_cache_size": True,
     "memory_bandwidth": False,
     "bf16_flops": False,
+    "link_bandwidth": False,
 }
 
 
@@ -422,7 +440,7 @@ def _fact(name: str, field: str, value: Any) -> dict[str, Any]:
         raise InputError(f"{FIELD}: {field!r} of {name!r} is {value!r}; expected a {whole} above 0")
     if field == "memory_gib":
         return {"memory_bytes": int(value * GIB)}
-    return {field: int(value) if field == "memory_bandwidth" else value}
+    return {field: int(value) if field.endswith("_bandwidth") else value}
 
 
 def target_config(gpu: Gpu) -> dict[str, Any]:

@@ -197,10 +197,13 @@ def test_a_users_device_may_replace_every_fact() -> None:
         "l2_cache_size": 1000,
         "memory_bandwidth": 1e12,
         "bf16_flops": 5e13,
+        "link_bandwidth": 1e10,
         "compute_capability": 8.9,
     }
     device = known([{"name": "mine", "like": "A100", **facts}])["mine"]
-    assert device == Gpu("mine", "8.9", 10, 1.5, 1000, int(22.5 * 2**30), 10**12, 5e13)
+    assert device == Gpu("mine", "8.9", 10, 1.5, 1000, int(22.5 * 2**30), 10**12, 5e13, 10**10)
+    bandwidths = (device.memory_bandwidth, device.link_bandwidth)
+    assert all(isinstance(bandwidth, int) for bandwidth in bandwidths)
     info = parse("mine", [{"name": "mine", "like": "a100", **facts}]).facts["target_config"]
     assert "memory_bandwidth: 1000000000000\n" in text_proto(info)
 
@@ -281,9 +284,13 @@ def test_facts_are_of_the_size_that_their_units_say() -> None:
         assert gpu.compute_capability in ARCHITECTURES
         # Tensor cores do 256 to 4096 operations for each clock of a multiprocessor.
         assert 256 < gpu.bf16_flops / (gpu.core_count * gpu.clock_rate_ghz * 1e9) < 4096
+        assert 7e9 < gpu.link_bandwidth < gpu.memory_bandwidth / 5
     for tpu in TPUS.values():
         assert tpu.memory_bytes < tpu.hbm_bytes
         assert 1e11 < tpu.interconnect_bandwidth < tpu.memory_bandwidth
+        # A link carries 50 or 100 GB/s in each direction, and there are two a dimension.
+        dimensions = tpu.shapes[0].count("x") + 1
+        assert tpu.interconnect_bandwidth / (4 * dimensions) in (50e9, 100e9)
 
 
 def test_a_process_is_told_its_platform_before_it_imports_jax() -> None:
