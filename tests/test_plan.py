@@ -125,6 +125,35 @@ def test_fit_finds_the_largest_batch_of_each_method_that_fits_at_all(
     assert "Traceback" not in done.stderr
 
 
+def test_meshes_stand_side_by_side_with_what_a_device_sends(
+    environment, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = [*small(tiny_checkpoint), "--target=cpu:2", "--config.memory.methods=lora"]
+    arguments += ["--config.memory.meshes=data,fsdp2,tensor2", f"--json={tmp_path / 'rows.json'}"]
+    # Seven rows do not divide: the batch is padded.
+    done = run([*arguments, "--config.batch_size=7"], environment)
+    assert done.returncode == 0, done.stderr
+    data, fsdp, tensor = json.loads((tmp_path / "rows.json").read_text())
+    assert [max(row["mesh"], key=row["mesh"].get) for row in (data, fsdp, tensor)] == [
+        "data",
+        "fsdp",
+        "tensor",
+    ]
+    for title in ("data 2), batch 7", "fsdp 2), batch 7", "tensor 2), batch 7"):
+        assert title in done.stdout
+    for head in ("reduced", "gathered", "moved"):
+        assert head in done.stdout
+    frozen = [row["partitions"]["frozen"]["params_bytes"] for row in (data, fsdp, tensor)]
+    assert frozen[0] / 2 < frozen[1] < 0.51 * frozen[0]
+    assert frozen[0] / 2 < frozen[2] < 0.53 * frozen[0]
+    trained = sum(x["params_bytes"] for name, x in data["partitions"].items() if name != "frozen")
+    # Two devices send half of a sum each, twice: the gradients, once.
+    assert trained <= data["moved"]["all-reduce"] < 1.05 * trained
+    assert data["moved"]["all-gather"] == 0
+    assert fsdp["moved"]["all-gather"] > 0.49 * frozen[0]
+    assert tensor["moved"]["all-reduce"] > data["moved"]["all-reduce"]
+
+
 # ---------------------------------------------------------------- devices that are not here
 
 
@@ -145,10 +174,11 @@ def plan_python() -> str:
     return python
 
 
-def test_a_step_is_compiled_for_a_gpu_and_a_tpu_that_are_not_here(
+def test_a_step_is_compiled_for_gpus_and_tpus_that_are_not_here(
     plan_python: str, environment, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    arguments = [*small(tiny_checkpoint), "--config.memory.methods=lora", "--target=t4:2,v5e"]
+    arguments = [*small(tiny_checkpoint), "--config.memory.methods=lora", "--target=l4:2,v5e:2x2"]
+    arguments += ["--config.mesh.fsdp=2", "--config.model.dtype=bfloat16"]
     done = run([*arguments, f"--json={tmp_path / 'rows.json'}"], environment, plan_python)
     assert done.returncode == 0, done.stderr
     gpu, tpu = json.loads((tmp_path / "rows.json").read_text())
@@ -157,7 +187,13 @@ def test_a_step_is_compiled_for_a_gpu_and_a_tpu_that_are_not_here(
         assert row["parameters"] == gpu["parameters"]
         assert row["flops"] == gpu["flops"]
         assert row["memory_bytes"] > 10 * 2**30
-    assert (gpu["devices"], tpu["devices"]) == (2, 1)
+        # Frozen matrices are cast before they are gathered, and gathered again for the backward
+        # pass, which needs no embeddings: nearly all of this tiny model.
+        gathered = sum(c["bytes"] * c["count"] for c in row["collectives"] if "gather" in c["kind"])
+        whole = row["parameters"]["total"]
+        assert 2 * whole < gathered < 2.2 * whole
+    assert (gpu["devices"], tpu["devices"]) == (2, 4)
+    assert (gpu["mesh"]["data"], tpu["mesh"]["data"]) == (1, 2)
     assert gpu["breakdown"]["activations"] > 0
     # The TPU's compiler keeps its buffer assignment to itself.
     assert "activations" not in tpu["breakdown"]
@@ -175,6 +211,10 @@ def test_a_step_is_compiled_for_a_gpu_and_a_tpu_that_are_not_here(
         (["--target=cpu", "--fit=24Gib"], "--fit: '24Gib'; expected a size such as 24GiB"),
         (["--json=no/where/x.json"], "--json: no directory no/where"),
         (["--plot=x.pdf"], "expected a file that ends in .png"),
+        (["--config.memory.meshes=fdsp8", "--target=cpu"], "did you mean 'fsdp'"),
+        (["--config.memory.meshes=fsdp", "--target=cpu"], "'fsdp' gives no size of fsdp, e.g."),
+        (["--config.mesh.data=2", "--config.mesh.tensor=2", "--target=cpu:2"], "takes 4 devices"),
+        (["--config.mesh.fsdp=3", "--target=h100:8"], "takes 6 devices, there are 8; expected"),
         (["--config.memory.remats=layers", "--target=cpu"], "did you mean 'layer'"),
     ],
 )
@@ -197,7 +237,6 @@ def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--target=cpu:2", "--config.batch_size=7"], "7 does not divide over 2 devices; 8 would"),
         (["--target=cpu:3"], "XLA_FLAGS=--xla_force_host_platform_device_count=3"),
         (["--target=cpu", "--config.data.max_length=65"], "holds 64 tokens"),
     ],

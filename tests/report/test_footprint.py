@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxft.memory.collectives import KINDS as COLLECTIVES
 from jaxft.report.footprint import (
     amount,
     does_not_fit,
@@ -50,6 +51,8 @@ def make_row(
         "dtype": "float32",
         "target": target,
         "devices": 8,
+        "mesh": {"data": 8, "fsdp": 1, "tensor": 1},
+        "moved": dict.fromkeys(COLLECTIVES, 0) | {"all-reduce": 5 * MIB},
         "memory_bytes": 80 * GIB,
         "batch_size": 32,
         "length": 128,
@@ -189,7 +192,8 @@ def test_title_and_cells():
     text = plan_table([make_row("full", sizes=tuple(2 * n for n in SIZES)), make_row()])
     title, _, *lines = text.split("\n\n")[0].split("\n")
     assert title == (
-        "roberta-base, float32, h100:8 (8 devices of 80.0 GiB), batch 32 x 128 tokens; MiB a device"
+        "roberta-base, float32, h100:8 (8 devices of 80.0 GiB; data 8), "
+        "batch 32 x 128 tokens; MiB a device"
     )
     assert " ".join(lines[1].split()) == (
         "lora 524,288 (0.50%) 402.0 2.0 4.0 1.0 800.0 93.0 1,300.0 50.0% 290"
