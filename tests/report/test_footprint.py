@@ -196,7 +196,7 @@ def test_title_and_cells():
         "batch 32 x 128 tokens; MiB a device"
     )
     assert " ".join(lines[1].split()) == (
-        "lora 524,288 (0.50%) 402.0 2.0 4.0 1.0 800.0 93.0 1,300.0 50.0% 290"
+        "lora 524,288 (0.50%) 402.0 2.0 4.0 1.0 800.0 93.0 1,300.0 50.0% 290 5.0 5.0"
     )
 
 
