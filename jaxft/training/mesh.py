@@ -43,7 +43,11 @@ def make_mesh(
     # Several processes must all have a part in the mesh; one may leave devices of its own unused.
     if count < len(devices) and len({device.process_index for device in devices}) > 1:
         raise InputError(mismatch(sizes, len(devices)))
-    return Mesh(mesh_utils.create_device_mesh(tuple(sizes.values()), devices[:count]), AXES)
+    # A side of a TPU slice may hold more than one axis: four rows of four chips are eight by two.
+    array = mesh_utils.create_device_mesh(
+        tuple(sizes.values()), devices[:count], allow_split_physical_axes=True
+    )
+    return Mesh(array, AXES)
 
 
 def axis_sizes(devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
@@ -128,6 +132,12 @@ def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 def fetch(x: jax.Array) -> np.ndarray:
     """Returns the whole of an array; if processes hold parts of it, all of them must ask."""
-    if isinstance(x.sharding, NamedSharding) and not x.is_fully_addressable:
-        x = jax.jit(lambda x: x, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+    if not x.is_fully_addressable and not x.is_fully_replicated:
+        assert isinstance(x.sharding, NamedSharding)
+        x = jax.jit(same, out_shardings=replicated(x.sharding.mesh))(x)
     return np.asarray(x)
+
+
+def same(x: jax.Array) -> jax.Array:
+    """By name, for jit would compile a lambda anew each time."""
+    return x
