@@ -53,9 +53,8 @@ def nothing_found(directories: Sequence[Path], unfinished: Sequence[Path]) -> st
 
 def read_run(directory: Path) -> Run:
     """Returns a finished run."""
-    results = wiring.read_json(directory / "results.json")
-    gather.check_results(results, directory / "results.json")
-    return Run(directory, results, wiring.read_json(directory / "env.json"))
+    results, env = (wiring.read_json(directory / f"{name}.json") for name in ("results", "env"))
+    return gather.make_run(directory, results, env)
 
 
 def write(report: Report, cells: Sequence[Cell], output: Path) -> None:

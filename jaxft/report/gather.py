@@ -1,7 +1,7 @@
 """Run directories, sorted into cells: runs that differ in nothing but the seed.
 
     finished, unfinished = find([Path("runs")])
-    cells, notes = make_cells([Run(path, results, env) for path, results, env in ...])
+    cells, notes = make_cells([make_run(path, results, env) for path, results, env in ...])
 
 A cell is a task, a model, a method, and a variant: what else of the config differs between the
 cells of that method. Everything is read from results.json and env.json; no config is executed.
@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from flax.traverse_util import flatten_dict
 from jaxft.errors import InputError
 from jaxft.peft.methods import METHODS
 
-# Fields of results.json without which there is nothing to report.
-REQUIRED = (
+# Fields of results.json and env.json without which there is nothing to report.
+RESULTS = (
     *("task", "model", "method", "seed", "labels", "select", "config", "history"),
     *("test", "test_unseen", "dev", "last", "parameters", "memory", "timing", "data"),
 )
+ENV = ("command", "data_sha256", "weights_sha256", "devices")
 
 # Fields of a config in which two runs of one cell may differ: the seed, and where things lie (the
 # fingerprints in env.json tell whether the data are the same).
@@ -87,11 +87,6 @@ class Cell:
         """The results of the lowest seed, for what all runs of the cell share."""
         return self.runs[0].results
 
-    @cached_property
-    def by_seed(self) -> dict[int, Mapping[str, Any]]:
-        """seed -> results."""
-        return {run.seed: run.results for run in self.runs}
-
 
 # ---------------------------------------------------------------- directories
 
@@ -129,12 +124,20 @@ def is_finished(directory: Path) -> bool:
     return (directory / "DONE").exists()
 
 
-def check_results(results: Any, path: Path) -> None:
-    """Raises InputError unless `results` has the fields of a results.json."""
-    fields = results if isinstance(results, dict) else {}
-    missing = [name for name in REQUIRED if name not in fields]
-    if missing:
-        raise InputError(f"{path}: not written by jaxft.train: no field {missing[0]!r}")
+def make_run(directory: Path, results: Any, env: Any) -> Run:
+    """Returns the run of a directory, given what stands in its results.json and env.json.
+
+    Raises:
+      InputError: one of them is not what jaxft.train writes.
+    """
+    for name, content, required in (("results", results, RESULTS), ("env", env, ENV)):
+        fields = content if isinstance(content, dict) else {}
+        missing = [field for field in required if field not in fields]
+        if missing:
+            raise InputError(
+                f"{directory / name}.json: not written by jaxft.train: no field {missing[0]!r}"
+            )
+    return Run(directory, results, env)
 
 
 # ---------------------------------------------------------------- cells
@@ -149,8 +152,9 @@ def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
       InputError: one cell holds different data or weights, or a seed twice with different scores;
         or the cells of a task have different test sets.
     """
+    runs = sorted(runs, key=lambda run: str(run.directory))
     groups: dict[Hashable, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: str(run.directory)):
+    for run in runs:
         groups.setdefault(cell_key(run), []).append(run)
     for group in groups.values():
         check_same_origin(group)
@@ -188,7 +192,7 @@ def check_same_origin(runs: Sequence[Run]) -> None:
     for name in ("data", "weights"):
         first = runs[0]
         for run in runs[1:]:
-            if run.env.get(f"{name}_sha256") != first.env.get(f"{name}_sha256"):
+            if run.env[f"{name}_sha256"] != first.env[f"{name}_sha256"]:
                 raise InputError(
                     f"{first.directory} and {run.directory} are of one setting, but their {name} "
                     "differ; report them apart"

@@ -1,4 +1,4 @@
-r"""The tables of a report as LaTeX, for a paper that uses booktabs: \input{report.tex}.
+r"""The tables of a report as LaTeX, for a paper: \input{report.tex}.
 
 Path("report.tex").write_text(latex(report))
 """
@@ -19,7 +19,7 @@ ESCAPES = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        '"': r"\textquotedblright{}",
         "±": r"$\pm$",
         "≤": r"$\le$",
         "…": r"\ldots{}",
@@ -29,21 +29,38 @@ ESCAPES = str.maketrans(
 )
 
 
+# What fits a page: the columns of the scores, of the costs, and of the tests.
+SCORES = ("method", "n", "accuracy", "macro-F1", "unseen acc.", "unseen F1", "doubt")
+COSTS = ("method", "trained", "peak", "measured", "time")
+TESTS = ("method", "score", "n", "difference", "95 % interval", "p", "p (Holm)", "verdict")
+
+
 def latex(report: Report) -> str:
-    """Returns a table for each task, and one for each comparison with full fine-tuning."""
-    parts = ["% Made by python -m jaxft.report; needs \\usepackage{booktabs}."]
+    """Returns scores and costs of each task, and the comparisons with full fine-tuning."""
+    parts = ["% Made by python -m jaxft.report; needs \\usepackage{booktabs,graphicx}."]
     for number, section in enumerate(report.sections, 1):
-        said = f"{section.task}: {section.caption}; percent, mean ± standard deviation over seeds"
-        parts.append(booktabs(section.table, said, f"tab:jaxft-{number}"))
+        what, label = f"{section.task}: {section.caption}", f"tab:jaxft-{number}"
+        said = f"{what}; percent, mean ± standard deviation over seeds"
+        parts.append(booktabs(pick(section.table, SCORES), said, f"{label}-scores"))
+        cells = Table(section.table.heads, section.table.rows[: len(section.cells)])
+        parts.append(booktabs(pick(cells, COSTS), f"{what}; costs", f"{label}-costs"))
         for i, comparison in enumerate(section.comparisons, 1):
             if comparison.table:
-                said = f"{section.task}: PEFT against full fine-tuning of {comparison.model}"
-                parts.append(booktabs(comparison.table, said, f"tab:jaxft-{number}-full-{i}"))
+                said = f"{section.task}: PEFT less full fine-tuning of {comparison.model}, points"
+                parts.append(booktabs(pick(comparison.table, TESTS), said, f"{label}-full-{i}"))
     return "\n\n".join(parts) + "\n"
 
 
+def pick(table: Table, heads: Sequence[str]) -> Table:
+    """The columns of these heads, as far as anything stands in them."""
+    places = [table.heads.index(head) for head in heads]
+    places = [i for i in places if any(row[i].text for row in table.rows)]
+    rows = [tuple(row[i] for i in places) for row in table.rows]
+    return Table(tuple(table.heads[i] for i in places), rows, table.marked)
+
+
 def booktabs(table: Table, caption: str, label: str) -> str:
-    """A table environment: the first column to the left, the others to the right."""
+    """A table environment, made smaller where it is wider than a line of the paper."""
     lines = [line(row) for row in table.texts()]
     for number in sorted(table.marked - {0}, reverse=True):
         lines.insert(number, r"\midrule")
@@ -53,9 +70,10 @@ def booktabs(table: Table, caption: str, label: str) -> str:
             r"\centering",
             rf"\caption{{{escape(caption)}.}}",
             rf"\label{{{label}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
             *(r"\toprule", line(table.heads), r"\midrule", *lines, r"\bottomrule"),
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
         ]
     )

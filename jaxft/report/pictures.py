@@ -119,7 +119,7 @@ def plan_row(cell: Cell) -> Row:
     config, memory = results["config"], results["memory"]
     partitions = {k: x for k, x in memory.items() if isinstance(x, dict) and "params_bytes" in x}
     trained = [sizes for name, sizes in partitions.items() if name != "frozen"]
-    compiled, devices = memory["compiled"], len(cell.runs[0].env.get("devices", [])) or 1
+    compiled, devices = memory["compiled"], len(cell.runs[0].env["devices"])
     parts = {
         "frozen": partitions.get("frozen", {}).get("params_bytes", 0),
         "trained": sum(sizes["params_bytes"] for sizes in trained),

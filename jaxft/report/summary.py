@@ -121,14 +121,14 @@ def summarize(
       command: the command line that makes it.
     """
     tasks = dict.fromkeys(cell.task for cell in cells)
-    commands = [run.env.get("command", "") for cell in cells for run in cell.runs]
+    commands = [run.env["command"] for cell in cells for run in cell.runs]
     return Report(
         headline=make_headline(cells),
         facts=make_facts(cells, made),
         sections=[make_section([c for c in cells if c.task == task]) for task in tasks],
         notes=list(notes),
         unfinished=[str(path) for path in unfinished],
-        commands=[*filter(None, dict.fromkeys(commands)), command],
+        commands=[*dict.fromkeys(commands), command],
     )
 
 
