@@ -53,8 +53,8 @@ def measured_peak() -> tuple[int, str]:
 
 
 def allocator_peak() -> int | None:
-    """Returns the most bytes that were ever in use on the first device; None on the CPU."""
-    stats = jax.devices()[0].memory_stats()
+    """Returns the most bytes ever in use on this process's first device; None on the CPU."""
+    stats = jax.local_devices()[0].memory_stats()
     return int(stats["peak_bytes_in_use"]) if stats and "peak_bytes_in_use" in stats else None
 
 

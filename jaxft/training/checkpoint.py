@@ -6,7 +6,8 @@
 
 The latest two and the best are kept. Orbax restores a flipped bit without complaint, so the record
 holds a sha256 of every leaf and of itself; a checkpoint that fails the check is put aside and the
-one before it is used.
+one before it is used. Of several processes each writes and reads its part of the leaves, and all
+call each method; which checkpoint is sound they find together.
 """
 
 import copy
@@ -27,6 +28,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo
 
 from jaxft.errors import InputError
+from jaxft.training import hosts
+from jaxft.training.mesh import fetch
 from jaxft.training.step import State
 
 
@@ -50,7 +53,10 @@ class LatestAndBest(policies.PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints of one run. Leaving the `with` waits for the last asynchronous save."""
+    """The checkpoints of one run. Leaving the `with` waits for the last asynchronous save.
+
+    If several processes leave it by an error, they do not wait: it may be one's alone.
+    """
 
     def __init__(self, directory: Path, shapes: State) -> None:
         """Opens or creates `directory`.
@@ -60,22 +66,31 @@ class Checkpoints:
             any mesh.
 
         Raises:
-          InputError: another process writes into this run.
+          InputError: another process, none of these, writes into this run.
         """
         self._shapes = shapes
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory.resolve()  # orbax wants an absolute path
         self._lock = FileLock(directory.parent / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as err:
-            raise InputError(f"{directory.parent}: another process is writing this run") from err
+        with hosts.together():
+            if hosts.is_writer():
+                directory.mkdir(parents=True, exist_ok=True)
+                self._take_lock()
         self._policy = LatestAndBest()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy,
                 cleanup_tmp_directories=True,
+                # All processes shall see the same steps, however late NFS shows them.
+                single_host_load_and_broadcast=hosts.count() > 1,
+            ),
+        )
+        # The manager's own reader waits for all processes on the devices, in vain if one of them
+        # cannot read its part; this one reads alone.
+        self._reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=hosts.index(), active_processes={hosts.index()}
             ),
         )
 
@@ -88,8 +103,17 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._manager.close()
+        if error is None or hosts.count() == 1:
+            self._manager.close()
         self._lock.release()
+
+    def _take_lock(self) -> None:
+        """Raises InputError if another process has it."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as err:
+            run = self._directory.parent
+            raise InputError(f"{run}: another process is writing this run") from err
 
     def save(self, state: State, record: dict[str, Any], best_step: int | None = None) -> None:
         """Saves a state and its record (JSON) under the state's step.
@@ -135,13 +159,30 @@ class Checkpoints:
           InputError: it is not readable, or a leaf is not what was saved.
         """
         where = self._directory / str(step)
+        with hosts.together():
+            leaves, record = self._read(where)
+        saved = record.pop("sha256", None)
+        with hosts.together():
+            if digests(leaves, record) != saved:
+                raise InputError(
+                    f"checkpoint {where} does not hold what was saved (sha256 differs)"
+                )
+        state = State(
+            step=jax.device_put(np.int32(step), self._shapes.step.sharding),
+            trained=from_numbers(self._shapes.trained, leaves["trained"]),
+            opt_state=from_numbers(self._shapes.opt_state, leaves["opt_state"]),
+        )
+        return state, record
+
+    def _read(self, where: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Returns a checkpoint's leaves by item and number, and its record."""
         wanted = {
             "trained": by_number(self._shapes.trained),
             "opt_state": by_number(self._shapes.opt_state),
         }
         try:
-            restored = self._manager.restore(
-                step,
+            restored = self._reader.restore(
+                where,
                 args=ocp.args.Composite(
                     trained=ocp.args.StandardRestore(wanted["trained"]),
                     opt_state=ocp.args.StandardRestore(wanted["opt_state"]),
@@ -152,24 +193,16 @@ class Checkpoints:
             # What TensorStore, orbax and json raise for files that are cut short, lost or garbled.
             reason = str(err).strip().splitlines()[0][:120]
             raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
-        leaves = {name: restored[name] for name in wanted}
-        record = dict(restored["record"])
-        saved = record.pop("sha256", None)
-        if digests(leaves, record) != saved:
-            raise InputError(f"checkpoint {where} does not hold what was saved (sha256 differs)")
-        state = State(
-            step=jax.device_put(np.int32(step), self._shapes.step.sharding),
-            trained=from_numbers(self._shapes.trained, leaves["trained"]),
-            opt_state=from_numbers(self._shapes.opt_state, leaves["opt_state"]),
-        )
-        return state, record
+        return {name: restored[name] for name in wanted}, dict(restored["record"])
 
     def _put_aside(self, step: int) -> None:
         """Renames a bad checkpoint, so that its step can be written again and it can be studied."""
-        bad = self._directory.parent / "bad_checkpoints"
-        bad.mkdir(exist_ok=True)
-        shutil.rmtree(bad / str(step), ignore_errors=True)
-        (self._directory / str(step)).rename(bad / str(step))
+        with hosts.together():
+            if hosts.is_writer():
+                bad = self._directory.parent / "bad_checkpoints"
+                bad.mkdir(exist_ok=True)
+                shutil.rmtree(bad / str(step), ignore_errors=True)
+                (self._directory / str(step)).rename(bad / str(step))
         self._manager.reload()
 
 
@@ -185,10 +218,11 @@ def from_numbers(like: Any, leaves: dict[str, Any]) -> Any:
 
 def digests(leaves: dict[str, dict[str, Any]], record: dict[str, Any]) -> dict[str, str]:
     """Returns the sha256 of every leaf's bytes and of the record's JSON."""
-    parts = {
-        f"{item}/{name}": np.asarray(leaf).tobytes()
+    # One leaf after the other: a process that holds a part of each has the whole of one at a time.
+    of_leaves = {
+        f"{item}/{name}": hashlib.sha256(fetch(leaf).tobytes()).hexdigest()
         for item, tree in leaves.items()
         for name, leaf in tree.items()
     }
-    parts["record"] = json.dumps(record, sort_keys=True).encode()
-    return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    content = json.dumps(record, sort_keys=True).encode()
+    return {**of_leaves, "record": hashlib.sha256(content).hexdigest()}
