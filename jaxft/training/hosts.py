@@ -50,7 +50,7 @@ _rounds = itertools.count()
 
 
 def start(mode: str, heartbeat: int = HEARTBEAT_S, timeout: int = TIMEOUT_S) -> None:
-    """Joins this process to the others of its run, if there are others.
+    """Joins this process to the others of its run, if there are others; one of them prints.
 
     Args:
       mode: "on", "off", or "auto": on if JAX's detection or the environment names several.
@@ -80,6 +80,8 @@ def start(mode: str, heartbeat: int = HEARTBEAT_S, timeout: int = TIMEOUT_S) -> 
         heartbeat_timeout_seconds=heartbeat,
         shutdown_timeout_seconds=heartbeat,
     )
+    if not is_writer():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open to the end
     sys.excepthook = end_with_traceback
     atexit.register(stop)
 

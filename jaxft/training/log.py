@@ -12,12 +12,17 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from jaxft.training import hosts
+
 
 class RunLog:
-    """Appends to `metrics.jsonl` and `tb/` of a run."""
+    """Appends to `metrics.jsonl` and `tb/` of a run; of several processes the first does."""
 
     def __init__(self, workdir: Path, resume_step: int) -> None:
         """Opens the files; what an interrupted run wrote behind `resume_step` is dropped."""
+        self._writes = hosts.is_writer()
+        if not self._writes:
+            return
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_log(self._path) if line["step"] <= resume_step]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -34,11 +39,14 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
     def write(self, step: int, epoch: int, **groups: dict[str, float]) -> None:
         """Writes one line, `{"step", "epoch", group: {name: value}}`, and the same as scalars."""
+        if not self._writes:
+            return
         # JSON has no NaN; a loss that is none stands as null.
         plain = {
             group: {n: v if math.isfinite(v) else None for n, v in values.items()}

@@ -6,12 +6,13 @@ One epoch: batches in their order, a step each, the dev split, a checkpoint, a l
 """
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from jaxft.data.batches import eval_order, make_batch, train_order
 from jaxft.data.encode import Encoded
+from jaxft.training import hosts
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.compile import ByLength
 from jaxft.training.log import RunLog
@@ -118,7 +120,7 @@ def fit(
                 pending.append(metrics)
                 done += 1
                 is_last = done == (epoch + 1) * per_epoch
-                stop = bool(received)  # read once a step: a signal may come between any two lines
+                stop = stop_asked(received, done)  # once a step: a signal may come at any line
                 if is_last or stop or done % LOG_EVERY == 0 or due(done, plan.save_every):
                     # Reading a metric waits for the device, so several steps are read at once.
                     fetched = jax.device_get(pending)
@@ -131,12 +133,23 @@ def fit(
                 if not is_last and (stop or due(done, plan.save_every)):
                     checkpoints.save(state, record, best_step(record["history"]))
                 if stop and not is_last:
-                    raise InterruptedRunError(received[0], done)
+                    interrupt(received, done, checkpoints)
             record = end_epoch(epoch + 1, done, record, dev_scores(state.trained), log, bar)
             checkpoints.save(state, record, best_step(record["history"]))
-            if received:
-                raise InterruptedRunError(received[0], done)
+            if stop or received:
+                interrupt(received, done, checkpoints)
     return state, record
+
+
+def stop_asked(received: list[int], step: int) -> bool:
+    """Whether to stop behind this step; of several processes, all at the same."""
+    return hosts.preempted(step) if hosts.count() > 1 else bool(received)
+
+
+def interrupt(received: list[int], step: int, checkpoints: Checkpoints) -> NoReturn:
+    """Raises InterruptedRunError once everything is saved."""
+    checkpoints.wait()
+    raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 
 def end_epoch(
@@ -212,16 +225,28 @@ def due(step: int, every: int) -> bool:
 def progress_bar(total: int, initial: int) -> tqdm:
     """A bar with examples/s and the time left; none where nobody watches (disable=None)."""
     return tqdm(
-        total=total, initial=initial, unit="ex", unit_scale=True, disable=None, dynamic_ncols=True
+        total=total,
+        initial=initial,
+        unit="ex",
+        unit_scale=True,
+        disable=None if hosts.is_writer() else True,
+        dynamic_ncols=True,
     )
 
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first."""
+    """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first.
+
+    Of several processes JAX's runtime catches SIGTERM (`hosts.preempted`); SIGINT becomes one.
+    """
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
+    if hosts.count() == 1:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
+    else:
+        handler = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        before = {signal.SIGINT: handler}
     try:
         yield received
     finally:

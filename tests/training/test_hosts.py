@@ -123,7 +123,8 @@ try:
 except InputError as err:
     found["own"] = str(err)
 found["left"] = [path.name for path in own.iterdir()] + [path.name for path in shared.glob(".*")]
-print(json.dumps(found))
+print(json.dumps(found), file=sys.__stdout__)
+print("for the one who watches")
 """
 
 
@@ -135,7 +136,8 @@ def test_two_processes_find_each_other_and_agree(variables: object, tmp_path: Pa
     assert [process.returncode for process in processes] == [0, 0], ended
     for i, (out, err) in enumerate(ended):
         assert err == ""
-        found = json.loads(out.splitlines()[-1])
+        assert ("for the one who watches" in out) == (i == 0)
+        found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
         assert (found["count"], found["index"], found["writer"]) == (2, i, i == 0)
         assert found["exchanged"] == [{"from": 0}, {"from": 1}]
         assert found["broadcast"] == ["written by", 0]
@@ -155,8 +157,12 @@ def test_two_processes_find_each_other_and_agree(variables: object, tmp_path: Pa
 
 def test_losing_process_0_is_one_line_on_the_other_whatever_it_waits_for() -> None:
     # Asleep in C: no thread of Python's could be sure to end it.
-    source = f"hosts.start('on', heartbeat={HEARTBEAT_S}, timeout=60)\nprint('up', flush=True)\n"
-    first, second = launch_two(source + "time.sleep(600)")
+    source = f"""
+hosts.start("on", heartbeat={HEARTBEAT_S}, timeout=60)
+print("up", flush=True, file=sys.__stdout__)
+time.sleep(600)
+"""
+    first, second = launch_two(source)
     for process in (first, second):
         assert process.stdout.readline() == "up\n"
     first.kill()
