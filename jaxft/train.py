@@ -1,10 +1,12 @@
 """Fine-tunes an encoder: text and a checkpoint in, an honest result and a run directory out.
 
     python -m jaxft.train --config configs/acl_lora.py [--workdir DIR] [--config.FIELD=VALUE ...]
-                          [--dry_run]
+                          [--dry_run] [--distributed=auto|on|off] [--heartbeat SECONDS]
 
 The same command again continues an interrupted run. --dry_run loads and checks everything, prints
-the parameters by partition, compiles one step and stops.
+the parameters by partition, compiles one step and stops. Started on several hosts at once, with the
+same config, it is one run (`jaxft.training.hosts`); a host that is lost ends the others within
+--heartbeat and half a minute.
 """
 
 import sys
@@ -15,6 +17,7 @@ import jax
 import numpy as np
 import optax
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft import cli, wiring
@@ -22,6 +25,7 @@ from jaxft.data import checks
 from jaxft.data.batches import bucket_of, choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
+from jaxft.errors import InputError
 from jaxft.memory import leak
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import (
@@ -34,7 +38,7 @@ from jaxft.memory.compiled import (
 from jaxft.models import trained as trained_files
 from jaxft.report import card, plots, tables
 from jaxft.report.results import majority_class, predictions, test_results
-from jaxft.training import loop, mesh
+from jaxft.training import hosts, loop, mesh
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.compile import ByLength, eval_program, train_program
 from jaxft.training.log import RunLog
@@ -48,13 +52,17 @@ from jaxft.training.step import Params
 
 def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> int:
     """One run, from the raw files to results.json; returns the exit code."""
-    devices = mesh.make_mesh(**config.mesh)
-
-    # Text -> token ids, and what there is to know about them.
-    dataset = wiring.load_dataset(config)
-    parts = wiring.load_parts(config, len(dataset.labels))
-    check_tensor(parts.model.backbone.heads, config.mesh.tensor)
-    data = encode_splits(config, dataset, parts)
+    # Text -> token ids, and what there is to know about them; every process reads the same.
+    with hosts.together():
+        devices = mesh.make_mesh(**config.mesh)
+        dataset = wiring.load_dataset(config)
+    hosts.agree({"data": wiring.fingerprint(dataset)})
+    with hosts.together():
+        parts = wiring.load_parts(config, len(dataset.labels))
+        check_tensor(parts.model.backbone.heads, config.mesh.tensor)
+        data = encode_splits(config, dataset, parts)
+        env = wiring.environment(parts, dataset, argv)
+    hosts.agree({"weights": env["weights_sha256"]})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
@@ -77,9 +85,11 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
         return show_compiled(run_train, plan)
 
     # Claim the directory; a finished run is only shown.
-    env = wiring.environment(parts, dataset, argv)
-    wiring.claim_workdir(workdir, wiring.to_json(config), env)
-    if (workdir / "DONE").exists():
+    with hosts.together():
+        if hosts.is_writer():
+            wiring.claim_workdir(workdir, wiring.to_json(config), env)
+    hosts.check_shared(workdir)
+    if hosts.broadcast((workdir / "DONE").exists()):
         print(f"\n{workdir} is done already; its results:\n")
         print(tables.result_table(wiring.read_json(workdir / "results.json")))
         return 0
@@ -101,6 +111,7 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
 
     with Checkpoints(workdir / "checkpoints", shapes) as checkpoints:
         state, record = checkpoints.restore_latest() or (state, loop.new_record())
+        hosts.agree({"the step to start at": int(state.step)})
         if int(state.step):
             print(f"continuing {workdir} at step {int(state.step)}")
         with RunLog(workdir, resume_step=int(state.step)) as log:
@@ -148,10 +159,13 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
         "history": record["history"],
         "versions": env["versions"],
     }
-    write_trained(workdir, trained[config.select], plan, dataset, env, config.method.name)
-    write_predictions(workdir, test_logits[config.select], dataset, unseen)
-    write_report(workdir, results, env["command"])
-    (workdir / "DONE").write_text("")
+    chosen_leaves = {path: mesh.fetch(x) for path, x in trained[config.select].items()}
+    with hosts.together():
+        if hosts.is_writer():
+            write_trained(workdir, chosen_leaves, plan, dataset, env, config.method.name)
+            write_predictions(workdir, test_logits[config.select], dataset, unseen)
+            write_report(workdir, results, env["command"])
+            (workdir / "DONE").write_text("")
     print("\n" + tables.result_table(results))
     print(f"\nrun directory: {workdir}")
     return 0
@@ -300,7 +314,7 @@ def timing(
 
 def write_trained(
     workdir: Path,
-    trained: Params,
+    trained: dict[str, np.ndarray],
     plan: loop.Plan,
     dataset: Dataset,
     env: dict[str, Any],
@@ -345,17 +359,50 @@ def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
     (workdir / "README.md").write_text(card.model_card(results, command=command), "utf-8")
 
 
+def join_hosts(argv: list[str]) -> list[str]:
+    """Starts what --distributed says and returns the other arguments.
+
+    Before the config is read: a host on which that fails tells the others.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("distributed", "auto", "one run of several processes", values)
+    flags.DEFINE_integer(
+        "heartbeat", hosts.HEARTBEAT_S, "seconds to a lost host", flag_values=values
+    )
+    values.set_gnu_getopt()  # --config FILE comes first, and ends the options otherwise
+    try:
+        rest = values(argv, known_only=True)
+    except flags.Error as err:
+        raise InputError(cli.flag_message(err, "")) from err
+    hosts.start(values.distributed, values.heartbeat)
+    return rest
+
+
+def to_agree(config: ConfigDict, dry_run: bool) -> dict[str, Any]:
+    """Returns what the processes of a run must be given alike.
+
+    Where the data lie is each host's own affair; what they are is compared once they are read.
+    """
+    fields = flatten_dict(wiring.to_json(config), sep=".")
+    del fields["data.dir"]
+    return {"--dry_run": dry_run, **{f"config.{name}": x for name, x in fields.items()}}
+
+
 def main(argv: list[str]) -> int:
     """Parses the flags and runs; see the module's docstring."""
+    rest = join_hosts(argv)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "run directory; default: one named by the config", values)
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
-    config = cli.parse_config_command(argv, values)
+    with hosts.together():
+        config = cli.parse_config_command(rest, values)
+    hosts.agree(to_agree(config, values.dry_run))
     workdir = Path(values.workdir) if values.workdir else wiring.default_workdir(config)
     try:
         return run(config, workdir, values.dry_run, argv)
     except loop.InterruptedRunError as stop:
-        print(f"\n{stop}; the same command continues it", file=sys.stderr)
+        if hosts.is_writer():
+            print(f"\n{stop}; the same command continues it", file=sys.stderr)
         return stop.exit_code
 
 
