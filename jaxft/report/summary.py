@@ -176,7 +176,10 @@ def counted(n: int, what: str) -> str:
 def make_section(cells: list[Cell]) -> Section:
     """Returns everything about a task, given its cells."""
     task = cells[0].task
-    by_model = [[c for c in cells if c.model == m] for m in dict.fromkeys(c.model for c in cells)]
+    # Only what was trained on the same examples is compared: few-shot sets of two sizes are not.
+    alike: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault((cell.model, cell.runs[0].env["data_sha256"]), []).append(cell)
     beside = published_table(cells)
     return Section(
         task=task,
@@ -185,7 +188,7 @@ def make_section(cells: list[Cell]) -> Section:
         table=main_table(cells),
         notes=task_notes(cells),
         parts=parts_table(cells),
-        comparisons=[found for group in by_model if (found := compare(group))],
+        comparisons=[found for group in alike.values() if (found := compare(group))],
         published=beside,
         published_notes=published.notes_of(task) if beside else [],
     )

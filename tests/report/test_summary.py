@@ -192,6 +192,21 @@ def test_of_several_full_cells_the_best_on_dev_counts():
     assert section_of(cell_of(0, 1, method="full")).comparisons == []
 
 
+def test_only_runs_on_the_same_examples_are_compared():
+    runs = [
+        run_of(seed, method, fields={"data.few_shot": shots}, env={"data_sha256": str(shots)})
+        for seed in SEEDS
+        for method in ("full", "lora")
+        for shots in (16, 32)
+    ]
+    comparisons = section_of(*make_cells(runs)[0]).comparisons
+    tables = [comparison.table for comparison in comparisons]
+    assert [set(column(table, "method")) for table in tables if table] == [
+        {"lora (few_shot 16)"},
+        {"lora (few_shot 32)"},
+    ]
+
+
 # ---------------------------------------------------------------- beside the course reports
 
 
