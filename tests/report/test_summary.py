@@ -14,11 +14,13 @@ from test_gather import cell_of, run_of
 from test_tables import EMPTY, scores
 
 from jaxft.report import published
+from jaxft.report.against_full import verdict
 from jaxft.report.entries import Table, points
 from jaxft.report.gather import Cell, make_cells
 from jaxft.report.latex import ESCAPES, escape, latex
 from jaxft.report.markdown import markdown
 from jaxft.report.sheet import sheet
+from jaxft.report.stats import Paired
 from jaxft.report.summary import Report, Section, summarize
 from jaxft.report.tables import NONE
 
@@ -190,6 +192,12 @@ def test_of_several_full_cells_the_best_on_dev_counts():
     # Without full, or with nothing beside it, there is no comparison.
     assert section_of(cell_of(0, 1)).comparisons == []
     assert section_of(cell_of(0, 1, method="full")).comparisons == []
+
+
+def test_the_verdict_goes_by_the_corrected_p():
+    pair = Paired(difference=-0.1, low=-0.19, high=-0.01, p=0.04, n=3)
+    assert verdict(pair, 0.04) == "below full"
+    assert verdict(pair, 0.08) == "undecided"
 
 
 def test_only_runs_on_the_same_examples_are_compared():
