@@ -13,7 +13,9 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
@@ -47,9 +49,28 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
       InputError: an unknown flag or field (with the nearest one), a value of the wrong type, a
         config file that is missing or broken.
     """
+    config = parse_config(argv, flag_values)
+    check_fields(config)
+    check_values(config)
+    return config
+
+
+def parse_config(
+    argv: list[str], flag_values: flags.FlagValues, *, new_fields: bool = False
+) -> ConfigDict:
+    """Returns the config that a command is given, of whatever fields; see `parse_config_command`.
+
+    Args:
+      new_fields: whether --config.FIELD may name one that the file does not have.
+    """
     sys.path.insert(0, str(ROOT))  # a config file elsewhere may import configs.base
     check_config_file(given(argv, "config"))
-    config_flag = config_flags.DEFINE_config_file("config", flag_values=flag_values)
+    config_flag = config_flags.DEFINE_config_file(
+        "config",
+        flag_values=flag_values,
+        lock_config=not new_fields,
+        accept_new_attributes=new_fields,
+    )
     try:
         rest = flag_values(argv)
         config = config_flag.value
@@ -66,8 +87,6 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
         raise InputError(f"--config: {given(argv, 'config')} failed: {reason}") from err
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --")
-    check_fields(config)
-    check_values(config)
     return config
 
 
@@ -120,30 +139,35 @@ def field_message(error: Exception) -> str:
     return f"no field '{field[1]}'{hint}" if field else " ".join(text.split())
 
 
-def defaults() -> ConfigDict:
-    """Returns configs/base.py's config."""
-    spec = importlib.util.spec_from_file_location("jaxft_defaults", ROOT / "configs" / "base.py")
+@cache
+def config_module(name: str = "base.py") -> ModuleType:
+    """Returns a file of configs/ as a module: that with all defaults, or another."""
+    spec = importlib.util.spec_from_file_location("jaxft_defaults", ROOT / "configs" / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module
 
 
-def check_fields(config: ConfigDict) -> None:
-    """Raises InputError if a config has other fields, or other types, than configs/base.py."""
-    base = flatten_dict(defaults().to_dict(), sep=".")
+def check_fields(config: ConfigDict, name: str = "base.py") -> None:
+    """Raises InputError if a config has other fields, or other types, than configs/base.py.
+
+    Args:
+      name: another file of configs/ to compare with.
+    """
+    base = flatten_dict(config_module(name).get_config().to_dict(), sep=".")
     mine = flatten_dict(config.to_dict(), sep=".")
-    for name in mine:
-        if name not in base:
-            raise InputError(f"config.{name}: no such field{nearest(name, base)}")
-    for name, default in base.items():
-        if name not in mine:
-            raise InputError(f"config.{name} is missing; start a config from configs/base.py")
-        is_number = isinstance(default, float) and isinstance(mine[name], int)
-        if type(mine[name]) is not type(default) and not is_number:
+    for field in mine:
+        if field not in base:
+            raise InputError(f"config.{field}: no such field{nearest(field, base)}")
+    for field, default in base.items():
+        if field not in mine:
+            raise InputError(f"config.{field} is missing; start a config from configs/{name}")
+        is_number = isinstance(default, float) and isinstance(mine[field], int)
+        if type(mine[field]) is not type(default) and not is_number:
             raise InputError(
-                f"config.{name}: {mine[name]!r}; expected {type(default).__name__}, "
+                f"config.{field}: {mine[field]!r}; expected {type(default).__name__}, "
                 f"for example {default!r}"
             )
 
