@@ -1,0 +1,21 @@
+"""Three base models in full on three tasks, five seeds: the course reports' first table.
+
+python -m jaxft.sweep --config configs/tables/course_full.py [--config.model.names=minilm]
+"""
+
+from ml_collections import ConfigDict
+
+from configs.tables import grid
+from configs.tables.settings import VARIANTS
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the grid: as reports D and E had it, and tuned; B and C by --config.variants."""
+    del arg
+    config = grid.get_config()
+    config.model.names = ("bert-base-uncased", "roberta-base", "allenai/scibert_scivocab_uncased")
+    config.tasks = ("restaurant", "acl", "agnews")
+    config.methods = ("full",)
+    config.variant = ConfigDict(VARIANTS)
+    config.variants = ("report_d", "report_e", "tuned")
+    return config
