@@ -1,0 +1,238 @@
+"""From a table's config to settings: models x tasks x methods x variants x seeds, each resolved.
+
+    settings = expand(table)
+    settings[0].config                     # every field of configs/base.py
+    flags_of(settings[0].config)           # ["--config.task=acl_sup", ...], what differs from it
+
+What a table may hold stands in configs/tables/grid.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from jaxft import cli
+from jaxft.data import tasks
+from jaxft.errors import InputError, check_choice, nearest
+from jaxft.peft.methods import METHODS
+
+TABLE_FILE = "tables/grid.py"
+# Of a table: what has other fields in each. Of a setting: what is no field of configs/base.py.
+OPEN = ("variant", "overrides", "slurm")
+PER = ("per_task", "per_method", "per_model")
+# The axes of a grid, which a setting cannot change.
+AXES = {
+    "task": "tasks",
+    "model.name": "model.names",
+    "method.name": "methods",
+    "seed": "seeds",
+    "seeds": "seeds",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell of the grid, resolved.
+
+    Attributes:
+      variant: its name in the table; empty if the table has none.
+      config: every field of configs/base.py.
+    """
+
+    task: str
+    model: str
+    method: str
+    variant: str
+    seed: int
+    config: ConfigDict
+
+
+def expand(table: ConfigDict) -> list[Setting]:
+    """Returns the grid's cells: all rows with their first seed, then all with their second, ...
+
+    Raises:
+      InputError: a field, a name or a value that there is not, and the nearest one.
+    """
+    check_table(table)
+    chosen = words(table.variants) or list(table.variant) or [""]
+    axes = list(product(chosen, words(table.model.names), task_names(table), words(table.methods)))
+    seeds = {variant: seeds_of(table, variant) for variant in chosen}
+    return [
+        resolve(table, *row, seeds[row[0]][number])
+        for number in range(max(map(len, seeds.values())))
+        for row in axes
+        if number < len(seeds[row[0]])
+    ]
+
+
+# ---------------------------------------------------------------- what a table holds
+
+
+def check_table(table: ConfigDict) -> None:
+    """Raises InputError if a table has other fields, or other types, than configs/tables/grid.py.
+
+    The settings in it are checked as they are put over the defaults.
+    """
+    defaults = cli.config_module(TABLE_FILE).get_config()
+    closed = {name: x for name, x in table.items() if name not in OPEN}
+    cli.check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
+    for name in OPEN:
+        if name not in table:
+            raise InputError(f"config.{name} is missing; start a table from configs/{TABLE_FILE}")
+        check_is_fields(table[name], f"config.{name}")
+    for name, setting in table.variant.items():
+        check_is_fields(setting, f"config.variant.{name}")
+    for name in ("model.names", "tasks", "methods"):
+        if not words(table[name]):
+            raise InputError(f"config.{name}: empty; expected one name or more")
+    for variant in words(table.variants):
+        check_choice(variant, list(table.variant), "config.variants")
+    for method in words(table.methods):
+        check_choice(method, METHODS, "config.methods")
+    if len(set(words(table.variants))) < len(words(table.variants)):
+        raise InputError("config.variants: a name stands twice")
+
+
+def check_is_fields(value: Any, where: str) -> None:
+    """Raises InputError if a value stands where fields, or settings by name, are expected."""
+    if not isinstance(value, ConfigDict | dict):
+        raise InputError(f"{where}: {value!r}; expected fields")
+
+
+def words(values: tuple[Any, ...]) -> list[str]:
+    """The names in a tuple; `--config.methods=full,lora` is one string with both."""
+    return [part for value in values for part in str(value).split(",")]
+
+
+def task_names(table: ConfigDict) -> list[str]:
+    """The grid's tasks as `config.task` has them: `acl` is `acl_sup`, `a_sup+b_sup` is merged."""
+    return [full_task(name) for name in words(table.tasks)]
+
+
+def full_task(name: str) -> str:
+    """Returns what `config.task` calls a task of a table, checked."""
+    parts = [f"{part}_sup" if part in tasks.CATALOGUE else part for part in name.split("+")]
+    task = ",".join(parts)
+    tasks.parse_task(task)
+    return task
+
+
+def seeds_of(table: ConfigDict, variant: str) -> list[int]:
+    """The seeds of a variant: the table's, else its own, else 0."""
+    own = table.variant[variant].get("seeds", ()) if variant else ()
+    where = "config.seeds" if table.seeds else f"config.variant.{variant}.seeds"
+    seeds = table.seeds or (own if isinstance(own, tuple | list) else (own,)) or (0,)
+    for seed in seeds:
+        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise InputError(f"{where}: {seed!r}; expected seeds from 0 to 2**32 - 1, e.g. 0,1,2")
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{where}: a seed stands twice")
+    return list(seeds)
+
+
+# ---------------------------------------------------------------- a cell's config
+
+
+def resolve(
+    table: ConfigDict, variant: str, model: str, task: str, method: str, seed: int
+) -> Setting:
+    """Returns a cell with its whole config, checked."""
+    config = defaults_of(task, method)
+    fields = flatten_dict(config.to_dict(), sep=".")
+    names = {"task": task_keys(task), "method": {method}, "model": {model}}
+    layers = {"config.overrides": table.overrides.to_dict()}
+    if variant:
+        own = {name: x for name, x in table.variant[variant].to_dict().items() if name != "seeds"}
+        layers = {f"config.variant.{variant}": own, **layers}
+    for where, layer in layers.items():
+        for place, name, value in assignments(layer, where, names):
+            check_field(place, name, fields)
+            fields[name] = fitting(value, fields[name])
+    fields |= {"task": task, "method.name": method, "model.name": model, "seed": seed}
+    config = ConfigDict(unflatten_dict(fields, sep="."))
+    cli.check_fields(config)
+    cli.check_values(config)
+    return Setting(task, model, method, variant, seed, config)
+
+
+def defaults_of(task: str, method: str) -> ConfigDict:
+    """Returns configs/base.py's defaults of a method, and of a task if it has some."""
+    base = cli.config_module()
+    name = task.removesuffix("_sup").removesuffix("_fs")
+    if name in base.EPOCHS:
+        return base.task_and_method(name, method)
+    config = base.get_config()
+    config.optim.learning_rate = base.METHODS[method]["learning_rate"]
+    return config
+
+
+def task_keys(task: str) -> set[str]:
+    """The names by which `per_task` may call a task: `acl_sup`, `acl`."""
+    return {task.replace(",", "+"), task.removesuffix("_sup").removesuffix("_fs")}
+
+
+def assignments(
+    layer: Mapping[str, Any], where: str, names: Mapping[str, set[str]]
+) -> Iterator[tuple[str, str, Any]]:
+    """Yields `(place in the table, field, value)` of a setting, those that win last.
+
+    Args:
+      names: what a cell's "task", "method" and "model" are called.
+    """
+    check_is_fields(layer, where)
+    plain = {name: x for name, x in layer.items() if name not in PER}
+    for name, value in flatten_dict(plain, sep=".").items():
+        yield f"{where}.{name}", name, value
+    for per in PER:
+        by_name = layer.get(per, {})
+        check_is_fields(by_name, f"{where}.{per}")
+        for name, inner in by_name.items():
+            check_key(per, name, f"{where}.{per}")
+            if name in names[per.removeprefix("per_")]:
+                yield from assignments(inner, f"{where}.{per}.{name}", names)
+
+
+def check_key(per: str, name: str, where: str) -> None:
+    """Raises InputError for the name of a method or a task that there is not.
+
+    Any name may be a model's: --config.model.names may leave out those of the table.
+    """
+    if per == "per_method":
+        check_choice(name, METHODS, where)
+    if per == "per_task":
+        try:
+            full_task(name)
+        except InputError as err:
+            raise InputError(f"{where}: {err}") from err
+
+
+def check_field(where: str, name: str, fields: Mapping[str, Any]) -> None:
+    """Raises InputError if a setting cannot set a field."""
+    if name in AXES:
+        raise InputError(f"{where}: the grid's own; see config.{AXES[name]}")
+    if name not in fields:
+        hint = nearest(name, [*fields, *PER])
+        raise InputError(f"{where}: no such field of configs/base.py{hint}")
+
+
+def fitting(value: Any, default: Any) -> Any:
+    """A value as the field's type has it: 1 is 1.0, `query,value` and lists are tuples."""
+    if isinstance(default, tuple) and not isinstance(value, tuple):
+        return tuple(value) if isinstance(value, list) else tuple(str(value).split(","))
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    return str(value) if isinstance(default, str) and isinstance(value, int | float) else value
+
+
+def flags_of(config: ConfigDict) -> list[str]:
+    """The flags that make configs/base.py's config this one; `config.memory` determines no run."""
+    base = flatten_dict(cli.config_module().get_config().to_dict(), sep=".")
+    return [
+        f"--config.{name}={value if isinstance(value, str) else repr(value)}"
+        for name, value in flatten_dict(config.to_dict(), sep=".").items()
+        if value != base[name] and not name.startswith("memory.")
+    ]

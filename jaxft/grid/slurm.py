@@ -1,0 +1,181 @@
+"""Cells as jobs of SLURM, submitted by submitit; needs the extra `slurm`.
+
+    jobs = Jobs(cells, workdir, {"cluster": "slurm", "timeout_min": 240, "partition": "gpu", ...})
+    jobs.start(cells)            # one array job, `cells_per_job` cells in each of its tasks
+    jobs.ended(0.5)              # the cells whose job has ended
+
+A job runs its cells one after the other, each in a process of its own as on a single machine. When
+its time runs out, or it is preempted, the cell is told to save and the job is queued again.
+Stopping the sweep leaves the jobs to the cluster; which they are stands in <workdir>/slurm/.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from jaxft import wiring
+from jaxft.errors import InputError, check_choice, nearest
+from jaxft.grid.cells import STOPPED, Cell, State, look, settle
+from jaxft.grid.worker import Share, run_cell
+
+# A child, not a grandchild behind a server: what SLURM tells a job, it tells every process of it.
+CONTEXT = multiprocessing.get_context("spawn")
+CLUSTERS = ("slurm", "local")
+OWN = ("cluster", "cells_per_job")  # fields of config.slurm that are not submitit's
+# submitit's fields for every cluster; the others are named slurm_... there.
+COMMON = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
+LOOK_S = {"slurm": 5.0, "local": 0.5}  # between two looks at the jobs
+
+
+@dataclass
+class CellsJob:
+    """What a job runs; submitit calls it, and `checkpoint` when the job must give way."""
+
+    cells: tuple[Cell, ...]
+    workdir: Path
+    process: SpawnProcess | None = None
+
+    def __call__(self) -> None:
+        """Runs what of the cells is not done."""
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(self.workdir / "xla"))
+        for cell in self.cells:
+            if look(self.workdir, cell.name) is State.DONE:
+                continue
+            self.process = CONTEXT.Process(target=run_cell, args=(cell, self.workdir, Share()))
+            self.process.start()
+            self.process.join()
+            code = self.process.exitcode or 0
+            settle(self.workdir, cell.name, code)
+            if code in STOPPED:
+                break  # the whole job was told to
+
+    def checkpoint(self) -> Any:
+        """Has the running cell save and end; returns the job to be queued again."""
+        import submitit
+
+        if self.process is not None and self.process.is_alive():
+            self.process.terminate()
+            self.process.join()
+        return submitit.helpers.DelayedSubmission(CellsJob(self.cells, self.workdir))
+
+
+class Jobs:
+    """The jobs of a sweep, those of an earlier one in the same directory among them."""
+
+    def __init__(self, cells: Sequence[Cell], workdir: Path, settings: Mapping[str, Any]) -> None:
+        """Prepares to submit, and finds what is submitted already.
+
+        Raises:
+          InputError: submitit or SLURM is missing, or a setting is not valid.
+        """
+        self._workdir = workdir.resolve()
+        self._folder = self._workdir / "slurm"
+        self._cluster = check_choice(settings["cluster"], CLUSTERS, "config.slurm.cluster")
+        self._per_job = check_per_job(settings["cells_per_job"])
+        self._executor = make_executor(self._folder, settings)
+        self._jobs: list[tuple[Any, list[Cell]]] = self._find({cell.name: cell for cell in cells})
+        self.description = f"as jobs of {self._cluster}"
+
+    def room(self) -> int:
+        """SLURM holds any number; how many run at a time is array_parallelism."""
+        return 1_000_000
+
+    def running(self) -> list[Cell]:
+        """The cells of all jobs that have not ended."""
+        return [cell for _, cells in self._jobs for cell in cells]
+
+    def start(self, cells: Sequence[Cell]) -> None:
+        """Submits the cells as one array."""
+        if not cells:
+            return
+        parts = [cells[i : i + self._per_job] for i in range(0, len(cells), self._per_job)]
+        with self._executor.batch():
+            jobs = [self._executor.submit(CellsJob(tuple(part), self._workdir)) for part in parts]
+        for job, part in zip(jobs, parts, strict=True):
+            names = [cell.name for cell in part]
+            wiring.write_json(self._record(job.job_id), {"job": job.job_id, "cells": names})
+            self._jobs.append((job, list(part)))
+
+    def ended(self, timeout: float) -> list[Cell]:
+        """Returns the cells whose job has ended since the last call."""
+        time.sleep(max(timeout, LOOK_S[self._cluster]))
+        over = [(job, cells) for job, cells in self._jobs if job.done()]
+        for job, cells in over:
+            self._jobs.remove((job, cells))
+            self._record(job.job_id).unlink(missing_ok=True)
+        return [cell for _, cells in over for cell in cells]
+
+    def stop(self, number: int) -> None:
+        """Leaves the jobs to the cluster: the sweep is only watching."""
+        del number
+        self._jobs.clear()
+
+    def _record(self, job_id: str) -> Path:
+        """The file that says which cells a job runs, as long as it is not known to have ended."""
+        return self._folder / f"job-{job_id}.json"
+
+    def _find(self, cells: Mapping[str, Cell]) -> list[tuple[Any, list[Cell]]]:
+        """Returns the jobs of earlier sweeps that have not ended."""
+        import submitit
+
+        kind = submitit.SlurmJob if self._cluster == "slurm" else submitit.LocalJob
+        found = []
+        for path in sorted(self._folder.glob("job-*.json")):
+            record = wiring.read_json(path)
+            job: Any = kind(folder=self._folder, job_id=record["job"])
+            if job.done():
+                path.unlink(missing_ok=True)
+            else:
+                found.append((job, [cells[name] for name in record["cells"] if name in cells]))
+        return found
+
+
+def check_per_job(number: Any) -> int:
+    """Returns config.slurm.cells_per_job if it is a number of cells."""
+    if not isinstance(number, int) or number < 1:
+        raise InputError(f"config.slurm.cells_per_job: {number!r}; expected 1 or more")
+    return number
+
+
+def make_executor(folder: Path, settings: Mapping[str, Any]) -> Any:
+    """Returns submitit's executor with the job's parameters.
+
+    Raises:
+      InputError: submitit or SLURM is missing, or a setting is not valid.
+    """
+    try:
+        import submitit
+    except ImportError as err:
+        raise InputError(
+            '--launcher=slurm: submitit is not installed; pip install ".[slurm]" brings it'
+        ) from err
+    given = {name: value for name, value in settings.items() if name not in OWN}
+    for name in ("nodes", "tasks_per_node", "ntasks_per_node"):
+        if given.get(name, 1) != 1:
+            raise InputError(f"config.slurm.{name}: {given[name]}; a cell is one process of a node")
+    parameters = {n if n in COMMON else f"slurm_{n}": value for n, value in given.items()}
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=settings["cluster"])
+        executor.update_parameters(name="jaxft", **parameters)
+    except RuntimeError as err:
+        raise InputError(
+            "--launcher=slurm: no srun on this machine; start the sweep where jobs are submitted, "
+            "or try it with --config.slurm.cluster=local"
+        ) from err
+    except (NameError, ValueError, AssertionError, TypeError) as err:
+        raise InputError(f"config.slurm: {parameter_message(str(err), given)}") from err
+    return executor
+
+
+def parameter_message(text: str, given: Mapping[str, Any]) -> str:
+    """submitit's message about a parameter, which may list them all, as one line."""
+    first, _, rest = text.strip().partition("Valid arguments: ")
+    for name in given:
+        if f"slurm_{name}'" in first:
+            return f"no parameter '{name}'{nearest(name, rest.splitlines()[0].split(', '))}"
+    return first.splitlines()[0]
