@@ -177,6 +177,15 @@ def whole(values: tuple[Any, ...]) -> bool:
     return all(isinstance(value, int) and value >= 1 for value in values)
 
 
+def is_seed(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**32
+
+
+def are_seeds(values: tuple[Any, ...]) -> bool:
+    """Whether all are seeds, and each another."""
+    return all(map(is_seed, values)) and len(set(values)) == len(values)
+
+
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.few_shot": (lambda x: x >= 1, "a whole number above 0"),
@@ -188,7 +197,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "epochs": (lambda x: x >= 1, "a whole number above 0"),
-    "seed": (lambda x: 0 <= x < 2**32, "0 to 2**32 - 1"),
+    "seed": (is_seed, "0 to 2**32 - 1"),
+    "seeds": (are_seeds, "different whole numbers from 0 to 2**32 - 1, e.g. 1,2,3"),
     "patience": (lambda x: x >= 0, "0 or more"),
     "save_every": (lambda x: x >= 0, "0 or more"),
     "memory.top_layers": (lambda x: x >= 1, "a whole number above 0"),

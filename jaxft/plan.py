@@ -152,7 +152,7 @@ def parse_mesh(text: str) -> dict[str, int]:
         return {}
     sizes = {"data": -1, "fsdp": 1, "tensor": 1}
     for part in text.split("+"):
-        axis = check_choice(part.rstrip("0123456789"), AXES, "memory.meshes")
+        axis = check_choice(part.rstrip("0123456789"), AXES[1:], "memory.meshes")
         size = part.removeprefix(axis)
         if not size and axis != "data":
             raise InputError(f"memory.meshes: {text!r} gives no size of {axis}, e.g. '{axis}8'")

@@ -61,12 +61,11 @@ def predict(
         batch_size=0,
         eval_batch_size=settings["eval_batch_size"],
         epochs=0,
-        seed=config.seed,
-        buckets=tuple(settings["buckets"]),
-        max_length=settings["max_length"],
+        # New texts may be longer than all that the buckets were chosen for.
+        buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
     )
     run_eval = eval_program(parts.model, devices, plan.eval_batch_size)
-    data = encode(parts.tokenizer, examples, settings["labels"], plan.max_length)
+    data = encode(parts.tokenizer, examples, settings["labels"], settings["max_length"])
     logits_NxC = loop.logits_of(plan, data, run_eval, trained_params, frozen, devices)
     if not np.isfinite(logits_NxC).all():
         raise InputError("the model gives logits that are not finite; did training diverge?")

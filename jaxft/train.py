@@ -3,13 +3,20 @@
     python -m jaxft.train --config configs/acl_lora.py [--workdir DIR] [--config.FIELD=VALUE ...]
                           [--dry_run] [--distributed=auto|on|off] [--heartbeat SECONDS]
 
-The same command again continues an interrupted run. --dry_run loads and checks everything, prints
+The same command again continues an interrupted run. With --config.seeds=1,2,3 it is several runs,
+which train together where that costs little more than one (`jaxft.training.together`); each leaves
+a directory as if it had trained alone. --dry_run loads and checks everything, prints
 the parameters by partition, compiles one step and stops. Started on several hosts at once, with the
 same config, it is one run (`jaxft.training.hosts`); a host that is lost ends the others within
 --heartbeat and half a minute.
 """
 
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +25,15 @@ import numpy as np
 import optax
 from absl import flags
 from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxft import cli, wiring
 from jaxft.data import checks
-from jaxft.data.batches import bucket_of, choose_buckets, eval_order, train_order
+from jaxft.data.batches import choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
-from jaxft.errors import InputError
+from jaxft.errors import InputError, check_choice
 from jaxft.memory import leak
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import (
@@ -44,14 +52,67 @@ from jaxft.training.compile import ByLength, eval_program, train_program
 from jaxft.training.log import RunLog
 from jaxft.training.metrics import score
 from jaxft.training.optimizer import make_optimizer, make_schedule
-from jaxft.training.partition import count
+from jaxft.training.partition import count, split
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, dropout_key_on, init_state, state_shapes
-from jaxft.training.step import Params
+from jaxft.training.state import Model, init_params, init_trained, state_shapes
+from jaxft.training.step import Params, State
+from jaxft.training.together import Group, dropout_keys
 
 
-def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> int:
-    """One run, from the raw files to results.json; returns the exit code."""
+@dataclass(frozen=True)
+class Setup:
+    """What all seeds of a command share.
+
+    Attributes:
+      shapes: of one seed's State, with shardings.
+      parameters, memory: results.json's, as far as shapes tell.
+    """
+
+    config: ConfigDict
+    env: dict[str, Any]
+    devices: Mesh
+    dataset: Dataset
+    parts: wiring.Parts
+    data: dict[str, Encoded]
+    data_report: dict[str, Any]
+    plan: loop.Plan
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    shapes: State
+    parameters: dict[str, int]
+    memory: dict[str, Any]
+
+
+def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
+    """One run, or one of each seed, from the raw files to results.json; returns the exit code."""
+    setup = set_up(config, argv)
+    seeds = config.seeds or (config.seed,)
+    with hosts.together():
+        is_together = train_together(config, len(seeds))
+    if dry_run:
+        return show_compiled(programs(setup, len(seeds) if is_together else 1)[0], setup.plan)
+
+    # Claim the directories; finished runs are only shown.
+    workdirs = {seed: directory(config, workdir, seed) for seed in seeds}
+    left = [seed for seed in seeds if not is_done(setup, seed, workdirs[seed])]
+    if not left:
+        return 0
+    groups = [left] if is_together else [[seed] for seed in left]
+    # One after the other they share one compilation. It comes before any array is made, and is not
+    # counted in what the arrays and the steps take.
+    compiled = cache(partial(compile_programs, setup))
+    compiled(len(groups[0]))
+    growth = ResidentGrowth()
+    model, weights = setup.parts.model, setup.parts.weights
+    frozen_paths = split(model.shapes, model.labels)[1]
+    frozen = init_params(model, weights, left[0], setup.devices, frozen_paths)
+    for group in groups:
+        train(setup, {seed: workdirs[seed] for seed in group}, frozen, compiled, growth)
+    return 0
+
+
+def set_up(config: ConfigDict, argv: list[str]) -> Setup:
+    """Loads and checks everything and prints what there is; makes no array on a device."""
     # Text -> token ids, and what there is to know about them; every process reads the same.
     with hosts.together():
         devices = mesh.make_mesh(**config.mesh)
@@ -66,109 +127,275 @@ def run(config: ConfigDict, workdir: Path, dry_run: bool, argv: list[str]) -> in
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
-    # Shapes -> optimizer -> the two programs, before any array is made.
+    # Shapes -> optimizer and what each partition costs.
     plan = make_plan(config, data)
     schedule, optimizer = make_optimization(config, plan, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
-    dropout_key = dropout_key_on(devices, config.seed)
-    run_train = train_program(
-        parts.model, optimizer, devices, plan.batch_size, log_norm=config.optim.clip > 0
-    )
-    run_eval = eval_program(parts.model, devices, plan.eval_batch_size)
     parameters = count(parts.model.shapes, parts.model.labels)
     memory = bytes_by_partition(
         parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
     )
     print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
     print(tables.parameter_table(parameters, memory))
-    if dry_run:
-        return show_compiled(run_train, plan)
+    return Setup(
+        config,
+        env,
+        devices,
+        dataset,
+        parts,
+        data,
+        data_report,
+        plan,
+        schedule,
+        optimizer,
+        shapes,
+        parameters,
+        memory,
+    )
 
-    # Claim the directory; a finished run is only shown.
+
+def train_together(config: ConfigDict, seeds: int) -> bool:
+    """Whether so many seeds train in one step, or one after the other.
+
+    Raises:
+      InputError: they were told to, and cannot.
+    """
+    check_choice(config.together, ("auto", "on", "off"), "together")
+    if seeds == 1 or config.together == "off":
+        return False
+    if config.together == "auto":
+        # In full they share nothing: it would save no memory and no time.
+        return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
+    if config.patience:
+        raise InputError("together: 'on', but with patience each seed stops at an epoch of its own")
+    if not fits_mesh(config, seeds):
+        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} seeds")
+    return True
+
+
+def fits_mesh(config: ConfigDict, seeds: int) -> bool:
+    return seeds % config.mesh.seeds == 0
+
+
+def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
+    """The config of one seed's run, as if it had been given alone."""
+    own = config.copy_and_resolve_references()
+    own.seed, own.seeds = seed, ()
+    return own
+
+
+def directory(config: ConfigDict, workdir: Path | None, seed: int) -> Path:
+    """A seed's run directory: that of --workdir, in which several have one each."""
+    if workdir is None:
+        return wiring.default_workdir(seed_config(config, seed))
+    return workdir / f"seed-{seed}" if config.seeds else workdir
+
+
+def is_done(setup: Setup, seed: int, workdir: Path) -> bool:
+    """Claims a run's directory; if it holds a finished run already, shows its results."""
     with hosts.together():
         if hosts.is_writer():
-            wiring.claim_workdir(workdir, wiring.to_json(config), env)
+            wiring.claim_workdir(
+                workdir, wiring.to_json(seed_config(setup.config, seed)), setup.env
+            )
     hosts.check_shared(workdir)
-    if hosts.broadcast((workdir / "DONE").exists()):
+    done = hosts.broadcast((workdir / "DONE").exists())
+    if done:
         print(f"\n{workdir} is done already; its results:\n")
         print(tables.result_table(wiring.read_json(workdir / "results.json")))
-        return 0
+    return done
 
-    # Compile, then restore or begin, and train to the end.
-    run_train.compile_all(train_lengths(plan, data["train"], plan.epochs))
-    run_eval.compile_all(eval_lengths(plan, data["dev"]) + eval_lengths(plan, data["test"]))
+
+def programs(setup: Setup, seeds: int) -> tuple[ByLength, ByLength]:
+    """Returns the training and the evaluation step of so many seeds; compiles nothing."""
+    model, plan = setup.parts.model, setup.plan
+    run_train = train_program(
+        model,
+        setup.optimizer,
+        setup.devices,
+        plan.batch_size,
+        log_norm=setup.config.optim.clip > 0,
+        seeds=seeds,
+    )
+    return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=seeds)
+
+
+def compile_programs(setup: Setup, seeds: int) -> tuple[ByLength, ByLength]:
+    """Returns the two programs, compiled for every length that a run meets."""
+    run_train, run_eval = programs(setup, seeds)
+    run_train.compile_all(train_lengths(setup.plan, setup.data["train"], setup.plan.epochs))
+    evaluated = (eval_lengths(setup.plan, setup.data[split]) for split in ("dev", "test"))
+    run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
-    leak.check(run_train.largest(), parts.model, run_train.shapes(longest))
-    growth = ResidentGrowth()
-    state, frozen = init_state(parts.model, optimizer, parts.weights, config.seed, devices)
+    one = programs(setup, 1)[0].shapes(longest)
+    leak.check(run_train.largest(), setup.parts.model, one, seeds)
+    return run_train, run_eval
+
+
+def train(
+    setup: Setup,
+    workdirs: dict[int, Path],
+    frozen: Params,
+    compiled: Callable[[int], tuple[ByLength, ByLength]],
+    growth: ResidentGrowth,
+) -> None:
+    """Begins or continues the runs of a group of seeds and trains them to the end."""
+    with ExitStack() as stack:
+        opened = {
+            seed: stack.enter_context(Checkpoints(workdir / "checkpoints", setup.shapes))
+            for seed, workdir in workdirs.items()
+        }
+        by_step: dict[int, list[tuple[loop.Member, State]]] = {}
+        for seed, (state, record) in restored(setup, opened).items():
+            step = int(state.step)
+            hosts.agree({"the step to start at": step})
+            if step:
+                print(f"continuing {workdirs[seed]} at step {step}")
+            log = stack.enter_context(RunLog(workdirs[seed], resume_step=step))
+            member = loop.Member(seed, workdirs[seed], record, opened[seed], log)
+            by_step.setdefault(step, []).append((member, state))
+        for pairs in by_step.values():
+            members, states = [member for member, _ in pairs], [state for _, state in pairs]
+            train_members(setup, members, states, frozen, compiled, growth)
+
+
+def restored(
+    setup: Setup, checkpoints: dict[int, Checkpoints]
+) -> dict[int, tuple[State, dict[str, Any]]]:
+    """Returns each seed's `(state, record)`, from its checkpoints or at the beginning.
+
+    A kill may come between two seeds' checkpoints. Those that are ahead go back to where the others
+    are, so that all go on together, to the bits that they would have come to undisturbed.
+    """
+    model, weights = setup.parts.model, setup.parts.weights
+
+    def begin(seed: int) -> tuple[State, dict[str, Any]]:
+        state = init_trained(model, setup.optimizer, weights, seed, setup.devices)
+        return state, loop.new_record()
+
+    found = {seed: own.restore_latest() or begin(seed) for seed, own in checkpoints.items()}
+    lowest = min(int(state.step) for state, _ in found.values())
+    for seed, (state, _) in found.items():
+        if int(state.step) > lowest:
+            earlier = checkpoints[seed].go_back(lowest)
+            found[seed] = earlier or (begin(seed) if lowest == 0 else found[seed])
+    return found
+
+
+def train_members(
+    setup: Setup,
+    members: list[loop.Member],
+    states: list[State],
+    frozen: Params,
+    compiled: Callable[[int], tuple[ByLength, ByLength]],
+    growth: ResidentGrowth,
+) -> None:
+    """Trains seeds that are at the same step, tests them and writes their results down."""
+    plan, data, dataset = setup.plan, setup.data, setup.dataset
+    run_train, run_eval = compiled(len(members))
+    group = Group(setup.shapes, len(members))
 
     def logits(split: str, trained: Params) -> np.ndarray:
-        return loop.logits_of(plan, data[split], run_eval, trained, frozen, devices)
+        """logits_SxNxC, with an axis of seeds even for one."""
+        found = loop.logits_of(plan, data[split], run_eval, trained, frozen, setup.devices)
+        return found.reshape(len(members), *found.shape[-2:])
 
-    def dev_scores(trained: Params) -> dict[str, Any]:
+    def dev_scores(trained: Params) -> list[dict[str, Any]]:
         majority = majority_class(dataset)
-        return score(logits("dev", trained), data["dev"].labels, dataset.labels, majority)
+        labels = data["dev"].labels
+        return [score(x, labels, dataset.labels, majority) for x in logits("dev", trained)]
 
-    with Checkpoints(workdir / "checkpoints", shapes) as checkpoints:
-        state, record = checkpoints.restore_latest() or (state, loop.new_record())
-        hosts.agree({"the step to start at": int(state.step)})
-        if int(state.step):
-            print(f"continuing {workdir} at step {int(state.step)}")
-        with RunLog(workdir, resume_step=int(state.step)) as log:
-            state, record = loop.fit(
-                plan,
-                data["train"],
-                run_train,
-                dev_scores,
-                state,
-                frozen,
-                dropout_key,
-                record,
-                schedule=schedule,
-                accumulate=config.optim.accumulate,
-                mesh=devices,
-                checkpoints=checkpoints,
-                log=log,
-            )
-        best, last = loop.best_entry(record["history"]), record["history"][-1]
-        trained = {"last": state.trained, "best": state.trained}
-        if best["step"] != last["step"]:
-            checkpoints.wait()
-            trained["best"] = checkpoints.restore(best["step"])[0].trained
+    last = loop.fit(
+        plan,
+        data["train"],
+        run_train,
+        dev_scores,
+        group,
+        members,
+        group.stack(states),
+        frozen,
+        dropout_keys(setup.devices, [member.seed for member in members]),
+        schedule=setup.schedule,
+        accumulate=setup.config.optim.accumulate,
+        mesh=setup.devices,
+    )
+    best = best_state(group, members, last)
+    states_of = {"last": last, "best": best}
+    tested = {"last": logits("test", last.trained)}
+    tested["best"] = tested["last"] if best is last else logits("test", best.trained)
+    used = used_memory(run_train, growth, setup.parts.weights)
+    for number, member in enumerate(members):
+        results = make_results(
+            setup, member, {name: x[number] for name, x in tested.items()}, used
+        ) | {"timing": timing(setup, len(members), member.record, run_train, run_eval)}
+        chosen = group.take(states_of[setup.config.select], number).trained
+        finish(setup, member, results, chosen, tested[setup.config.select][number])
 
-    # Test the chosen weights and the last ones, and write everything down.
+
+def best_state(group: Group, members: list[loop.Member], last: State) -> State:
+    """Returns the state of each member's best epoch; the last one's itself if all are that."""
+    histories = [member.record["history"] for member in members]
+    steps = [loop.best_entry(history)["step"] for history in histories]
+    if all(step == history[-1]["step"] for step, history in zip(steps, histories, strict=True)):
+        return last
+    states = []
+    for number, (member, step) in enumerate(zip(members, steps, strict=True)):
+        member.checkpoints.wait()
+        is_last = step == member.record["history"][-1]["step"]
+        states.append(group.take(last, number) if is_last else member.checkpoints.restore(step)[0])
+    return group.stack(states)
+
+
+def make_results(
+    setup: Setup, member: loop.Member, test_logits: dict[str, np.ndarray], used: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns results.json, but for the timing.
+
+    Args:
+      test_logits: logits_NxC of the `best` and of the `last` weights.
+      used: `used_memory`.
+    """
+    config, dataset, history = setup.config, setup.dataset, member.record["history"]
+    best, last = loop.best_entry(history), history[-1]
     unseen = checks.unseen(dataset)
-    test_logits = {"last": logits("test", trained["last"])}
-    test_logits["best"] = test_logits["last"] if best is last else logits("test", trained["best"])
     scores = {
-        name: test_results(logits_NxC, data["test"].labels, dataset, unseen)
+        name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
         for name, logits_NxC in test_logits.items()
     }
     chosen = best if config.select == "best" else last
-    results = {
-        **describe(config, dataset),
+    return {
+        **describe(seed_config(config, member.seed), dataset),
         "best_epoch": best["epoch"],
         "selected_epoch": chosen["epoch"],
         **scores[config.select],
         "dev": chosen["dev"],
         "last": {**scores["last"], "dev": last["dev"], "epoch": last["epoch"]},
-        "parameters": parameters,
-        "memory": {**memory, **used_memory(run_train, growth, parts.weights)},
-        "timing": timing(plan, data["train"], record, run_train, run_eval),
-        "data": data_report,
-        "history": record["history"],
-        "versions": env["versions"],
+        "parameters": setup.parameters,
+        "memory": {**setup.memory, **used},
+        "data": setup.data_report,
+        "history": history,
+        "versions": setup.env["versions"],
     }
-    chosen_leaves = {path: mesh.fetch(x) for path, x in trained[config.select].items()}
+
+
+def finish(
+    setup: Setup,
+    member: loop.Member,
+    results: dict[str, Any],
+    trained: Params,
+    test_logits_NxC: np.ndarray,
+) -> None:
+    """Writes a run's results, its trained leaves and its predictions; DONE comes last."""
+    leaves = {path: mesh.fetch(x) for path, x in trained.items()}
+    workdir, env = member.workdir, setup.env
     with hosts.together():
         if hosts.is_writer():
-            write_trained(workdir, chosen_leaves, plan, dataset, env, config.method.name)
-            write_predictions(workdir, test_logits[config.select], dataset, unseen)
+            write_trained(workdir, leaves, setup)
+            write_predictions(workdir, test_logits_NxC, setup.dataset)
             write_report(workdir, results, env["command"])
             (workdir / "DONE").write_text("")
     print("\n" + tables.result_table(results))
     print(f"\nrun directory: {workdir}")
-    return 0
 
 
 def encode_splits(config: ConfigDict, dataset: Dataset, parts: wiring.Parts) -> dict[str, Encoded]:
@@ -188,15 +415,12 @@ def report_on(config: ConfigDict, dataset: Dataset, data: dict[str, Encoded]) ->
 
 def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
     """Returns what the loop is told; the buckets suit all three splits."""
-    max_length = config.data.max_length
     lengths = np.concatenate([encoded.lengths for encoded in data.values()])
     return loop.Plan(
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
         epochs=config.epochs,
-        seed=config.seed,
-        buckets=choose_buckets(lengths, max_length),
-        max_length=max_length,
+        buckets=choose_buckets(lengths, config.data.max_length),
         patience=config.patience,
         save_every=config.save_every,
     )
@@ -276,66 +500,60 @@ def show_compiled(run_train: ByLength, plan: loop.Plan) -> int:
     return 0
 
 
-def padded_lengths(plan: loop.Plan, data: Encoded, order: list[np.ndarray]) -> list[int]:
-    """The length that each batch of an order is padded to."""
-    kept = np.minimum(data.lengths, plan.max_length)
-    return [bucket_of(int(kept[i].max()), plan.buckets, plan.max_length) for i in order]
-
-
 def train_lengths(plan: loop.Plan, data: Encoded, epochs: int) -> list[int]:
-    """The padded lengths of all batches of the first epochs."""
-    orders = (train_order(data.lengths, plan.batch_size, plan.seed, e) for e in range(epochs))
-    return [length for order in orders for length in padded_lengths(plan, data, order)]
+    """The padded lengths of all batches of the first epochs: those of any seed."""
+    return [
+        slot.length
+        for epoch in range(epochs)
+        for slot in train_order(data.lengths, plan.buckets, plan.batch_size, 0, epoch)
+    ]
 
 
 def eval_lengths(plan: loop.Plan, data: Encoded) -> list[int]:
     """The padded lengths of a split's evaluation batches."""
-    return padded_lengths(plan, data, eval_order(data.lengths, plan.eval_batch_size))
+    return [slot.length for slot in eval_order(data.lengths, plan.buckets, plan.eval_batch_size)]
 
 
 def timing(
-    plan: loop.Plan, data: Encoded, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
+    setup: Setup, seeds: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
 ) -> dict[str, Any]:
-    """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest."""
+    """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
+
+    `train_s` is the time of all the seeds that trained together; the rates are theirs together.
+    """
+    plan, data = setup.plan, setup.data["train"]
     epochs = len(record["history"])
-    kept = np.minimum(data.lengths, plan.max_length)
     padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
-    tokens = epochs * int(kept.sum())
+    tokens = epochs * sum(map(len, data.ids))
     seconds = record["train_s"]
     return {
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,
-        "examples_per_s": epochs * len(kept) / seconds,
-        "tokens_per_s": tokens / seconds,
+        "seeds_together": seeds,
+        "examples_per_s": seeds * epochs * len(data.ids) / seconds,
+        "tokens_per_s": seeds * tokens / seconds,
         "padding_fraction": 1 - tokens / padded,
         "compiled_shapes": len(run_train.executables) + len(run_eval.executables),
     }
 
 
-def write_trained(
-    workdir: Path,
-    trained: dict[str, np.ndarray],
-    plan: loop.Plan,
-    dataset: Dataset,
-    env: dict[str, Any],
-    method: str,
-) -> None:
+def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -> None:
     """Writes the trained parameters, with all that predicting with them takes."""
     settings = {
-        "labels": dataset.labels,
-        "pair": any(example.pair is not None for example in dataset.test),
-        "buckets": plan.buckets,
-        "max_length": plan.max_length,
-        "eval_batch_size": plan.eval_batch_size,
-        "weights_sha256": env["weights_sha256"],
+        "labels": setup.dataset.labels,
+        "pair": any(example.pair is not None for example in setup.dataset.test),
+        "buckets": setup.plan.buckets,
+        "max_length": setup.config.data.max_length,
+        "eval_batch_size": setup.plan.eval_batch_size,
+        "weights_sha256": setup.env["weights_sha256"],
     }
-    trained_files.save(workdir / wiring.trained_folder(method), trained, settings)
+    folder = wiring.trained_folder(setup.config.method.name)
+    trained_files.save(workdir / folder, trained, settings)
 
 
-def write_predictions(
-    workdir: Path, logits_NxC: np.ndarray, dataset: Dataset, unseen: list[bool]
-) -> None:
+def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -> None:
     """Writes predictions_test.jsonl, in the order of the test split."""
+    unseen = checks.unseen(dataset)
     rows = predictions(logits_NxC, dataset.test, dataset.labels)
     marked = [{**row, "in_train": not new} for row, new in zip(rows, unseen, strict=True)]
     wiring.write_jsonl(workdir / "predictions_test.jsonl", marked)
@@ -392,12 +610,14 @@ def main(argv: list[str]) -> int:
     """Parses the flags and runs; see the module's docstring."""
     rest = join_hosts(argv)
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "run directory; default: one named by the config", values)
+    flags.DEFINE_string(
+        "workdir", "", "run directory, or that of each seed's; default: named by the config", values
+    )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
     with hosts.together():
         config = cli.parse_config_command(rest, values)
     hosts.agree(to_agree(config, values.dry_run))
-    workdir = Path(values.workdir) if values.workdir else wiring.default_workdir(config)
+    workdir = Path(values.workdir) if values.workdir else None
     try:
         return run(config, workdir, values.dry_run, argv)
     except loop.InterruptedRunError as stop:

@@ -95,8 +95,12 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns what of config.json makes a run another run: all but the devices it runs on."""
-    return {name: value for name, value in fields.items() if name != "mesh"}
+    """Returns what of config.json makes a run another run.
+
+    All but the devices it runs on and the seeds it trains beside.
+    """
+    others = ("mesh", "seeds", "together")
+    return {name: value for name, value in fields.items() if name not in others}
 
 
 def config_digest(config: ConfigDict) -> str:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from jaxft import cli, train
+from jaxft.errors import InputError
+
 ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
 WORDS = ("red", "null", "007")
@@ -99,6 +102,74 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
     assert 0 <= results["timing"]["padding_fraction"] < 0.3
     assert sum(map(sum, results["test"]["confusion"])) == 60
     assert [entry["epoch"] for entry in results["history"]] == [1, 2, 3, 4]
+
+
+def test_seeds_train_together_as_if_alone_and_survive_a_kill(
+    finished: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    def seeds(name: str) -> list[str]:
+        return command(tiny_checkpoint, tmp_path / name, "--config.seeds=0,5")
+
+    printed = run(seeds("undisturbed"))
+    assert "seed 5           epoch   4" in printed
+    for name in ("seed-0", "seed-5"):
+        assert (tmp_path / "undisturbed" / name / "DONE").exists()
+    # Seed 0 is the run of `finished`.
+    alone, member = (read(p / "results.json") for p in (finished, tmp_path / "undisturbed/seed-0"))
+    assert member["timing"]["seeds_together"] == 2
+    assert member["config"] == alone["config"]
+    assert member["test"]["accuracy"] == alone["test"]["accuracy"]
+    for a, b in zip(alone["history"], member["history"], strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
+        assert b["dev"]["loss"] == pytest.approx(a["dev"]["loss"], rel=1e-4)
+        assert b["dev"]["accuracy"] == a["dev"]["accuracy"]
+    other = read(tmp_path / "undisturbed" / "seed-5" / "results.json")
+    assert other["history"][0]["train_loss"] != member["history"][0]["train_loss"]
+
+    process = subprocess.Popen(seeds("killed"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for_step(tmp_path / "killed" / "seed-5", 17, process)
+    process.kill()
+    process.wait()
+    assert "continuing" in run(seeds("killed"))
+    for name in ("seed-0", "seed-5"):
+        same_end(tmp_path / "undisturbed" / name, tmp_path / "killed" / name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "together"),
+    [
+        ({}, True),
+        ({"together": "off"}, False),
+        ({"patience": 2}, False),
+        ({"mesh.seeds": 2}, False),
+        ({"method.name": "full"}, False),
+        ({"method.name": "full", "together": "on"}, True),
+    ],
+)
+def test_seeds_take_their_steps_at_once_where_they_share_something(
+    overrides: dict[str, object], together: bool
+) -> None:
+    config = cli.defaults()
+    config.update_from_flattened_dict(overrides)
+    assert train.train_together(config, 3) is together
+    assert train.train_together(config, 1) is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"together": "on", "patience": 2}, "with patience each seed stops at an epoch of its own"),
+        ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 seeds"),
+        ({"together": "yes"}, "together: unknown value 'yes'"),
+    ],
+)
+def test_seeds_that_cannot_train_together_say_why(
+    overrides: dict[str, object], message: str
+) -> None:
+    config = cli.defaults()
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(InputError, match=message):
+        train.train_together(config, 3)
 
 
 def test_the_same_command_again_shows_the_finished_run(

@@ -1,15 +1,17 @@
 """Encoded examples -> padded batches of few shapes, in an order that needs no iterator state.
 
     buckets = choose_buckets(encoded.lengths, max_length=128)              # (24, 40, 56, 128)
-    order = train_order(lengths, batch_size=32, seed=0, epoch=3)           # a list of index arrays
-    batch = make_batch(encoded, order[step], batch_size=32, buckets=buckets)
+    order = train_order(encoded.lengths, buckets, batch_size=32, seed=0, epoch=3)    # Slots
+    batch = make_batch(encoded, order[step].indices, batch_size=32, length=order[step].length)
 
 XLA compiles once for each shape, so a batch is padded to one of at most four lengths; with another
 batch size in evaluation that makes at most eight shapes. A batch is a function of (seed, epoch,
-step) alone: a resumed run knows its next batch from its step.
+step) alone: a resumed run knows its next batch from its step. Its length is one of (epoch, step)
+alone, so that several seeds can take the same step at once.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +21,15 @@ from jaxft.data.encode import Encoded
 BUCKET_SHARES = (0.4, 0.75, 0.95, 1.0)
 # Multiples of 8 suit vector units and keep nearly equal lengths in one bucket.
 LENGTH_MULTIPLE = 8
-# Batches are cut from windows of this many batches sorted by length: enough to pad little, few
-# enough that an epoch still mixes well (transformers' group_by_length uses 50).
-WINDOW_BATCHES = 16
 
 Batch = dict[str, np.ndarray]
+
+
+class Slot(NamedTuple):
+    """One batch of an epoch: its examples, and how many tokens its rows are padded to."""
+
+    indices: np.ndarray
+    length: int
 
 
 def choose_buckets(lengths: Sequence[int] | np.ndarray, max_length: int) -> tuple[int, ...]:
@@ -42,49 +48,61 @@ def round_up(value: float, multiple: int) -> int:
     return int(-(-value // multiple) * multiple)
 
 
-def bucket_of(length: int, buckets: Sequence[int], max_length: int) -> int:
-    """Returns the smallest bucket that holds `length` tokens.
+def buckets_of(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]) -> np.ndarray:
+    """Returns for each text the number of the smallest bucket that holds it.
 
-    A text longer than all the texts the buckets were chosen from gets `max_length`.
+    The last holds what is longer than all of them: it is cut off.
     """
-    return next((bucket for bucket in buckets if length <= bucket), max_length)
+    return np.minimum(np.searchsorted(buckets, lengths), len(buckets) - 1)
 
 
 def train_order(
-    lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int
-) -> list[np.ndarray]:
-    """Returns one epoch: ceil(N / batch_size) arrays of example indices, each index once.
+    lengths: Sequence[int] | np.ndarray,
+    buckets: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+) -> list[Slot]:
+    """Returns one epoch: ceil(N / batch_size) batches that hold each index once.
 
-    Examples are shuffled, sorted by length within windows, cut into batches, and the batches
-    shuffled, so a batch pads little and lengths come in no order. The short batch, if any, is last.
+    A batch is drawn from the texts of one bucket, so it pads little; what does not fill a batch
+    goes up to the next bucket. The batches come in a random order, the short one, if any, last. Its
+    texts are drawn from all lengths, since each of them weighs more than others.
+
+    How many batches a bucket has and when they come depends on the epoch alone; which texts are in
+    them, on the seed too.
     """
-    lengths = np.asarray(lengths)
-    rng = np.random.default_rng([seed, epoch])
-    shuffled = rng.permutation(len(lengths))
-    window = batch_size * WINDOW_BATCHES
-    batches: list[np.ndarray] = []
-    # The remainder is set aside first, while it is random; sorted, it would be the longest.
-    whole = len(shuffled) // batch_size * batch_size
-    for start in range(0, whole, window):
-        part = shuffled[start : min(start + window, whole)]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += np.split(part, len(part) // batch_size)
-    batches = [batches[i] for i in rng.permutation(len(batches))]
-    return batches + ([shuffled[whole:]] if whole < len(shuffled) else [])
+    common, own = np.random.default_rng([epoch]), np.random.default_rng([seed, epoch])
+    bucket_N = buckets_of(lengths, buckets)
+    short = common.permutation(np.sort(bucket_N))[: len(bucket_N) % batch_size]
+    set_aside, left = [], np.empty(0, int)
+    slots: list[Slot] = []
+    for number, length in enumerate(buckets):
+        texts = own.permutation(np.flatnonzero(bucket_N == number))
+        aside = np.count_nonzero(short == number)
+        set_aside.append(texts[:aside])
+        pool = own.permutation(np.concatenate([left, texts[aside:]]))
+        full, left = np.split(pool, [len(pool) // batch_size * batch_size])
+        slots += [Slot(indices, length) for indices in full.reshape(-1, batch_size)]
+    slots = [slots[i] for i in common.permutation(len(slots))]
+    return slots + ([Slot(np.concatenate(set_aside), buckets[-1])] if len(short) else [])
 
 
-def eval_order(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
+def eval_order(
+    lengths: Sequence[int] | np.ndarray, buckets: Sequence[int], batch_size: int
+) -> list[Slot]:
     """Returns every index once, sorted by length, in batches; the last may be short."""
-    order = np.argsort(np.asarray(lengths), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    lengths = np.asarray(lengths)
+    order = np.argsort(lengths, kind="stable")
+    batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    return [Slot(batch, buckets[int(buckets_of(lengths[batch], buckets)[-1])]) for batch in batches]
 
 
 def make_batch(
     encoded: Encoded,
     indices: np.ndarray,
     batch_size: int,
-    buckets: Sequence[int],
-    max_length: int,
+    length: int,
     share: np.ndarray | None = None,
 ) -> Batch:
     """Returns `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B).
@@ -93,11 +111,11 @@ def make_batch(
     that attends to nothing is a softmax over -inf.
 
     Args:
-      indices: the examples of the whole batch; the longest says how long its rows are.
+      indices: the examples of the whole batch.
       batch_size: rows of the whole batch.
+      length: L, tokens of a row; no example has more.
       share: the numbers of the rows to return, a host's own; None returns all.
     """
-    length = bucket_of(max(len(encoded.ids[i]) for i in indices), buckets, max_length)
     share = np.arange(batch_size) if share is None else share
     ids_BxL = np.full((len(share), length), encoded.pad_id, np.int32)
     mask_BxL = np.zeros((len(share), length), np.int32)

@@ -25,12 +25,13 @@ SLACK = 0.1
 OPTIMIZER_FLOPS = 100  # a trained parameter; AdamW with clipping takes about 20
 
 
-def check(executable: Any, model: Model, arguments: tuple[Any, ...]) -> None:
+def check(executable: Any, model: Model, arguments: tuple[Any, ...], seeds: int = 1) -> None:
     """Raises InputError if a step does the operations of the frozen leaves' gradients as well.
 
     Args:
       executable: the compiled training step.
-      arguments: its `(state, frozen, batch, key)` as ShapeDtypeStructs.
+      arguments: its `(state, frozen, batch, key)` as ShapeDtypeStructs; those of one seed.
+      seeds: how many train together.
     """
     trained, frozen = split(model.shapes, model.labels)
     found = flops(executable)
@@ -41,10 +42,11 @@ def check(executable: Any, model: Model, arguments: tuple[Any, ...]) -> None:
     allowed = (1 + SLACK) * needed + OPTIMIZER_FLOPS * sum(x.size for x in trained.values())
     # The gradient of a Dense kernel takes a product over all tokens. Half of them are the alarm.
     allowed += kernel_gradient_flops(frozen, tokens) / 2
-    if found * devices > allowed:
+    found = found * devices / seeds
+    if found > allowed:
         raise InputError(
-            f"the compiled step takes {found * devices / 1e9:.4g} GFLOP where the forward pass and "
-            f"the gradients of the {len(trained)} trained leaves take {needed / 1e9:.4g}: it "
+            f"the compiled step takes {found / 1e9:.4g} GFLOP where the forward pass and the "
+            f"gradients of the {len(trained)} trained leaves take {needed / 1e9:.4g}: it "
             f"computes gradients of the {len(frozen)} frozen ones as well, which costs memory and "
             "time and changes nothing; a clip or a norm over the gradients of all parameters is "
             "the usual cause, see jaxft/training/step.py"

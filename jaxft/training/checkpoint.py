@@ -152,6 +152,19 @@ class Checkpoints:
                 self._put_aside(step)
         return None
 
+    def go_back(self, step: int) -> tuple[State, dict[str, Any]] | None:
+        """Returns what was saved at this step and forgets all that came after it.
+
+        None, and nothing is forgotten, if there is no such checkpoint; step 0 is the beginning, of
+        which there is none.
+        """
+        found = self.restore(step) if step in self._manager.all_steps() else None
+        if found or step == 0:
+            for later in self._manager.all_steps():
+                if later > step:
+                    self._manager.delete(later)
+        return found
+
     def restore(self, step: int) -> tuple[State, dict[str, Any]]:
         """Returns the `(state, record)` of one step.
 

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxft.training.mesh import by_row, padded_rows, replicated
+from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
 from jaxft.training.sharding import gathering
 from jaxft.training.state import (
     Model,
@@ -31,6 +31,7 @@ from jaxft.training.state import (
     state_shapes,
 )
 from jaxft.training.step import eval_step, train_step
+from jaxft.training.together import eval_steps, stacked_shapes, train_steps
 
 
 class ByLength:
@@ -51,6 +52,7 @@ class ByLength:
         results: Any = None,
         mesh: Mesh,
         batch_size: int,
+        seeds: int | None = None,
         donate: tuple[int, ...] = (),
         tokens_labelled: bool = False,
     ) -> None:
@@ -60,13 +62,14 @@ class ByLength:
           before, after: ShapeDtypeStructs (with shardings) of the arguments around the batch.
           results: shardings of what it returns, a tree or a prefix of one; None: XLA's choice.
           batch_size: examples; the batch has as many rows as the mesh pads them to.
+          seeds: how many batches a step takes at once; None: one, without an axis of seeds.
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
         """
         self.function = function
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
-        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled)
+        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled, seeds)
         self.executables: dict[int, Any] = {}
         self.compile_s = 0.0
 
@@ -98,7 +101,7 @@ class ByLength:
 
     def __call__(self, *args: Any) -> Any:
         batch = args[len(self._before)]
-        return self.compile(batch["ids"].shape[1])(*args)
+        return self.compile(batch["ids"].shape[-1])(*args)
 
 
 def train_program(
@@ -108,47 +111,66 @@ def train_program(
     batch_size: int,
     *,
     log_norm: bool = True,
+    seeds: int = 1,
 ) -> ByLength:
-    """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`."""
-    key = jax.eval_shape(lambda: run_keys(0)[1])
+    """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
+
+    Args:
+      seeds: how many train together; if several, all but `frozen` has an axis of seeds.
+    """
+    key = sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh))
     state, frozen = state_shapes(model, optimizer, mesh)
     forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+    step: Any = partial(train_step, forward, optimizer, log_norm=log_norm)
+    metrics = replicated(mesh)
+    if seeds > 1:
+        step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))
+        state, key = stacked_shapes(state, seeds), stacked_shapes(key, seeds)
     return ByLength(
-        partial(train_step, forward, optimizer, log_norm=log_norm),
+        step,
         before=(state, frozen),
-        after=(sharded_shape(key, replicated(mesh)),),
+        after=(key,),
         # As it came in, or the next step would be given another layout than it was compiled for.
-        results=(shardings_of(state), replicated(mesh)),
+        results=(shardings_of(state), metrics),
         mesh=mesh,
         batch_size=batch_size,
+        seeds=seeds if seeds > 1 else None,
         # The state is updated in place: without this a step would hold it twice.
         donate=(0,),
         tokens_labelled=model.backbone.tokens_labelled,
     )
 
 
-def eval_program(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
-    """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`."""
-    forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> ByLength:
+    """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
+
+    Args:
+      seeds: how many are evaluated together, on the same batch; several give logits_SxBxC.
+    """
+    trained, frozen = param_shapes(model, mesh)
+    step: Any = partial(
+        eval_step, gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+    )
+    logits = replicated(mesh)  # so that each process reads all of them
+    if seeds > 1:
+        step, trained = eval_steps(step), stacked_shapes(trained, seeds)
+        logits = NamedSharding(mesh, PartitionSpec(SEEDS))
     return ByLength(
-        partial(eval_step, forward),
-        before=param_shapes(model, mesh),
-        # Whole on every device, so that each process reads all of them.
-        results=replicated(mesh),
-        mesh=mesh,
-        batch_size=batch_size,
+        step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
     )
 
 
 def batch_shapes(
-    mesh: Mesh, batch_size: int, tokens_labelled: bool, length: int
+    mesh: Mesh, batch_size: int, tokens_labelled: bool, seeds: int | None, length: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
     rows = padded_rows(mesh, batch_size)
     labels = rows * (length if tokens_labelled else 1)
+    stacked = () if seeds is None else (seeds,)
 
     def shape(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(dims, dtype, sharding=by_row(mesh))
+        sharding = by_row(mesh, stacked=bool(stacked))
+        return jax.ShapeDtypeStruct((*stacked, *dims), dtype, sharding=sharding)
 
     tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
     return tokens | {

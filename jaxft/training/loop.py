@@ -1,17 +1,20 @@
 """The training loop, top to bottom.
 
-    state, record = fit(plan, encoded_train, run_train, dev_scores, state, frozen, key, ...)
+    state = fit(plan, encoded_train, run_train, dev_scores, group, members, state, frozen, key, ...)
 
 One epoch: batches in their order, a step each, the dev split, a checkpoint, a line in the log.
+Several seeds may train together (`jaxft.training.together`): then a step takes a batch of each, and
+each is scored, saved and logged as if it trained alone.
 """
 
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -20,14 +23,15 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jaxft.data.batches import eval_order, make_batch, train_order
+from jaxft.data.batches import Slot, eval_order, make_batch, train_order
 from jaxft.data.encode import Encoded
 from jaxft.training import hosts
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.compile import ByLength
 from jaxft.training.log import RunLog
-from jaxft.training.mesh import local_rows, padded_rows, put_batch
+from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
 from jaxft.training.step import Params, State
+from jaxft.training.together import Group
 
 Scores = dict[str, Any]
 LOG_EVERY = 10  # steps between two lines of the log
@@ -48,8 +52,8 @@ class Plan:
     Attributes:
       batch_size: examples a step.
       eval_batch_size: examples an evaluation step.
-      epochs, seed: as in the config.
-      buckets, max_length: padded lengths (`jaxft.data.batches`).
+      epochs: passes over the training split.
+      buckets: padded lengths (`jaxft.data.batches`).
       patience: epochs without a better dev macro-F1 before it stops; 0 never stops early.
       save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
     """
@@ -57,15 +61,29 @@ class Plan:
     batch_size: int
     eval_batch_size: int
     epochs: int
-    seed: int
     buckets: tuple[int, ...]
-    max_length: int
     patience: int = 0
     save_every: int = 0
 
     def steps_per_epoch(self, examples: int) -> int:
         """Batches an epoch; the last may be padded."""
         return -(-examples // self.batch_size)
+
+
+@dataclass
+class Member:
+    """One seed's run: what it has come to, and where that is written down.
+
+    Attributes:
+      record: `new_record()`, or the one restored with the state; every finished epoch adds
+        `{"epoch", "step", "train_loss", "dev"}` to its history.
+    """
+
+    seed: int
+    workdir: Path
+    record: dict[str, Any]
+    checkpoints: Checkpoints
+    log: RunLog
 
 
 def new_record() -> dict[str, Any]:
@@ -77,45 +95,41 @@ def fit(
     plan: Plan,
     data: Encoded,
     run_train: ByLength,
-    dev_scores: Callable[[Params], Scores],
+    dev_scores: Callable[[Params], list[Scores]],
+    group: Group,
+    members: Sequence[Member],
     state: State,
     frozen: Params,
     key: jax.Array,
-    record: dict[str, Any],
     *,
     schedule: optax.Schedule,
     accumulate: int,
     mesh: Mesh,
-    checkpoints: Checkpoints,
-    log: RunLog,
-) -> tuple[State, dict[str, Any]]:
-    """Trains from `state` to the last epoch, or to an early stop.
+) -> State:
+    """Trains from `state` to the last epoch, or to an early stop, and returns the last state.
 
     Args:
       run_train: `(state, frozen, batch, key) -> (state, metrics)`, compiled by length.
-      dev_scores: the scores of the dev split under some trained leaves.
-      record: `new_record()`, or the one restored with the state.
+      dev_scores: the scores of the dev split under some trained leaves, of each member.
+      members: one for each seed of the group; their records are brought up to date.
       schedule: update -> learning rate, for the log.
       accumulate: microbatches an update.
-
-    Returns:
-      The last state, and the record with every epoch's `{"epoch", "step", "train_loss", "dev"}`.
 
     Raises:
       InterruptedRunError: after saving, at SIGINT or SIGTERM.
     """
     per_epoch = plan.steps_per_epoch(len(data.ids))
     done = int(state.step)
-    bar = progress_bar(total=plan.epochs * len(data.ids), initial=done * plan.batch_size)
+    size = len(members) * plan.batch_size
+    bar = progress_bar(total=plan.epochs * len(data.ids) * len(members), initial=done * size)
     with bar, catch_signals() as received:
         for epoch in range(done // per_epoch, plan.epochs):
-            if stops_early(record["history"], plan.patience):
+            if all(stops_early(member.record["history"], plan.patience) for member in members):
                 break
-            order = train_order(data.lengths, plan.batch_size, plan.seed, epoch)
             pending: list[dict[str, jax.Array]] = []
-            for indices in order[done - epoch * per_epoch :]:
+            for slots in epoch_slots(plan, data, members, epoch)[done - epoch * per_epoch :]:
                 start = time.perf_counter()
-                batch = device_batch(plan, data, indices, plan.batch_size, mesh)
+                batch = device_batch(data, slots, plan.batch_size, mesh)
                 state, metrics = run_train(state, frozen, batch, key)
                 pending.append(metrics)
                 done += 1
@@ -123,22 +137,51 @@ def fit(
                 stop = stop_asked(received, done)  # once a step: a signal may come at any line
                 if is_last or stop or done % LOG_EVERY == 0 or due(done, plan.save_every):
                     # Reading a metric waits for the device, so several steps are read at once.
-                    fetched = jax.device_get(pending)
-                    pending = []
-                    record["losses"] += [float(m["loss"]) for m in fetched]
                     rate = float(schedule((done - 1) // accumulate))
-                    log.write(done, epoch + 1, train=means(fetched) | {"learning_rate": rate})
-                record["train_s"] += time.perf_counter() - start
-                bar.update(len(indices))
+                    log_steps(members, pending, done, epoch + 1, rate)
+                    pending = []
+                for member in members:
+                    member.record["train_s"] += time.perf_counter() - start
+                bar.update(sum(len(slot.indices) for slot in slots))
                 if not is_last and (stop or due(done, plan.save_every)):
-                    checkpoints.save(state, record, best_step(record["history"]))
+                    save(group, members, state)
                 if stop and not is_last:
-                    interrupt(received, done, checkpoints)
-            record = end_epoch(epoch + 1, done, record, dev_scores(state.trained), log, bar)
-            checkpoints.save(state, record, best_step(record["history"]))
+                    interrupt(received, done, members)
+            for member, dev in zip(members, dev_scores(state.trained), strict=True):
+                end_epoch(epoch + 1, done, member, dev, bar, named=len(members) > 1)
+            save(group, members, state)
             if stop or received:
-                interrupt(received, done, checkpoints)
-    return state, record
+                interrupt(received, done, members)
+    return state
+
+
+def epoch_slots(
+    plan: Plan, data: Encoded, members: Sequence[Member], epoch: int
+) -> list[tuple[Slot, ...]]:
+    """Returns an epoch's steps: a batch for each member, all of one length."""
+    orders = [
+        train_order(data.lengths, plan.buckets, plan.batch_size, member.seed, epoch)
+        for member in members
+    ]
+    return list(zip(*orders, strict=True))
+
+
+def log_steps(
+    members: Sequence[Member], pending: list[Any], step: int, epoch: int, rate: float
+) -> None:
+    """Adds the steps' losses to each member's record, and their means to its log."""
+    fetched = [{name: np.atleast_1d(fetch(x)) for name, x in m.items()} for m in pending]
+    for number, member in enumerate(members):
+        own = [{name: float(x[number]) for name, x in metrics.items()} for metrics in fetched]
+        member.record["losses"] += [metrics["loss"] for metrics in own]
+        member.log.write(step, epoch, train=means(own) | {"learning_rate": rate})
+
+
+def save(group: Group, members: Sequence[Member], state: State) -> None:
+    """Saves each member's state and record."""
+    for number, member in enumerate(members):
+        best = best_step(member.record["history"])
+        member.checkpoints.save(group.take(state, number), member.record, best)
 
 
 def stop_asked(received: list[int], step: int) -> bool:
@@ -146,25 +189,30 @@ def stop_asked(received: list[int], step: int) -> bool:
     return hosts.preempted(step) if hosts.count() > 1 else bool(received)
 
 
-def interrupt(received: list[int], step: int, checkpoints: Checkpoints) -> NoReturn:
+def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoReturn:
     """Raises InterruptedRunError once everything is saved."""
-    checkpoints.wait()
+    for member in members:
+        member.checkpoints.wait()
     raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 
-def end_epoch(
-    epoch: int, step: int, record: dict[str, Any], dev: Scores, log: RunLog, bar: tqdm
-) -> dict[str, Any]:
-    """Logs an epoch and returns the record with it added and the running losses cleared."""
-    train_loss = float(np.mean(record["losses"]))
-    log.write(step, epoch, dev={k: dev[k] for k in ("loss", "accuracy", "macro_f1")})
+def end_epoch(epoch: int, step: int, member: Member, dev: Scores, bar: tqdm, named: bool) -> None:
+    """Logs an epoch, adds it to the member's record and clears the running losses.
+
+    Args:
+      named: whether the line says whose it is.
+    """
+    train_loss = float(np.mean(member.record["losses"]))
+    member.log.write(step, epoch, dev={k: dev[k] for k in ("loss", "accuracy", "macro_f1")})
     bar.write(
-        f"epoch {epoch:>3}  train loss {train_loss:.4f}  dev loss {dev['loss']:.4f}  "
+        (f"seed {member.seed:<10}  " if named else "")
+        + f"epoch {epoch:>3}  train loss {train_loss:.4f}  dev loss {dev['loss']:.4f}  "
         f"accuracy {dev['accuracy']:.4f}  macro-F1 {dev['macro_f1']:.4f}"
         + ("  (one class only)" if dev["collapsed"] else "")
     )
     entry = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev}
-    return {**record, "history": [*record["history"], entry], "losses": []}
+    history = [*member.record["history"], entry]
+    member.record = {**member.record, "history": history, "losses": []}
 
 
 def best_entry(history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -192,25 +240,34 @@ def stops_early(history: list[dict[str, Any]], patience: int) -> bool:
 def logits_of(
     plan: Plan, data: Encoded, run_eval: ByLength, trained: Params, frozen: Params, mesh: Mesh
 ) -> np.ndarray:
-    """Returns logits_NxC (float32) in the order of the examples; padding rows are dropped."""
+    """Returns logits_NxC (float32) in the order of the examples; padding rows are dropped.
+
+    Of several seeds' trained leaves, logits_SxNxC.
+    """
     parts = []
-    order = eval_order(data.lengths, plan.eval_batch_size)
-    for indices in order:
-        batch = device_batch(plan, data, indices, plan.eval_batch_size, mesh)
-        logits_BxC = run_eval(trained, frozen, batch)
-        parts.append(np.asarray(logits_BxC)[: len(indices)])
-    logits_NxC = np.concatenate(parts)
-    return logits_NxC[np.argsort(np.concatenate(order))]
+    order = eval_order(data.lengths, plan.buckets, plan.eval_batch_size)
+    for slot in order:
+        batch = device_batch(data, [slot], plan.eval_batch_size, mesh)
+        logits = fetch(run_eval(trained, frozen, batch))
+        parts.append(logits[..., : len(slot.indices), :])
+    logits = np.concatenate(parts, axis=-2)
+    return logits[..., np.argsort(np.concatenate([slot.indices for slot in order])), :]
 
 
 def device_batch(
-    plan: Plan, data: Encoded, indices: np.ndarray, batch_size: int, mesh: Mesh
+    data: Encoded, slots: Sequence[Slot], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Returns a batch on the devices; each process makes its own rows of it."""
-    rows = padded_rows(mesh, batch_size)
-    share = local_rows(mesh, rows)
-    batch = make_batch(data, indices, rows, plan.buckets, plan.max_length, share)
-    return put_batch(mesh, batch, rows)
+    """Returns a batch on the devices, stacked if there are several; each process makes its part."""
+    rows, stacked = padded_rows(mesh, batch_size), len(slots) > 1
+    sharding = by_row(mesh, stacked)
+    shape = (len(slots), rows) if stacked else (rows,)
+    *seeds, share = local_part(sharding, shape)
+    mine = [slots[i] for i in seeds[0]] if stacked else slots
+    batches = [make_batch(data, slot.indices, rows, slot.length, share) for slot in mine]
+    if not stacked:
+        return put_batch(sharding, batches[0], shape)
+    arrays = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    return put_batch(sharding, arrays, shape)
 
 
 def means(metrics: list[dict[str, Any]]) -> dict[str, float]:

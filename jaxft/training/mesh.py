@@ -4,9 +4,10 @@
     rows = padded_rows(mesh, batch_size=30)
     batch = put_batch(mesh, batch, rows)    # rows spread over the devices
 
-Three axes: over `data` the batch is divided; over `fsdp` the batch and the parameters are; over
-`tensor` the layers' own dimensions are (`jaxft.training.sharding`). jit does the rest: with these
-shardings going in, XLA inserts the all-reduce of the trained gradients.
+Four axes: over `seeds` what several seeds train is divided (`jaxft.training.together`); over `data`
+the batch is; over `fsdp` the batch and the parameters are; over `tensor` the layers' own dimensions
+are (`jaxft.training.sharding`). jit does the rest: with these shardings going in, XLA inserts the
+all-reduce of the trained gradients.
 """
 
 import math
@@ -22,12 +23,16 @@ from jaxft.errors import InputError
 
 # Outermost first. Neighbours in the last axis talk most, so they are the devices closest together:
 # JAX lists the devices of a process one after the other.
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("seeds", "data", "fsdp", "tensor")
+SEEDS, BATCH_AXES = "seeds", ("data", "fsdp")
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    seeds: int = 1,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """Returns a mesh with the axes `AXES`; see `axis_sizes` for the sizes.
 
@@ -38,7 +43,7 @@ def make_mesh(
       InputError: the sizes do not match the devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = axis_sizes(len(devices), data, fsdp, tensor)
+    sizes = axis_sizes(len(devices), data, fsdp, tensor, seeds)
     count = math.prod(sizes.values())
     # Several processes must all have a part in the mesh; one may leave devices of its own unused.
     if count < len(devices) and len({device.process_index for device in devices}) > 1:
@@ -50,7 +55,9 @@ def make_mesh(
     return Mesh(array, AXES)
 
 
-def axis_sizes(devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> dict[str, int]:
+def axis_sizes(
+    devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1, seeds: int = 1
+) -> dict[str, int]:
     """Returns axis -> size on so many devices.
 
     Args:
@@ -59,13 +66,13 @@ def axis_sizes(devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> 
     Raises:
       InputError: the sizes do not match the devices.
     """
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    sizes = {"seeds": seeds, "data": data, "fsdp": fsdp, "tensor": tensor}
     for axis, size in sizes.items():
         if size < 1 and not (axis == "data" and size == -1):
             or_all = ", or -1 for all that the other axes leave" if axis == "data" else ""
             raise InputError(f"mesh.{axis}: {size}; expected 1 or more{or_all}")
     if data == -1:
-        sizes["data"] = max(devices // (fsdp * tensor), 1)
+        sizes["data"] = max(devices // (seeds * fsdp * tensor), 1)
     count = math.prod(sizes.values())
     if count > devices or (data == -1 and count != devices):
         raise InputError(mismatch(sizes, devices))
@@ -74,7 +81,7 @@ def axis_sizes(devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> 
 
 def mismatch(sizes: dict[str, int], devices: int) -> str:
     """Says what was asked for, and which sizes would match."""
-    asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    asked = " x ".join(f"{a} {size}" for a, size in sizes.items() if size > 1 or a != SEEDS)
     divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
     return (
         f"mesh: {asked} takes {math.prod(sizes.values())} devices, there are {devices}; expected "
@@ -93,32 +100,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_row(mesh: Mesh) -> NamedSharding:
-    """Every device holds its share of the rows."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+def by_row(mesh: Mesh, stacked: bool = False) -> NamedSharding:
+    """Every device holds its share of the rows; of stacked batches, in its seeds' batches."""
+    axes = (SEEDS, BATCH_AXES) if stacked else (BATCH_AXES,)
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """Returns the numbers of the rows that this process's devices hold, ascending."""
-    shares = by_row(mesh).addressable_devices_indices_map((rows,)).values()
-    return np.unique(np.concatenate([np.arange(rows)[share] for share in shares]))
+def local_part(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Returns the numbers, along each dimension, of what this process's devices hold."""
+    parts = sharding.addressable_devices_indices_map(shape).values()
+    return tuple(
+        np.unique(np.concatenate([np.arange(size)[part[dim]] for part in parts if part]))
+        for dim, size in enumerate(shape)
+    )
 
 
 def put_batch(
-    mesh: Mesh, batch: dict[str, np.ndarray], rows: int | None = None
+    sharding: NamedSharding, batch: dict[str, np.ndarray], shape: tuple[int, ...] | None = None
 ) -> dict[str, jax.Array]:
-    """Returns a batch on the devices, its rows spread over the mesh.
+    """Returns a batch on the devices.
 
     Args:
-      batch: this process's rows of it (`local_rows`), arrays of len(local_rows) x ...
-      rows: of the whole batch; None if this process has all of them.
+      batch: this process's part of it (`local_part`).
+      shape: of the whole batch, as many leading dimensions as the sharding has; None if this
+        process has all of it.
     """
+    whole = shape or ()
 
-    def put_rows(array: np.ndarray) -> jax.Array:
-        shape = (rows or len(array), *array.shape[1:])
-        return jax.make_array_from_process_local_data(by_row(mesh), array, shape)
+    def put_part(array: np.ndarray) -> jax.Array:
+        full = (*whole, *array.shape[len(whole) :])
+        return jax.make_array_from_process_local_data(sharding, array, full)
 
-    return {name: put_rows(array) for name, array in batch.items()}
+    return {name: put_part(array) for name, array in batch.items()}
 
 
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -134,6 +147,7 @@ def fetch(x: jax.Array) -> np.ndarray:
     """Returns the whole of an array; if processes hold parts of it, all of them must ask."""
     if not x.is_fully_addressable and not x.is_fully_replicated:
         assert isinstance(x.sharding, NamedSharding)
+        assert isinstance(x.sharding.mesh, Mesh)
         x = jax.jit(same, out_shardings=replicated(x.sharding.mesh))(x)
     return np.asarray(x)
 

@@ -8,7 +8,7 @@
 The abstract state is what gets compiled, restored into and counted, so all of them are one program.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -108,14 +108,36 @@ def init_state(
     mesh: Mesh,
 ) -> tuple[State, Params]:
     """Returns `(state, frozen)` on the mesh: the checkpoint's weights, the rest from the seed."""
+    frozen = init_params(model, weights, seed, mesh, split(model.shapes, model.labels)[1])
+    return init_trained(model, optimizer, weights, seed, mesh), frozen
+
+
+def init_trained(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, np.ndarray],
+    seed: int,
+    mesh: Mesh,
+) -> State:
+    """Returns the state of `init_state` alone: for another seed, whose frozen leaves are there."""
     shapes, _ = state_shapes(model, optimizer, mesh)
-    shardings = param_shardings(model.shapes, mesh)
-    init_key, _ = run_keys(seed)
-    fresh = init_fresh(model, set(model.shapes) - set(weights), init_key, mesh)
-    params = {**{path: put(x, shardings[path]) for path, x in weights.items()}, **fresh}
-    trained, frozen = split(params, model.labels)
+    trained = init_params(model, weights, seed, mesh, shapes.trained)
     init_opt_state = jax.jit(optimizer.init, out_shardings=shardings_of(shapes.opt_state))
-    return State(put(np.int32(0), replicated(mesh)), trained, init_opt_state(trained)), frozen
+    return State(put(np.int32(0), replicated(mesh)), trained, init_opt_state(trained))
+
+
+def init_params(
+    model: Model,
+    weights: Mapping[str, np.ndarray],
+    seed: int,
+    mesh: Mesh,
+    paths: Iterable[str],
+) -> Params:
+    """Returns the parameters of these paths: those of the checkpoint, others from the seed."""
+    shardings = param_shardings(model.shapes, mesh)
+    found = {path: put(weights[path], shardings[path]) for path in paths if path in weights}
+    init_key, _ = run_keys(seed)
+    return found | init_fresh(model, set(paths) - set(found), init_key, mesh)
 
 
 def shardings_of(shapes: Any) -> Any:
@@ -128,6 +150,8 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
 
     jit drops what is not returned, so no random backbone is computed only to be overwritten.
     """
+    if not paths:
+        return {}
 
     def chosen(key: jax.Array) -> Params:
         everything = backbones.init(model.backbone, model.module, key)
@@ -135,11 +159,6 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
 
     shardings = param_shardings({path: model.shapes[path] for path in paths}, mesh)
     return jax.jit(chosen, out_shardings=shardings)(key)
-
-
-def dropout_key_on(mesh: Mesh, seed: int) -> jax.Array:
-    """Returns a run's dropout key, on every device of the mesh."""
-    return jax.jit(lambda: run_keys(seed)[1], out_shardings=replicated(mesh))()
 
 
 def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:

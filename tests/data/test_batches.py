@@ -1,12 +1,15 @@
 """Batches: complete epochs that follow from (seed, epoch) alone, few shapes, harmless padding."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxft.data.batches import (
     LENGTH_MULTIPLE,
-    bucket_of,
+    Slot,
+    buckets_of,
     choose_buckets,
     eval_order,
     make_batch,
@@ -18,6 +21,7 @@ some_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=200)
 batch_sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**31)
 max_lengths = st.integers(4, 512)
+epochs = st.integers(0, 50)
 
 
 def encoded(lengths: list[int], max_length: int = 512) -> Encoded:
@@ -32,11 +36,15 @@ def encoded(lengths: list[int], max_length: int = 512) -> Encoded:
     )
 
 
-@given(some_lengths, batch_sizes, seeds, st.integers(0, 50))
+def an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> list[Slot]:
+    return train_order(lengths, choose_buckets(lengths, 512), size, seed, epoch)
+
+
+@given(some_lengths, batch_sizes, seeds, epochs)
 def test_an_epoch_holds_every_index_once_in_full_batches(
     lengths: list[int], size: int, seed: int, epoch: int
 ) -> None:
-    order = train_order(lengths, size, seed, epoch)
+    order = [slot.indices for slot in an_epoch(lengths, size, seed, epoch)]
     assert sorted(np.concatenate(order).tolist()) == list(range(len(lengths)))
     assert len(order) == -(-len(lengths) // size)
     assert all(len(batch) == size for batch in order[:-1])
@@ -45,28 +53,49 @@ def test_an_epoch_holds_every_index_once_in_full_batches(
 
 @given(some_lengths, batch_sizes)
 def test_evaluation_holds_every_index_once_in_full_batches(lengths: list[int], size: int) -> None:
-    order = eval_order(lengths, size)
+    slots = eval_order(lengths, choose_buckets(lengths, 512), size)
+    order = [slot.indices for slot in slots]
     assert sorted(np.concatenate(order).tolist()) == list(range(len(lengths)))
     assert all(len(batch) == size for batch in order[:-1])
+    assert [slot.length for slot in slots] == sorted(slot.length for slot in slots)
 
 
-@given(some_lengths, batch_sizes, seeds, st.integers(0, 50))
+@given(some_lengths, batch_sizes, seeds, epochs, max_lengths)
+def test_a_batch_is_as_long_as_its_texts_need(
+    lengths: list[int], size: int, seed: int, epoch: int, max_length: int
+) -> None:
+    buckets = choose_buckets(lengths, max_length)
+    orders = train_order(lengths, buckets, size, seed, epoch), eval_order(lengths, buckets, size)
+    for slot in (slot for order in orders for slot in order):
+        assert slot.length in buckets
+        assert min(max(lengths[i] for i in slot.indices), max_length) <= slot.length
+
+
+@given(some_lengths, batch_sizes, seeds, epochs)
 def test_an_epoch_follows_from_seed_and_number_alone(
     lengths: list[int], size: int, seed: int, epoch: int
 ) -> None:
-    first = train_order(lengths, size, seed, epoch)
+    first = an_epoch(lengths, size, seed, epoch)
     np.random.seed(0)  # a global generator must not matter
-    train_order(lengths, size, seed, epoch + 1)
-    again = train_order(np.asarray(lengths), size, seed, epoch)
-    assert [b.tolist() for b in first] == [b.tolist() for b in again]
+    an_epoch(lengths, size, seed, epoch + 1)
+    again = an_epoch(np.asarray(lengths), size, seed, epoch)
+    assert [b.indices.tolist() for b in first] == [b.indices.tolist() for b in again]
 
 
-@given(seeds, st.integers(0, 50))
+@given(some_lengths, batch_sizes, seeds, seeds, epochs)
+def test_all_seeds_pad_to_the_same_lengths_at_the_same_steps(
+    lengths: list[int], size: int, one: int, other: int, epoch: int
+) -> None:
+    found = [[slot.length for slot in an_epoch(lengths, size, s, epoch)] for s in (one, other)]
+    assert found[0] == found[1]
+
+
+@given(seeds, epochs)
 def test_epochs_and_seeds_differ(seed: int, epoch: int) -> None:
     lengths = np.arange(200) % 40 + 3
 
     def flat(seed: int, epoch: int) -> list[int]:
-        return np.concatenate(train_order(lengths, 8, seed, epoch)).tolist()
+        return np.concatenate([b.indices for b in an_epoch(lengths, 8, seed, epoch)]).tolist()
 
     assert flat(seed, epoch) != flat(seed, epoch + 1)
     assert flat(seed, epoch) != flat(seed + 1, epoch)
@@ -75,19 +104,28 @@ def test_epochs_and_seeds_differ(seed: int, epoch: int) -> None:
 @given(seeds)
 def test_lengths_come_in_no_order_yet_pad_little(seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(5, 100, 2000)
-    order = train_order(lengths, 16, seed, 0)
-    longest = np.asarray([lengths[batch].max() for batch in order])
-    rises = np.diff(longest) > 0
-    assert 0.3 < rises.mean() < 0.7
-    padded = sum(len(batch) * lengths[batch].max() for batch in order)
+    order = an_epoch(lengths, 16, seed, 0)
+    rises = np.diff([slot.length for slot in order])
+    assert abs((rises > 0).mean() - (rises < 0).mean()) < 0.2
+    padded = sum(len(slot.indices) * slot.length for slot in order)
     unsorted = np.split(np.random.default_rng(seed).permutation(2000), 125)
-    assert padded < 0.75 * sum(16 * lengths[batch].max() for batch in unsorted)
+    assert padded < 0.8 * sum(16 * lengths[batch].max() for batch in unsorted)
+
+
+@given(seeds)
+def test_texts_of_a_length_meet_others_in_every_epoch(seed: int) -> None:
+    """A text's companions are drawn anew from all of its bucket, not from its neighbours."""
+    lengths = np.arange(1, 1601)
+    batches = [slot.indices for slot in an_epoch(lengths, 16, seed, 0)]
+    spreads = [np.ptp(lengths[batch]) for batch in batches]
+    widths = np.diff([0, *choose_buckets(lengths, 512)])
+    assert np.median(spreads) > 0.5 * widths.min()
 
 
 @given(seeds)
 def test_the_short_batch_is_not_of_the_longest_texts(seed: int) -> None:
     lengths = np.arange(1, 2004)
-    shorts = [train_order(lengths, 16, seed, epoch)[-1] for epoch in range(5)]
+    shorts = [an_epoch(lengths, 16, seed, epoch)[-1].indices for epoch in range(5)]
     assert all(len(short) == 3 for short in shorts)
     assert min(lengths[short].min() for short in shorts) < 1500
 
@@ -101,13 +139,13 @@ def test_buckets_are_few_ascending_and_hold_every_truncated_text(
     assert list(buckets) == sorted(set(buckets))
     assert all(b == max_length or b % LENGTH_MULTIPLE == 0 for b in buckets)
     assert min(max(lengths), max_length) <= buckets[-1] <= max_length
-    for length in lengths:
-        kept = min(length, max_length)
-        assert kept <= bucket_of(kept, buckets, max_length) <= max_length
+    for length, number in zip(lengths, buckets_of(lengths, buckets), strict=True):
+        assert min(length, max_length) <= buckets[number]
+        assert number == 0 or buckets[number - 1] < length
 
 
-def test_a_text_longer_than_all_the_buckets_knew_gets_the_longest_shape() -> None:
-    assert bucket_of(70, (8, 16), max_length=128) == 128
+def test_a_text_longer_than_all_the_buckets_gets_the_last() -> None:
+    assert buckets_of([8, 9, 70], (8, 16)).tolist() == [0, 1, 1]
 
 
 @given(some_lengths, some_lengths, max_lengths, batch_sizes, batch_sizes)
@@ -117,17 +155,17 @@ def test_training_and_evaluation_meet_at_most_eight_shapes(
     buckets = choose_buckets(train + dev, max_length)
     shapes = set()
     for lengths, order, rows in (
-        (train, train_order(train, size, 0, 0), size),
-        (train, train_order(train, size, 0, 1), size),
-        (dev, eval_order(dev, eval_size), eval_size),
+        (train, train_order(train, buckets, size, 0, 0), size),
+        (train, train_order(train, buckets, size, 0, 1), size),
+        (dev, eval_order(dev, buckets, eval_size), eval_size),
     ):
         data = encoded(lengths, max_length)
         shapes |= {
             (
                 "train" if rows == size else "eval",
-                *make_batch(data, i, rows, buckets, max_length)["ids"].shape,
+                *make_batch(data, slot.indices, rows, slot.length)["ids"].shape,
             )
-            for i in order
+            for slot in order
         }
     assert len(shapes) <= 8
 
@@ -138,8 +176,7 @@ def test_a_batch_pads_right_and_gives_padding_rows_no_weight(
 ) -> None:
     data = encoded(lengths)
     size, n = len(lengths) + missing, len(lengths)
-    batch = make_batch(data, np.arange(n)[::-1], size, buckets=(16, 24, 40), max_length=40)
-    assert batch["ids"].shape[1] == next(b for b in (16, 24, 40) if b >= max(lengths))
+    batch = make_batch(data, np.arange(n)[::-1], size, length=40)
     assert {x.shape for x in batch.values()} == {batch["ids"].shape, (size,)}
     assert batch["weights"].tolist() == [1.0] * n + [0.0] * missing
     for row, i in enumerate(reversed(range(n))):
@@ -160,4 +197,4 @@ def test_a_batch_pads_right_and_gives_padding_rows_no_weight(
 def test_a_text_without_label_gets_class_0_which_no_loss_may_read() -> None:
     data = encoded([3, 4])
     data.labels[:] = -1
-    assert make_batch(data, np.arange(2), 2, (8,), 8)["labels"].tolist() == [0, 0]
+    assert make_batch(data, np.arange(2), 2, 8)["labels"].tolist() == [0, 0]

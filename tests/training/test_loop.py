@@ -22,6 +22,7 @@ from jaxft.training.compile import train_program
 from jaxft.training.log import RunLog, read_log
 from jaxft.training.loop import (
     InterruptedRunError,
+    Member,
     Plan,
     best_entry,
     fit,
@@ -34,15 +35,15 @@ from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
 from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
+from jaxft.training.together import Group
 
 PLAN = Plan(
     batch_size=4,
     eval_batch_size=4,
     epochs=3,
-    seed=7,
     buckets=(8, 16),
-    max_length=16,
 )
+SEED = 7
 PER_EPOCH = 5  # 18 examples; an update takes 2 batches, so an epoch ends in the middle of one
 ACCUMULATE = 2
 
@@ -140,26 +141,29 @@ class Run:
         plan: Plan = PLAN,
         run_train: Callable[..., Any] | None = None,
         dev_scores: Callable[[Any], dict[str, Any]] | None = None,
+        seed: int = SEED,
     ) -> tuple[State, dict[str, Any]]:
         """Begins or continues the run in `workdir`."""
+        scores = dev_scores or scores_of
         with Checkpoints(workdir / "checkpoints", self.shapes) as checkpoints:
             state, record = checkpoints.restore_latest() or (self.start(), new_record())
             with RunLog(workdir, resume_step=int(state.step)) as log:
-                return fit(
+                member = Member(seed, workdir, record, checkpoints, log)
+                state = fit(
                     plan,
                     self.data,
                     run_train or self.run_train,
-                    dev_scores or scores_of,
+                    lambda trained: [scores(trained)],
+                    Group(self.shapes, 1),
+                    [member],
                     state,
                     self.frozen,
                     self.key,
-                    record,
                     schedule=self.schedule,
                     accumulate=ACCUMULATE,
                     mesh=self.mesh,
-                    checkpoints=checkpoints,
-                    log=log,
                 )
+                return state, member.record
 
 
 def scores_of(trained: dict[str, jax.Array]) -> dict[str, Any]:
@@ -311,5 +315,5 @@ def test_the_best_epochs_weights_can_be_restored(run: Run, tmp_path: Path) -> No
 
 
 def test_another_seed_trains_on_other_batches(run: Run, undisturbed, tmp_path: Path) -> None:
-    _, record = run(tmp_path, replace(PLAN, seed=8))
+    _, record = run(tmp_path, seed=8)
     assert record["history"][0]["train_loss"] != undisturbed[2]["history"][0]["train_loss"]

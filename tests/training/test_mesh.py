@@ -26,8 +26,9 @@ from jaxft.peft.methods import Options
 from jaxft.training.compile import eval_program, train_program
 from jaxft.training.mesh import (
     AXES,
+    by_row,
     fetch,
-    local_rows,
+    local_part,
     make_mesh,
     padded_rows,
     put,
@@ -39,10 +40,10 @@ from jaxft.training.sharding import param_shardings
 from jaxft.training.state import (
     Model,
     build_model,
-    dropout_key_on,
     init_state,
     sharded_shape,
 )
+from jaxft.training.together import dropout_keys
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,11 +131,11 @@ def train_on(mesh: Mesh, model: Model) -> dict[str, Any]:
     optimizer = optax.sgd(0.1, momentum=0.9)
     state, frozen = init_state(model, optimizer, weights_of(model), 0, mesh)
     rows = padded_rows(mesh, BATCH)
-    arrays = make_batch(examples(BATCH), np.arange(BATCH), rows, (LENGTH,), LENGTH)
-    batch = put_batch(mesh, arrays)
+    arrays = make_batch(examples(BATCH), np.arange(BATCH), rows, LENGTH)
+    batch = put_batch(by_row(mesh), arrays)
     logits_BxC = eval_program(model, mesh, BATCH)(state.trained, frozen, batch)[:BATCH]
     program = train_program(model, optimizer, mesh, BATCH)
-    key = dropout_key_on(mesh, 0)
+    key = dropout_keys(mesh, [0])
     shapes = program.shapes(LENGTH)
     losses, update = [], {}
     for step in range(STEPS):
@@ -262,7 +263,7 @@ def test_an_fsdp_step_gathers_parameters_and_nothing_else(moved: Any) -> None:
 def test_under_fsdp_a_device_holds_its_share_of_the_backbone(method: str, devices: int) -> None:
     model = real(method)
     frozen = split(model.shapes, model.labels)[1]
-    mesh = AbstractMesh((1, devices, 1), AXES)
+    mesh = AbstractMesh((1, 1, devices, 1), AXES)
     shardings = param_shardings(frozen, mesh)
     shares = sum(nbytes(sharded_shape(x, shardings[path])) for path, x in frozen.items())
     assert shares < 1.05 * sum(map(nbytes, frozen.values())) / devices
@@ -288,12 +289,17 @@ def test_a_mesh_that_does_not_match_the_devices_is_bad_input(
 
 
 def test_minus_one_takes_every_device() -> None:
-    assert dict(make_mesh().shape) == {"data": len(jax.devices()), "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh().shape) == {
+        "seeds": 1,
+        "data": len(jax.devices()),
+        "fsdp": 1,
+        "tensor": 1,
+    }
 
 
 @given(batch=st.integers(1, 300), data=st.integers(1, 16), fsdp=st.integers(1, 16))
 def test_rows_are_padded_to_the_next_number_that_divides(batch: int, data: int, fsdp: int) -> None:
-    rows = padded_rows(AbstractMesh((data, fsdp, 2), AXES), batch)
+    rows = padded_rows(AbstractMesh((1, data, fsdp, 2), AXES), batch)
     assert rows % (data * fsdp) == 0
     assert batch <= rows < batch + data * fsdp
 
@@ -301,7 +307,7 @@ def test_rows_are_padded_to_the_next_number_that_divides(batch: int, data: int, 
 def test_a_batch_and_an_array_arrive_as_they_were() -> None:
     mesh = make_mesh(1)
     batch = {"ids": np.arange(12, dtype=np.int32).reshape(4, 3), "weights": np.ones(4, np.float32)}
-    arrived = put_batch(mesh, batch)
+    arrived = put_batch(by_row(mesh), batch)
     assert all((np.asarray(arrived[name]) == batch[name]).all() for name in batch)
-    assert local_rows(mesh, 4).tolist() == [0, 1, 2, 3]
+    assert [part.tolist() for part in local_part(by_row(mesh), (4,))] == [[0, 1, 2, 3]]
     assert (fetch(put(batch["ids"], replicated(mesh))) == batch["ids"]).all()

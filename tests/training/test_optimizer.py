@@ -202,7 +202,7 @@ def test_accumulated_microbatches_equal_one_large_batch(
         for _ in range(2):
             for start in range(0, 16, size):
                 rows = np.arange(start, start + size)
-                batch = make_batch(data, rows, size, buckets=(16,), max_length=16)
+                batch = make_batch(data, rows, size, length=16)
                 state, _ = step(state, frozen, batch, key)
         return state.trained
 

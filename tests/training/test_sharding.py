@@ -27,7 +27,7 @@ from jaxft.training.state import Model, build_model
 
 FAMILIES = ("bert-base-uncased", "roberta-large", "openlm-research/open_llama_3b")
 EVERYWHERE = Options(targets=("all-linear",))
-MIXED = AbstractMesh((1, 2, 2), AXES)
+MIXED = AbstractMesh((1, 1, 2, 2), AXES)
 Shapes = dict[str, Any]
 
 

@@ -16,7 +16,7 @@ from jaxft.memory.compiled import flops
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import METHODS, Options
 from jaxft.training.compile import ByLength, train_program
-from jaxft.training.mesh import put_batch, replicated
+from jaxft.training.mesh import by_row, put_batch, replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
 from jaxft.training.state import Model, build_model, init_state, run_keys, state_shapes
@@ -73,8 +73,8 @@ def test_three_steps_change_every_leaf_of_the_method_and_no_other(
     key = jax.device_put(run_keys(0)[1], replicated(mesh))
     for number in range(3):
         rows = np.arange(8 * number, 8 * number + 8)
-        batch = make_batch(data, rows, 8, buckets=(16,), max_length=16)
-        state, metrics = step(state, frozen, put_batch(mesh, batch), key)
+        batch = make_batch(data, rows, 8, length=16)
+        state, metrics = step(state, frozen, put_batch(by_row(mesh), batch), key)
         assert np.isfinite(metrics["loss"])
         assert metrics["grad_norm"] > 0
     assert int(state.step) == 3
@@ -118,7 +118,7 @@ def lora(tiny_model, random_params) -> Tiny:
 
 
 def test_the_loss_is_the_weighted_cross_entropy(lora: Tiny, random_examples) -> None:
-    batch = make_batch(random_examples(5), np.arange(5), 8, buckets=(16,), max_length=16)
+    batch = make_batch(random_examples(5), np.arange(5), 8, length=16)
     logits_BxC = lora.logits(batch).astype(np.float64)
     log_p = logits_BxC - np.log(np.exp(logits_BxC).sum(-1, keepdims=True))
     expected = -log_p[np.arange(5), batch["labels"][:5]].mean()
@@ -130,10 +130,10 @@ def test_padding_rows_and_columns_change_neither_loss_nor_gradients_nor_logits(
     lora: Tiny, random_examples
 ) -> None:
     data = random_examples(5)
-    plain = make_batch(data, np.arange(5), 5, buckets=(16,), max_length=32)
+    plain = make_batch(data, np.arange(5), 5, length=16)
     grads, metrics = lora.gradients(plain)
     for rows, length in ((8, 16), (5, 24)):
-        padded = make_batch(data, np.arange(5), rows, buckets=(length,), max_length=32)
+        padded = make_batch(data, np.arange(5), rows, length=length)
         assert padded["ids"].shape == (rows, length)
         more_grads, more_metrics = lora.gradients(padded)
         for name in ("loss", "grad_norm"):
@@ -147,8 +147,8 @@ def test_padding_rows_and_columns_change_neither_loss_nor_gradients_nor_logits(
 
 def test_what_a_padding_row_holds_is_of_no_matter(lora: Tiny, random_examples) -> None:
     data = random_examples(8)
-    padded = make_batch(data, np.arange(5), 8, buckets=(16,), max_length=16)
-    full = make_batch(data, np.arange(8), 8, buckets=(16,), max_length=16)
+    padded = make_batch(data, np.arange(5), 8, length=16)
+    full = make_batch(data, np.arange(8), 8, length=16)
     full["weights"][5:] = 0
     grads, metrics = lora.gradients(padded)
     full_grads, full_metrics = lora.gradients(full)
@@ -162,7 +162,7 @@ def test_dropout_follows_from_key_and_step_alone(
 ) -> None:
     model = tiny_model("lora", dropout=0.3)
     tiny = Tiny(model, random_params(model.shapes))
-    batch = make_batch(random_examples(8), np.arange(8), 8, buckets=(16,), max_length=16)
+    batch = make_batch(random_examples(8), np.arange(8), 8, length=16)
     grads, metrics = tiny.gradients(batch, seed=1, number=5)
     again, _ = tiny.gradients(batch, seed=1, number=5)
     assert all((grads[path] == again[path]).all() for path in grads)
