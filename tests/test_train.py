@@ -149,7 +149,7 @@ def test_seeds_train_together_as_if_alone_and_survive_a_kill(
 def test_seeds_take_their_steps_at_once_where_they_share_something(
     overrides: dict[str, object], together: bool
 ) -> None:
-    config = cli.defaults()
+    config = cli.config_module().get_config()
     config.update_from_flattened_dict(overrides)
     assert train.train_together(config, 3) is together
     assert train.train_together(config, 1) is False
@@ -166,7 +166,7 @@ def test_seeds_take_their_steps_at_once_where_they_share_something(
 def test_seeds_that_cannot_train_together_say_why(
     overrides: dict[str, object], message: str
 ) -> None:
-    config = cli.defaults()
+    config = cli.config_module().get_config()
     config.update_from_flattened_dict(overrides)
     with pytest.raises(InputError, match=message):
         train.train_together(config, 3)
