@@ -17,5 +17,6 @@ bin=.venv-test/bin
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/lint-imports"
-# pytest last: its closing line is the result.
-exec "$bin/python" -m pytest "$@"
+# pytest last: its closing line is the result. Two workers, each with whole files, whose tests share
+# what is dear to make.
+exec "$bin/python" -m pytest -n 2 --dist loadscope "$@"
