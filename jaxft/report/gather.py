@@ -27,9 +27,12 @@ RESULTS = (
 )
 ENV = ("command", "data_sha256", "weights_sha256", "devices")
 
-# Fields of a config in which two runs of one cell may differ: the seed, and where things lie (the
-# fingerprints in env.json tell whether the data are the same).
-FREE = {"seed", "seeds", "data.dir", "data.source", "eval_batch_size", "save_every"}
+# Fields of a config in which two runs of one cell may differ: the seed, where things lie (the
+# fingerprints in env.json tell whether the data are the same), what no score depends on.
+FREE = {
+    *("seed", "seeds", "together", "data.dir", "data.source", "eval_batch_size", "save_every"),
+    *("mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
+}
 
 # Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); one that is not
 # named here, and every field of a method that is not, tells cells apart.

@@ -325,6 +325,13 @@ def spread_notes(cells: Sequence[Cell]) -> list[str]:
                 f"{name_of(cell, cells)} ran on {' and '.join(devices)}: its memory and time are "
                 "means over both."
             )
+    for cell in cells:
+        seeds = max(run.results["timing"].get("seeds_together", 1) for run in cell.runs)
+        if seeds > 1:
+            lines.append(
+                f"{name_of(cell, cells)}: up to {seeds} seeds trained in one step; peak, measured "
+                "and time are of all of them."
+            )
     return lines
 
 

@@ -47,6 +47,15 @@ def column(table: Table, head: str) -> list[str]:
     return [row[table.heads.index(head)].text for row in table.rows]
 
 
+def test_seeds_that_trained_together_share_their_memory_and_time():
+    cells = both(*SEEDS)
+    assert not any("in one step" in note for note in section_of(*cells).notes)
+    for run in cells[1].runs:
+        run.results["timing"]["seeds_together"] = 3
+    (note,) = (note for note in section_of(*cells).notes if "in one step" in note)
+    assert note.startswith("lora: up to 3 seeds")
+
+
 # ---------------------------------------------------------------- the table of a task
 
 
