@@ -12,6 +12,12 @@ make_env .venv-plan "plan-gpu,plan-tpu"
 JAXFT_PLAN_PYTHON=$PWD/.venv-plan/bin/python
 export JAXFT_PLAN_PYTHON
 bin=.venv-test/bin
+# The report's page is opened in a browser. It comes from the system's packages: where they cannot be
+# had those tests are skipped, and say so.
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  (apt-get update && apt-get install -y --no-install-recommends chromium) >/dev/null 2>&1 ||
+    echo "no Chromium could be installed"
+fi
 
 "$bin/ruff" check .
 "$bin/ruff" format --check .
