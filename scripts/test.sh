@@ -15,8 +15,9 @@ bin=.venv-test/bin
 # The report's page is opened in a browser. It comes from the system's packages: where they cannot be
 # had those tests are skipped, and say so.
 if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  (apt-get update && apt-get install -y --no-install-recommends chromium) >/dev/null 2>&1 ||
-    echo "no Chromium could be installed"
+  export DEBIAN_FRONTEND=noninteractive
+  { timeout 120 apt-get update && timeout 240 apt-get install -y --no-install-recommends chromium; } \
+    >/dev/null 2>&1 || echo "no Chromium could be installed"
 fi
 
 "$bin/ruff" check .

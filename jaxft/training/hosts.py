@@ -46,6 +46,9 @@ ALONE = "; --distributed=off runs one process alone"
 TOLD = "the other processes were told, and stop"
 FOREVER_MS = 7 * 24 * 3600 * 1000  # a wait ends by an answer, or with the process waited for
 
+# XLA's codes for what is not this process's own doing; running out of memory is.
+LOSS_CODES = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
+
 _rounds = itertools.count()
 
 
@@ -323,13 +326,25 @@ def end_with_traceback(
 ) -> None:
     """Prints an error's traceback and ends this process, at once if the others do not know of it.
 
-    A usual exit would wait for them, while they wait for it in a collective. If it is a collective
-    that failed, another process may have been lost: JAX will say which, and `lost` report it.
+    A usual exit would wait for them, while they wait for it in a collective.
     """
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    if may_be_a_loss(error):
         lost.wait()
     traceback.print_exception(kind, error, trace)
     if TOLD not in getattr(error, "__notes__", ()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def may_be_a_loss(error: BaseException | None) -> bool:
+    """Whether this is how a collective fails when another process was lost.
+
+    JAX soon says which one, and `lost` reports it. JAX raises a JaxRuntimeError, or a ValueError if
+    it notices while it starts the collective.
+    """
+    while error is not None:
+        if re.match(rf"({'|'.join(LOSS_CODES)}): ", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxft.errors import InputError
@@ -262,6 +263,19 @@ def test_auto_stays_alone(variables: dict[str, str], no_cluster: pytest.MonkeyPa
     hosts.agree({"data": "anything"})
     with pytest.raises(KeyError), hosts.together():
         raise KeyError("as without it")
+
+
+def test_only_what_may_come_of_a_lost_process_is_held_back() -> None:
+    # As seen: the first while a collective runs, the second while it is started.
+    closed = jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed")
+    assert hosts.may_be_a_loss(closed)
+    assert hosts.may_be_a_loss(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
+    wrapped = RuntimeError("the save failed")
+    wrapped.__cause__ = jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed")
+    assert hosts.may_be_a_loss(wrapped)
+    memory = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+    assert not hosts.may_be_a_loss(memory)
+    assert not hosts.may_be_a_loss(KeyError("UNKNOWN"))
 
 
 CONNECTION = lost.Connection("host0:1234", process=2, processes=4, heartbeat=60, timeout=300)
