@@ -23,8 +23,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: the same command may well succeed
-EXIT_UNREACHED = 2  # as for bad input
+# EX_TEMPFAIL of sysexits.h, for what starts jobs again: the same command may well succeed. Also of
+# processes that did not meet, for a host that comes late is no bad input.
+EXIT_LOST = 75
 HOLD_S = 1.0  # seconds that a line is kept back which may be the first of that page
 
 # How the lines begin that C++ writes when a process was lost or none can be reached.
@@ -32,6 +33,7 @@ SUSPECT = re.compile(
     rb"^[WEF]\d{4} [^\n]*(coordination_service|preemption_sync_manager|client\.h:)", re.M
 )
 FATAL = "JAX distributed service detected fatal errors"
+AGAIN = re.compile(r"(\d+) unexpectedly tried to connect with a different incarnation")
 UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)")
 
 
@@ -53,29 +55,28 @@ class Connection:
     timeout: int
 
 
-def explain(text: str, connection: Connection) -> tuple[str, int]:
-    """Returns the line for what C++ wrote, and the exit code."""
+def explain(text: str, connection: Connection) -> str:
+    """Returns the line for what C++ wrote."""
+    text = text[text.index(FATAL) :]  # before it stand warnings, and with some settings much else
     where = f"at {connection.address} (process {connection.process} of {connection.processes})"
+    if "RegisterTask" in text and "ALREADY_EXISTS" in text:
+        return f"two processes have the number {connection.process} {where}"
     if "RegisterTask" in text:
-        if "ALREADY_EXISTS" in text:
-            return f"two processes have the number {connection.process} {where}", EXIT_UNREACHED
         return (
             f"the processes did not meet {where} within {connection.timeout} s; each must be "
-            "running and be told that address, which is process 0's and must be reachable",
-            EXIT_UNREACHED,
+            "running and be told that address, which is process 0's and must be reachable"
         )
-    found = UNHEALTHY.search(text)
-    if found:
-        numbers = ", ".join(re.findall(r"\d+", found[1]))
+    unhealthy, again = UNHEALTHY.search(text), AGAIN.search(text)
+    if unhealthy:
+        numbers = ", ".join(re.findall(r"\d+", unhealthy[1]))
         what = f"process {numbers} was lost (no heartbeat for {connection.heartbeat} s)"
+    elif again:
+        what = f"process {again[1]} was lost, and started again"
     elif "Failed to send RPC" in text:
         what = f"process 0 was lost (no connection to {connection.address})"
     else:
         what = "another process was lost"
-    return (
-        f"{what}; stopping. The same command on every process continues from the last checkpoint",
-        EXIT_LOST,
-    )
+    return f"{what}; stopping. The same command on every process continues from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def end_if_fatal(text: str, target: int, connection: Connection) -> None:
     """Ends the process if this is what C++ writes before abort()."""
     if FATAL not in text:
         return
-    line, code = explain(text, connection)
+    line = explain(text, connection)
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # who asks C++ for everything gets it
         os.write(target, text.encode())
     os.write(target, f"{Path(sys.argv[0]).stem}: {line}\n".encode())
-    os._exit(code)
+    os._exit(EXIT_LOST)
