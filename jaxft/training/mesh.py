@@ -1,8 +1,8 @@
 """Devices as a mesh, and where a step's inputs lie on it.
 
-    mesh = make_mesh(data=-1, fsdp=4)       # every device; four share one copy of the backbone
+    mesh = make_mesh(data=-1, fsdp=4)     # every device; four share one copy of the backbone
     rows = padded_rows(mesh, batch_size=30)
-    batch = put_batch(mesh, batch, rows)    # rows spread over the devices
+    batch = put_batch(by_row(mesh), batch, (rows,))      # rows spread over the devices
 
 Four axes: over `seeds` what several seeds train is divided (`jaxft.training.together`); over `data`
 the batch is; over `fsdp` the batch and the parameters are; over `tensor` the layers' own dimensions
