@@ -3,7 +3,8 @@
     if __name__ == "__main__":
         sys.exit(cli.guarded(main, sys.argv))
 
-Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 130 and 143 interrupted.
+Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
+was lost (`jaxft.training.lost`), 130 and 143 interrupted.
 """
 
 import argparse
