@@ -97,13 +97,19 @@ def launch_two(commands: Iterable[list[str]], devices: int = 2) -> list[subproce
     ]
 
 
+# gloo says on stdout who is connected: in pieces, from several threads, whose lines mix.
+GLOO = re.compile(
+    r"(\[Gloo\] Rank | is connected to | peer ranks\. "
+    r"|Expected number of connected peer ranks is : |\d+|\n)*"
+)
+
+
 def ended(*processes: subprocess.Popen) -> list[tuple[int, str, str]]:
     """Waits for processes and returns of each the exit code, stdout and stderr."""
     results = []
     for process in processes:
         out, err = process.communicate(timeout=600)
-        # gloo says on stdout who is connected.
-        out = "".join(line for line in out.splitlines(True) if "[Gloo]" not in line)
+        out = "".join(line for line in out.splitlines(True) if not GLOO.fullmatch(line))
         results.append((process.returncode, out, err))
     return results
 
