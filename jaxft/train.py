@@ -33,7 +33,7 @@ from jaxft.data import checks
 from jaxft.data.batches import choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
-from jaxft.errors import InputError, check_choice
+from jaxft.errors import InputError
 from jaxft.memory import leak
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import (
@@ -56,7 +56,7 @@ from jaxft.training.partition import count, split
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, init_params, init_trained, state_shapes
 from jaxft.training.step import Params, State
-from jaxft.training.together import Group, dropout_keys
+from jaxft.training.together import Group, are_together, dropout_keys
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     setup = set_up(config, argv)
     seeds = config.seeds or (config.seed,)
     with hosts.together():
-        is_together = train_together(config, len(seeds))
+        is_together = are_together(config, len(seeds))
     if dry_run:
         return show_compiled(programs(setup, len(seeds) if is_together else 1)[0], setup.plan)
 
@@ -154,29 +154,6 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     )
 
 
-def train_together(config: ConfigDict, seeds: int) -> bool:
-    """Whether so many seeds train in one step, or one after the other.
-
-    Raises:
-      InputError: they were told to, and cannot.
-    """
-    check_choice(config.together, ("auto", "on", "off"), "together")
-    if seeds == 1 or config.together == "off":
-        return False
-    if config.together == "auto":
-        # In full they share nothing: it would save no memory and no time.
-        return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
-    if config.patience:
-        raise InputError("together: 'on', but with patience each seed stops at an epoch of its own")
-    if not fits_mesh(config, seeds):
-        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} seeds")
-    return True
-
-
-def fits_mesh(config: ConfigDict, seeds: int) -> bool:
-    return seeds % config.mesh.seeds == 0
-
-
 def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
     """The config of one seed's run, as if it had been given alone."""
     own = config.copy_and_resolve_references()
@@ -185,9 +162,11 @@ def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def directory(config: ConfigDict, workdir: Path | None, seed: int) -> Path:
-    """A seed's run directory: that of --workdir, in which several have one each."""
+    """A seed's run directory: --workdir with its number for {seed}, or one of its own in there."""
     if workdir is None:
         return wiring.default_workdir(seed_config(config, seed))
+    if "{seed}" in str(workdir):
+        return Path(str(workdir).replace("{seed}", str(seed)))
     return workdir / f"seed-{seed}" if config.seeds else workdir
 
 
@@ -611,7 +590,11 @@ def main(argv: list[str]) -> int:
     rest = join_hosts(argv)
     values = flags.FlagValues()
     flags.DEFINE_string(
-        "workdir", "", "run directory, or that of each seed's; default: named by the config", values
+        "workdir",
+        "",
+        "run directory; of several seeds where theirs lie, or a name with {seed} in it; "
+        "default: named by the config",
+        values,
     )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
     with hosts.together():

@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from jaxft import cli, train
-from jaxft.errors import InputError
-
 ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
 WORDS = ("red", "null", "007")
@@ -126,50 +123,14 @@ def test_seeds_train_together_as_if_alone_and_survive_a_kill(
     other = read(tmp_path / "undisturbed" / "seed-5" / "results.json")
     assert other["history"][0]["train_loss"] != member["history"][0]["train_loss"]
 
-    process = subprocess.Popen(seeds("killed"), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for_step(tmp_path / "killed" / "seed-5", 17, process)
+    # In directories that the flag names.
+    process = subprocess.Popen(seeds("killed-{seed}"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for_step(tmp_path / "killed-5", 17, process)
     process.kill()
     process.wait()
-    assert "continuing" in run(seeds("killed"))
-    for name in ("seed-0", "seed-5"):
-        same_end(tmp_path / "undisturbed" / name, tmp_path / "killed" / name)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "together"),
-    [
-        ({}, True),
-        ({"together": "off"}, False),
-        ({"patience": 2}, False),
-        ({"mesh.seeds": 2}, False),
-        ({"method.name": "full"}, False),
-        ({"method.name": "full", "together": "on"}, True),
-    ],
-)
-def test_seeds_take_their_steps_at_once_where_they_share_something(
-    overrides: dict[str, object], together: bool
-) -> None:
-    config = cli.config_module().get_config()
-    config.update_from_flattened_dict(overrides)
-    assert train.train_together(config, 3) is together
-    assert train.train_together(config, 1) is False
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"together": "on", "patience": 2}, "with patience each seed stops at an epoch of its own"),
-        ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 seeds"),
-        ({"together": "yes"}, "together: unknown value 'yes'"),
-    ],
-)
-def test_seeds_that_cannot_train_together_say_why(
-    overrides: dict[str, object], message: str
-) -> None:
-    config = cli.config_module().get_config()
-    config.update_from_flattened_dict(overrides)
-    with pytest.raises(InputError, match=message):
-        train.train_together(config, 3)
+    assert "continuing" in run(seeds("killed-{seed}"))
+    for seed in (0, 5):
+        same_end(tmp_path / "undisturbed" / f"seed-{seed}", tmp_path / f"killed-{seed}")
 
 
 def test_the_same_command_again_shows_the_finished_run(

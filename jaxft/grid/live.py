@@ -121,5 +121,7 @@ def drawn(table: Table) -> Grid:
 
 def failures_of(progress: Progress, workdir: Path) -> Iterable[str]:
     """A line for each cell that was given up."""
-    for name, failure in progress.failures.items():
-        yield f"failed: {name}: {failure['message']} (all of it: {log_file(workdir, name)})"
+    for name in progress.states:
+        if name in progress.failures:
+            message = progress.failures[name]["message"]
+            yield f"failed: {name}: {message} (all of it: {log_file(workdir, name)})"

@@ -133,13 +133,18 @@ class Workers:
 
 
 def count_accelerators() -> Found:
-    """Returns what JAX finds, asked in another process: the one that asks first holds it all."""
-    try:
-        with ProcessPoolExecutor(1, CONTEXT) as pool:
-            return pool.submit(ask_jax).result()
-    except (BrokenProcessPool, RuntimeError) as err:
-        reason = str(err).strip().splitlines()[0]
-        raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})") from err
+    """Returns what JAX finds, asked in another process: the one that asks holds it all."""
+    reason = ""
+    for _ in range(3):
+        try:
+            with ProcessPoolExecutor(1, CONTEXT) as pool:
+                return pool.submit(ask_jax).result()
+        except (BrokenProcessPool, EOFError, ConnectionError):
+            reason = "the process that was to tell was killed"
+            time.sleep(1.0)  # until the server has gone, none takes its place
+        except RuntimeError as err:
+            reason = str(err).strip().splitlines()[0]
+    raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})")
 
 
 def ask_jax() -> Found:

@@ -18,7 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
+from jaxft.errors import InputError, check_choice
 from jaxft.training.mesh import SEEDS, replicated
 from jaxft.training.state import run_keys, sharded_shape, shardings_of
 from jaxft.training.step import State
@@ -26,6 +28,29 @@ from jaxft.training.step import State
 # All of a state has the axis in front, but the number of steps: it is the same for all.
 IN_FRONT: Any = 0
 OF_SEEDS = State(step=None, trained=IN_FRONT, opt_state=IN_FRONT)
+
+
+def are_together(config: ConfigDict, seeds: int) -> bool:
+    """Whether so many seeds train in one step, or one after the other.
+
+    Raises:
+      InputError: they were told to, and cannot.
+    """
+    check_choice(config.together, ("auto", "on", "off"), "together")
+    if seeds == 1 or config.together == "off":
+        return False
+    if config.together == "auto":
+        # In full they share nothing: it would save no memory and no time.
+        return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
+    if config.patience:
+        raise InputError("together: 'on', but with patience each seed stops at an epoch of its own")
+    if not fits_mesh(config, seeds):
+        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} seeds")
+    return True
+
+
+def fits_mesh(config: ConfigDict, seeds: int) -> bool:
+    return seeds % config.mesh.seeds == 0
 
 
 def train_steps(train_step: Callable[..., Any]) -> Callable[..., Any]:

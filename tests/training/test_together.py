@@ -8,8 +8,10 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
+from jaxft import cli
 from jaxft.data.batches import eval_order, train_order
 from jaxft.data.encode import Encoded
+from jaxft.errors import InputError
 from jaxft.memory.accounting import nbytes
 from jaxft.memory.collectives import collectives
 from jaxft.models import backbone as backbones
@@ -20,7 +22,7 @@ from jaxft.training.loop import device_batch
 from jaxft.training.mesh import fetch, make_mesh
 from jaxft.training.state import Model, build_model, init_params, init_trained
 from jaxft.training.step import State
-from jaxft.training.together import Group, dropout_keys
+from jaxft.training.together import Group, are_together, dropout_keys
 from tests.training.test_mesh import run_on_eight_devices, tiny, weights_of
 
 SEEDS = (347913, 594729, 162850)
@@ -140,3 +142,40 @@ def test_on_several_devices_seeds_do_not_talk_to_each_other() -> None:
     # Of two seeds' devices the four of one talk, in pairs or all together.
     assert set(found["seeds and fsdp"]["groups"]) <= {2, 4}
     assert found["seeds and fsdp"]["local"] == [2, 32, 3]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "together"),
+    [
+        ({}, True),
+        ({"together": "off"}, False),
+        ({"patience": 2}, False),
+        ({"mesh.seeds": 2}, False),
+        ({"method.name": "full"}, False),
+        ({"method.name": "full", "together": "on"}, True),
+    ],
+)
+def test_seeds_take_their_steps_at_once_where_they_share_something(
+    overrides: dict[str, object], together: bool
+) -> None:
+    config = cli.config_module().get_config()
+    config.update_from_flattened_dict(overrides)
+    assert are_together(config, 3) is together
+    assert are_together(config, 1) is False
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"together": "on", "patience": 2}, "with patience each seed stops at an epoch of its own"),
+        ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 seeds"),
+        ({"together": "yes"}, "together: unknown value 'yes'"),
+    ],
+)
+def test_seeds_that_cannot_train_together_say_why(
+    overrides: dict[str, object], message: str
+) -> None:
+    config = cli.config_module().get_config()
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(InputError, match=message):
+        are_together(config, 3)
