@@ -72,6 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.memory.devices = ()  # GPUs of your own, e.g. ({"name": "a6000", "like": "3090", ...},)
     config.memory.methods = ()  # of the table, lora-top among them; () for all
     config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
+    config.memory.seeds = ()  # how many train together, e.g. (1, 5); () for those of config.seeds
     config.memory.batch_sizes = ()  # examples a step, over all devices
     config.memory.meshes = ()  # e.g. ("data", "fsdp8", "fsdp4+tensor2"); () for config.mesh
     config.memory.lengths = ()  # tokens a text is padded to

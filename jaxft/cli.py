@@ -204,6 +204,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_every": (lambda x: x >= 0, "0 or more"),
     "memory.top_layers": (lambda x: x >= 1, "a whole number above 0"),
     "memory.steps": (lambda x: x >= 0, "0 or more"),
+    "memory.seeds": (whole, "whole numbers above 0, e.g. 1,5"),
     "memory.batch_sizes": (whole, "whole numbers above 0, e.g. 8,16"),
     "memory.lengths": (whole, "whole numbers above 0, e.g. 64,128"),
 }
