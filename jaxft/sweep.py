@@ -27,9 +27,9 @@ from ml_collections import ConfigDict
 from jaxft import cli, wiring
 from jaxft.errors import InputError, check_choice
 from jaxft.grid import schedule, table
-from jaxft.grid.cells import Cell, State, cell_name, look, of_other_code
+from jaxft.grid.cells import Cell, State, bundles, look, make_cell, of_other_code
 from jaxft.grid.code import code_version
-from jaxft.grid.expand import Setting, expand, flags_of
+from jaxft.grid.expand import Setting, expand
 from jaxft.grid.live import View, failures_of
 from jaxft.grid.local import Workers
 from jaxft.grid.slurm import Jobs
@@ -56,7 +56,8 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
     # Two sweeps may write here at once: this file says what the last one was asked.
     workdir.mkdir(parents=True, exist_ok=True)
     listed = {"command": shlex.join(["python", "-m", "jaxft.sweep", *argv[1:]]), "code": code}
-    wiring.write_json(workdir / "grid.json", {**listed, "cells": [asdict(cell) for cell in cells]})
+    named = [{"name": cell.name, **asdict(cell)} for cell in cells]
+    wiring.write_json(workdir / "grid.json", {**listed, "cells": named})
 
     print(f"{workdir}: {counted(runs, workdir)}")
     if jobs and asked.detach:
@@ -68,7 +69,7 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
     rows = table.summarize(cells, view.results)
     table.write(workdir, rows)
     print("\n" + "\n".join(in_terminal(table.result_table(rows))), end="\n\n")
-    for line in failures_of(progress, workdir):
+    for line in failures_of(progress):
         print(line)
     print(f"table: {workdir / 'table.md'} (and .json); report: python -m jaxft.report {workdir}")
     if progress.stopped_by:
@@ -89,17 +90,7 @@ def make_cells(settings: Sequence[Setting], code_sha256: str) -> list[Cell]:
             data[key] = wiring.fingerprint(wiring.load_dataset(config))
         if setting.model not in weights:
             weights[setting.model] = wiring.weights_digest(hub.locate(setting.model))
-        cells.append(
-            Cell(
-                cell_name(setting, data[key], weights[setting.model], code_sha256),
-                setting.task,
-                setting.model,
-                setting.method,
-                setting.variant,
-                setting.seed,
-                tuple(flags_of(config)),
-            )
-        )
+        cells.append(make_cell(setting, data[key], weights[setting.model], code_sha256))
     return cells
 
 
@@ -107,7 +98,7 @@ def with_other_code(cell: Cell, workdir: Path) -> Cell:
     """The cell as other code has done it, unless this code has."""
     if look(workdir, cell.name) is State.DONE:
         return cell
-    return replace(cell, name=of_other_code(workdir, cell.name) or cell.name)
+    return replace(cell, pattern=of_other_code(workdir, cell) or cell.pattern)
 
 
 def carry_out(
@@ -128,16 +119,17 @@ def carry_out(
 def submit(cells: Sequence[Cell], launcher: schedule.Launcher, workdir: Path) -> int:
     """Submits what nobody runs, and leaves it to the cluster; returns the exit code."""
     cells = schedule.startable(cells, launcher, workdir)
-    launcher.start(cells)
+    launcher.start(bundles(cells))
     print(f"{len(cells)} cells submitted; the same command without --detach watches them")
     return 0
 
 
 def show_cells(cells: Sequence[Cell], workdir: Path) -> int:
-    """Prints the state and the command of every cell; returns the exit code."""
-    for cell in cells:
-        print(f"{look(workdir, cell.name):<8} {cell.name}")
-        print(f"         python -m jaxft.{shlex.join(train_command(cell, workdir))}")
+    """Prints the state of every cell and the command of each bundle; returns the exit code."""
+    for bundle in bundles(cells):
+        for cell in bundle:
+            print(f"{look(workdir, cell.name):<8} {cell.name}")
+        print(f"         python -m jaxft.{shlex.join(train_command(bundle, workdir))}")
     print(f"\n{workdir}: {counted(cells, workdir)}; nothing written")
     return 0
 

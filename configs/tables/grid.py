@@ -23,7 +23,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.names = ("minilm",)  # hub ids, local directories, or "minilm"
     config.tasks = ("acl",)  # acl: acl_sup; acl_fs: few-shot; restaurant_sup+laptop_sup: merged
     config.methods = ("lora",)  # names as in method.name
-    config.seeds = ()  # a cell each; () for the variant's own seeds, else seed 0
+    config.seeds = ()  # a cell each; () for the variant's own seeds, else seed 0; where they can
+    # train together they do, in one process (overrides.together)
     config.variants = ()  # names of those below that are run; () for all
     config.variant = ConfigDict()  # name -> a setting, with `seeds` of its own if it has some
     config.overrides = ConfigDict(sections(base.get_config()))  # a setting for all cells; it wins
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # constraint, mem_gb, setup, array_parallelism (jobs at a time), ...
     config.slurm = ConfigDict()
     config.slurm.cluster = "slurm"  # local: submitit's own processes on this machine, to try it
-    config.slurm.cells_per_job = 1  # cells that a job runs one after the other
+    config.slurm.bundles_per_job = 1  # processes of a job, one after the other: see --dry_run
     config.slurm.timeout_min = 240  # of a job; one that runs out of it saves and is queued again
     config.slurm.gpus_per_node = 1  # of a job
     config.slurm.cpus_per_task = 8  # of a job

@@ -1,14 +1,16 @@
 """A cell of a grid: a run directory named by what determines it, and how far it has come.
 
-    name = cell_name(setting, data_sha256, weights_sha256, code["sha256"])
-    look(workdir, name)                     # State.PARTIAL
-    with claimed(workdir, name) as mine:    # if so, nobody else runs it while this process lives
+    cell = make_cell(setting, data_sha256, weights_sha256, code["sha256"])
+    look(workdir, cell.name)                   # State.PARTIAL
+    with claimed(workdir, bundle) as mine:     # if so, nobody else runs these cells meanwhile
         ...
 
     <workdir>/<name>/              the run, as `jaxft.train` writes it; DONE comes last
-    <workdir>/logs/<name>.log      what all its attempts printed
-    <workdir>/logs/<name>.failed   exit code and message of the last one, if it failed
+    <workdir>/logs/<name>.log      what all its attempts printed; of a bundle that of its first cell
+    <workdir>/logs/<name>.failed   exit code, message and log of the last one, if it failed
     <workdir>/locks/<name>         held by the process that runs it
+
+Cells that differ in the seed and train together are a bundle: one process, one compilation.
 
 A state is read off these files and nothing else, so whoever looks sees the same: the sweep that
 started a cell, another one, or one that is started after a kill.
@@ -17,8 +19,8 @@ started a cell, another one, or one that is started after a kill.
 import hashlib
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +29,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jaxft import wiring
-from jaxft.grid.expand import Setting
+from jaxft.grid.expand import Setting, flags_of
+from jaxft.training.together import are_together
 
 BUSY = 75  # exit code of a process that found the cell claimed; EX_TEMPFAIL of sysexits.h
 # Of one that was told to stop, in the training loop, which saves, or elsewhere.
@@ -51,35 +54,70 @@ class Cell:
     """What a sweep needs of a setting: its run directory's name and the flags of its command.
 
     Attributes:
-      flags: those of `jaxft.train`, but for --workdir.
+      pattern: the names of this cell and of those that differ from it in the seed alone, with
+        "{seed}" for it.
+      flags: those of `jaxft.train`, but for the seed and --workdir.
+      shares: whether cells of one pattern train together.
     """
 
-    name: str
+    pattern: str
     task: str
     model: str
     method: str
     variant: str
     seed: int
     flags: tuple[str, ...]
+    shares: bool
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return self.pattern.replace("{seed}", str(self.seed))
 
 
-def cell_name(setting: Setting, data_sha256: str, weights_sha256: str, code_sha256: str) -> str:
-    """`acl_sup-lora-minilm-seed0-1a2b3c4d-5e6f70`: config, data and weights, then the code."""
-    what = {
-        "config": wiring.identity(wiring.to_json(setting.config)),
-        "data": data_sha256,
-        "weights": weights_sha256,
-    }
+Bundle = tuple[Cell, ...]  # cells that one process runs; one alone as often as not
+
+
+def make_cell(setting: Setting, data_sha256: str, weights_sha256: str, code_sha256: str) -> Cell:
+    """Returns the cell of a setting."""
+    return Cell(
+        pattern_of(setting, data_sha256, weights_sha256, code_sha256),
+        setting.task,
+        setting.model,
+        setting.method,
+        setting.variant,
+        setting.seed,
+        tuple(flags_of(setting.config)),
+        are_together(setting.config, max(2, setting.config.mesh.seeds)),
+    )
+
+
+def pattern_of(setting: Setting, data_sha256: str, weights_sha256: str, code_sha256: str) -> str:
+    """`acl_sup-lora-minilm-seed{seed}-1a2b3c4d-5e6f70`: config, data and weights, then the code."""
+    fields = wiring.identity(wiring.to_json(setting.config))
+    del fields["seed"]
+    what = {"config": fields, "data": data_sha256, "weights": weights_sha256}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    stem = wiring.default_workdir(setting.config).name.rpartition("-")[0]
-    return f"{stem}-{digest[:8]}-{code_sha256[:6]}"
+    stem = wiring.default_workdir(setting.config).name.rpartition("-seed")[0]
+    return f"{stem}-seed{{seed}}-{digest[:8]}-{code_sha256[:6]}"
 
 
-def of_other_code(workdir: Path, name: str) -> str | None:
-    """Returns the same cell of other code, if one is done; of several the last."""
-    stem = name.rpartition("-")[0]
-    done = [path.parent for path in workdir.glob(f"{stem}-??????/DONE")]
-    return max(done, key=lambda path: (path / "DONE").stat().st_mtime).name if done else None
+def bundles(cells: Iterable[Cell]) -> list[Bundle]:
+    """Returns the cells as processes run them: those of one pattern in one, if they share it."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.pattern if cell.shares else cell.name, []).append(cell)
+    return [tuple(bundle) for bundle in found.values()]
+
+
+def of_other_code(workdir: Path, cell: Cell) -> str | None:
+    """Returns the pattern of the same cell of other code, if it is done; of several the last."""
+    stem = cell.name.rpartition("-")[0]
+    done = list(workdir.glob(f"{stem}-??????/DONE"))
+    if not done:
+        return None
+    last = max(done, key=lambda path: path.stat().st_mtime).parent.name
+    return f"{cell.pattern.rpartition('-')[0]}-{last.rpartition('-')[2]}"
 
 
 def look(workdir: Path, name: str) -> State:
@@ -95,7 +133,7 @@ def look(workdir: Path, name: str) -> State:
 
 
 def log_file(workdir: Path, name: str) -> Path:
-    """Where all that a cell prints goes."""
+    """Where what a cell prints goes, if it is the first of its bundle."""
     return workdir / "logs" / f"{name}.log"
 
 
@@ -104,25 +142,32 @@ def failed_file(workdir: Path, name: str) -> Path:
     return workdir / "logs" / f"{name}.failed"
 
 
-def settle(workdir: Path, name: str, exit_code: int) -> None:
-    """Notes of a cell whose process has ended with this exit code if it failed, and why."""
-    if exit_code not in NO_FAILURE and not (workdir / name / "DONE").exists():
-        write_failure(workdir, name, exit_code)
+def settle(workdir: Path, bundle: Bundle, exit_code: int) -> None:
+    """Notes of cells whose process has ended with this exit code if they failed, and why."""
+    left = [cell for cell in bundle if not (workdir / cell.name / "DONE").exists()]
+    if exit_code not in NO_FAILURE:
+        for cell in left:
+            write_failure(workdir, cell.name, log_of(workdir, bundle), exit_code)
 
 
-def write_failure(workdir: Path, name: str, exit_code: int) -> None:
-    """Writes a failure: the exit code, and what the cell said last."""
-    lines = log_file(workdir, name).read_text("utf-8", "replace").split("\n$ ")[-1].splitlines()
+def log_of(workdir: Path, bundle: Bundle) -> Path:
+    """Where all that a bundle prints goes."""
+    return log_file(workdir, bundle[0].name)
+
+
+def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
+    """Writes a failure: the exit code, and what was said last."""
+    lines = log.read_text("utf-8", "replace").split("\n$ ")[-1].splitlines()
     said = [line.strip() for line in lines if line.strip()]
     message = said[-1] if said else f"nothing printed, exit code {exit_code}"
     if exit_code < 0:
         message = f"killed by {signal.Signals(-exit_code).name}"
-    content = {"exit_code": exit_code, "message": message}
+    content = {"exit_code": exit_code, "message": message, "log": str(log)}
     wiring.write_json(failed_file(workdir, name), content)
 
 
 def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
-    """Returns `{"exit_code", "message"}` of a failed cell; None if it has not, or no longer."""
+    """Returns `{"exit_code", "message", "log"}` of a failed cell; None if it has not."""
     path = failed_file(workdir, name)
     return wiring.read_json(path) if path.exists() else None
 
@@ -131,15 +176,17 @@ def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def claimed(workdir: Path, name: str) -> Iterator[bool]:
-    """Yields whether the cell is this process's now; the kernel takes it back when that ends."""
-    lock = lock_of(workdir, name)
-    try:
-        lock.acquire(timeout=1)  # whoever only looks holds it for a moment
-    except Timeout:
-        yield False
-        return
-    with lock:
+def claimed(workdir: Path, bundle: Sequence[Cell]) -> Iterator[bool]:
+    """Yields whether all cells are this process's now; the kernel takes them back when it ends."""
+    with ExitStack() as held:
+        try:
+            for cell in bundle:
+                # Whoever only looks holds it for a moment.
+                held.enter_context(lock_of(workdir, cell.name).acquire(timeout=1))
+        except Timeout:
+            held.close()
+            yield False
+            return
         yield True
 
 

@@ -229,10 +229,10 @@ def fitting(value: Any, default: Any) -> Any:
 
 
 def flags_of(config: ConfigDict) -> list[str]:
-    """The flags that make configs/base.py's config this one; `config.memory` determines no run."""
+    """The flags that make configs/base.py's config this one, but for the seed and config.memory."""
     base = flatten_dict(cli.config_module().get_config().to_dict(), sep=".")
     return [
         f"--config.{name}={value if isinstance(value, str) else repr(value)}"
         for name, value in flatten_dict(config.to_dict(), sep=".").items()
-        if value != base[name] and not name.startswith("memory.")
+        if value != base[name] and name != "seed" and not name.startswith("memory.")
     ]

@@ -10,7 +10,7 @@ fails, for a log.
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from jaxft import wiring
-from jaxft.grid.cells import Cell, State, log_file, read_failure
+from jaxft.grid.cells import Cell, State, read_failure
 from jaxft.grid.schedule import Progress
 from jaxft.grid.table import progress_table, scores_of
 from jaxft.report.entries import Table
@@ -89,7 +89,7 @@ class View:
             return f", accuracy {accuracy:.1f}, macro-F1 {macro_f1:.1f}{collapsed}"
         failure = read_failure(self._workdir, name) if state is State.FAILED else None
         if failure:
-            return f": {failure['message']} (all of it: {log_file(self._workdir, name)})"
+            return said(failure)
         return ""
 
     def _picture(self, progress: Progress) -> Group:
@@ -119,9 +119,13 @@ def drawn(table: Table) -> Grid:
     return grid
 
 
-def failures_of(progress: Progress, workdir: Path) -> Iterable[str]:
+def failures_of(progress: Progress) -> Iterable[str]:
     """A line for each cell that was given up."""
     for name in progress.states:
         if name in progress.failures:
-            message = progress.failures[name]["message"]
-            yield f"failed: {name}: {message} (all of it: {log_file(workdir, name)})"
+            yield f"failed: {name}{said(progress.failures[name])}"
+
+
+def said(failure: Mapping[str, Any]) -> str:
+    """What a failed cell said last, and where the rest is."""
+    return f": {failure['message']} (all of it: {failure['log']})"

@@ -1,10 +1,10 @@
-"""Cells as processes of this machine, each on its share of the accelerators and cores.
+"""Bundles of cells as processes of this machine, each on its share of accelerators and cores.
 
     with Workers(workdir, number=0) as workers:      # 0: one for each accelerator, else one
-        workers.start(cells[:workers.room()])
-        workers.ended(0.5)                           # the cells whose process has ended
+        workers.start(bundles[:workers.room()])
+        workers.ended(0.5)                           # those whose process has ended
 
-A process lives for one cell, so that its figures of memory are its own; all are forked from a
+A process lives for one bundle, so that its figures of memory are its own; all are forked from a
 server that has done their imports.
 """
 
@@ -25,8 +25,8 @@ import jax
 import psutil
 
 from jaxft.errors import InputError
-from jaxft.grid.cells import Cell, is_locked, settle
-from jaxft.grid.worker import Share, run_cell
+from jaxft.grid.cells import Bundle, is_locked, settle
+from jaxft.grid.worker import Share, run_bundle
 
 CONTEXT = multiprocessing.get_context("forkserver")
 MEMORY_SHARE = 0.9  # of an accelerator, for all processes on it together
@@ -46,7 +46,7 @@ class Slot:
     """A share of the machine, and what runs on it."""
 
     share: Share
-    cell: Cell | None = None
+    bundle: Bundle | None = None
     process: ForkServerProcess | None = None
 
 
@@ -81,34 +81,34 @@ class Workers:
             self.ended(1.0)
 
     def room(self) -> int:
-        """How many cells can be started now."""
-        return sum(slot.cell is None for slot in self._slots)
+        """How many bundles can be started now."""
+        return sum(slot.bundle is None for slot in self._slots)
 
-    def running(self) -> list[Cell]:
-        """The cells that have been started and not come back from `ended`."""
-        return [slot.cell for slot in self._slots if slot.cell is not None]
+    def running(self) -> list[Bundle]:
+        """Those that have been started and not come back from `ended`."""
+        return [slot.bundle for slot in self._slots if slot.bundle is not None]
 
-    def start(self, cells: Sequence[Cell]) -> None:
-        """Starts a process for each cell; there must be room."""
-        free = [slot for slot in self._slots if slot.cell is None]
-        for slot, cell in zip(free, cells, strict=False):
+    def start(self, bundles: Sequence[Bundle]) -> None:
+        """Starts a process for each bundle; there must be room."""
+        free = [slot for slot in self._slots if slot.bundle is None]
+        for slot, bundle in zip(free, bundles, strict=False):
             process = CONTEXT.Process(
-                target=run_cell, args=(cell, self._workdir, slot.share), daemon=True
+                target=run_bundle, args=(bundle, self._workdir, slot.share), daemon=True
             )
             try:
                 process.start()
             except (EOFError, ConnectionError):
                 continue  # the server was killed just now; the next start makes another
-            slot.cell, slot.process = cell, process
+            slot.bundle, slot.process = bundle, process
 
-    def ended(self, timeout: float) -> list[Cell]:
-        """Returns the cells whose process has ended since the last call, or does in `timeout` s."""
+    def ended(self, timeout: float) -> list[Bundle]:
+        """Returns those whose process has ended since the last call, or does in `timeout` s."""
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
         if sentinels:
             wait(sentinels, timeout)
         else:
             time.sleep(timeout)
-        return [cell for slot in self._slots if (cell := self._reap(slot)) is not None]
+        return [bundle for slot in self._slots if (bundle := self._reap(slot)) is not None]
 
     def stop(self, number: int) -> None:
         """Sends all processes a signal: at SIGTERM they save and end, at SIGKILL they end."""
@@ -116,17 +116,17 @@ class Workers:
             if slot.process is not None and slot.process.is_alive() and slot.process.pid:
                 os.kill(slot.process.pid, number)
 
-    def _reap(self, slot: Slot) -> Cell | None:
-        """Frees a slot whose process has ended and returns its cell; notes a failure."""
-        if slot.cell is None or slot.process is None or slot.process.is_alive():
+    def _reap(self, slot: Slot) -> Bundle | None:
+        """Frees a slot whose process has ended and returns its bundle; notes a failure."""
+        if slot.bundle is None or slot.process is None or slot.process.is_alive():
             return None
         # If the server was killed, its processes count as ended, but this one may still be saving.
-        if is_locked(self._workdir, slot.cell.name):
+        if any(is_locked(self._workdir, cell.name) for cell in slot.bundle):
             return None
-        cell = slot.cell
-        settle(self._workdir, cell.name, slot.process.exitcode or 0)
-        slot.cell = slot.process = None
-        return cell
+        bundle = slot.bundle
+        settle(self._workdir, bundle, slot.process.exitcode or 0)
+        slot.bundle = slot.process = None
+        return bundle
 
 
 # ---------------------------------------------------------------- shares of the machine

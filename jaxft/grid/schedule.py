@@ -9,12 +9,12 @@ same directory, or one killed before, is no special case: its cells are running,
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxft.grid.cells import Cell, State, look, read_failure
+from jaxft.grid.cells import Bundle, Cell, State, bundles, look, read_failure
 from jaxft.training.loop import catch_signals
 
 POLL_S = 0.5
@@ -23,21 +23,21 @@ BAD_INPUT = 2  # exit code; the same command would say the same
 
 
 class Launcher(Protocol):
-    """What runs cells: processes of this machine, or jobs of a cluster."""
+    """What runs bundles of cells: processes of this machine, or jobs of a cluster."""
 
     description: str
 
     def room(self) -> int:
-        """How many cells can be started now."""
+        """How many bundles can be started now."""
 
-    def running(self) -> list[Cell]:
-        """The cells that have been started and not come back from `ended`."""
+    def running(self) -> list[Bundle]:
+        """Those that have been started and not come back from `ended`."""
 
-    def start(self, cells: Sequence[Cell]) -> None:
-        """Starts cells; there must be room."""
+    def start(self, bundles: Sequence[Bundle]) -> None:
+        """Starts bundles; there must be room."""
 
-    def ended(self, timeout: float) -> list[Cell]:
-        """Returns the cells that have ended since the last call, or do in `timeout` seconds."""
+    def ended(self, timeout: float) -> list[Bundle]:
+        """Returns those that have ended since the last call, or do in `timeout` seconds."""
 
     def stop(self, number: int) -> None:
         """Sends all that runs a signal, or leaves it to its cluster."""
@@ -48,7 +48,7 @@ class Progress:
     """Where the cells stand, by name.
 
     Attributes:
-      failures: `{"exit_code", "message"}` of those that are not tried again.
+      failures: `{"exit_code", "message", "log"}` of those that are not tried again.
       stopped_by: the signal that ended the sweep early; 0 if none did.
     """
 
@@ -79,16 +79,17 @@ def run(
             show(progress)
             if all(ended(cell, progress) for cell in cells) and not launcher.running():
                 break
-            now = time.monotonic()
-            due = [c for c in cells if is_free(c, progress) and not_before.get(c.name, 0) <= now]
+            free = [cell for cell in cells if is_free(cell, progress)]
+            due = due_bundles(free, tries, retries, not_before)
             launcher.start(due[: launcher.room()])
-            for cell in launcher.ended(POLL_S):
-                failure = read_failure(workdir, cell.name)
-                tries[cell.name] += failure is not None
-                pause = FIRST_PAUSE_S * 2 ** max(0, tries[cell.name] - 1)
-                not_before[cell.name] = time.monotonic() + pause
-                if failure and (failure["exit_code"] == BAD_INPUT or tries[cell.name] > retries):
-                    progress.failures[cell.name] = failure
+            for bundle in launcher.ended(POLL_S):
+                for cell in bundle:
+                    failure = read_failure(workdir, cell.name)
+                    tries[cell.name] += failure is not None
+                    pause = FIRST_PAUSE_S * 2 ** max(0, tries[cell.name] - 1)
+                    not_before[cell.name] = time.monotonic() + pause
+                    if failure and is_final(failure, tries[cell.name] > retries, bundle):
+                        progress.failures[cell.name] = failure
         if received:
             progress.stopped_by = received[0]
             stop(launcher, received)
@@ -97,9 +98,31 @@ def run(
     return progress
 
 
+def due_bundles(
+    cells: Sequence[Cell], tries: Mapping[str, int], retries: int, not_before: Mapping[str, float]
+) -> list[Bundle]:
+    """Returns what of the cells is to be started now.
+
+    What fails has its last try alone: memory may hold one seed and not all of them, and one
+    that cannot go on must not keep the others from it.
+    """
+
+    def is_alone(cell: Cell) -> bool:
+        return 0 < retries <= tries.get(cell.name, 0)
+
+    found = bundles(replace(cell, shares=cell.shares and not is_alone(cell)) for cell in cells)
+    now = time.monotonic()
+    return [b for b in found if all(not_before.get(cell.name, 0) <= now for cell in b)]
+
+
+def is_final(failure: Mapping[str, Any], was_last: bool, bundle: Bundle) -> bool:
+    """Whether a cell that failed is given up; of several with bad input, one may be at fault."""
+    return was_last or (failure["exit_code"] == BAD_INPUT and len(bundle) == 1)
+
+
 def refresh(progress: Progress, launcher: Launcher, workdir: Path) -> None:
     """Looks where the cells stand; what is done stays so."""
-    started = {cell.name for cell in launcher.running()}
+    started = {cell.name for bundle in launcher.running() for cell in bundle}
     for name, before in progress.states.items():
         if before is not State.DONE:
             state = look(workdir, name)

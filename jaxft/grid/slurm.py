@@ -1,11 +1,11 @@
-"""Cells as jobs of SLURM, submitted by submitit; needs the extra `slurm`.
+"""Bundles of cells as jobs of SLURM, submitted by submitit; needs the extra `slurm`.
 
     jobs = Jobs(cells, workdir, {"cluster": "slurm", "timeout_min": 240, "partition": "gpu", ...})
-    jobs.start(cells)            # one array job, `cells_per_job` cells in each of its tasks
-    jobs.ended(0.5)              # the cells whose job has ended
+    jobs.start(bundles)          # one array job, `bundles_per_job` in each of its tasks
+    jobs.ended(0.5)              # those whose job has ended
 
-A job runs its cells one after the other, each in a process of its own as on a single machine. When
-its time runs out, or it is preempted, the cell is told to save and the job is queued again.
+A job runs its bundles one after the other, each in a process of its own as on a single machine.
+When its time runs out, or it is preempted, what runs is told to save and the job is queued again.
 Stopping the sweep leaves the jobs to the cluster; which they are stands in <workdir>/slurm/.
 """
 
@@ -20,48 +20,48 @@ from typing import Any
 
 from jaxft import wiring
 from jaxft.errors import InputError, check_choice, nearest
-from jaxft.grid.cells import STOPPED, Cell, State, look, settle
-from jaxft.grid.worker import Share, run_cell
+from jaxft.grid.cells import STOPPED, Bundle, Cell, State, look, settle
+from jaxft.grid.worker import Share, run_bundle
 
 # A child, not a grandchild behind a server: what SLURM tells a job, it tells every process of it.
 CONTEXT = multiprocessing.get_context("spawn")
 CLUSTERS = ("slurm", "local")
-OWN = ("cluster", "cells_per_job")  # fields of config.slurm that are not submitit's
+OWN = ("cluster", "bundles_per_job")  # fields of config.slurm that are not submitit's
 # submitit's fields for every cluster; the others are named slurm_... there.
 COMMON = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
 LOOK_S = {"slurm": 5.0, "local": 0.5}  # between two looks at the jobs
 
 
 @dataclass
-class CellsJob:
+class BundlesJob:
     """What a job runs; submitit calls it, and `checkpoint` when the job must give way."""
 
-    cells: tuple[Cell, ...]
+    bundles: tuple[Bundle, ...]
     workdir: Path
     process: SpawnProcess | None = None
 
     def __call__(self) -> None:
         """Runs what of the cells is not done."""
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(self.workdir / "xla"))
-        for cell in self.cells:
-            if look(self.workdir, cell.name) is State.DONE:
+        for bundle in self.bundles:
+            if all(look(self.workdir, cell.name) is State.DONE for cell in bundle):
                 continue
-            self.process = CONTEXT.Process(target=run_cell, args=(cell, self.workdir, Share()))
+            self.process = CONTEXT.Process(target=run_bundle, args=(bundle, self.workdir, Share()))
             self.process.start()
             self.process.join()
             code = self.process.exitcode or 0
-            settle(self.workdir, cell.name, code)
+            settle(self.workdir, bundle, code)
             if code in STOPPED:
                 break  # the whole job was told to
 
     def checkpoint(self) -> Any:
-        """Has the running cell save and end; returns the job to be queued again."""
+        """Has what runs save and end; returns the job to be queued again."""
         import submitit
 
         if self.process is not None and self.process.is_alive():
             self.process.terminate()
             self.process.join()
-        return submitit.helpers.DelayedSubmission(CellsJob(self.cells, self.workdir))
+        return submitit.helpers.DelayedSubmission(BundlesJob(self.bundles, self.workdir))
 
 
 class Jobs:
@@ -76,39 +76,39 @@ class Jobs:
         self._workdir = workdir.resolve()
         self._folder = self._workdir / "slurm"
         self._cluster = check_choice(settings["cluster"], CLUSTERS, "config.slurm.cluster")
-        self._per_job = check_per_job(settings["cells_per_job"])
+        self._per_job = check_per_job(settings["bundles_per_job"])
         self._executor = make_executor(self._folder, settings)
-        self._jobs: list[tuple[Any, list[Cell]]] = self._find({cell.name: cell for cell in cells})
+        self._jobs: list[tuple[Any, list[Bundle]]] = self._find({cell.name: cell for cell in cells})
         self.description = f"as jobs of {self._cluster}"
 
     def room(self) -> int:
         """SLURM holds any number; how many run at a time is array_parallelism."""
         return 1_000_000
 
-    def running(self) -> list[Cell]:
-        """The cells of all jobs that have not ended."""
-        return [cell for _, cells in self._jobs for cell in cells]
+    def running(self) -> list[Bundle]:
+        """What all jobs run that have not ended."""
+        return [bundle for _, part in self._jobs for bundle in part]
 
-    def start(self, cells: Sequence[Cell]) -> None:
-        """Submits the cells as one array."""
-        if not cells:
+    def start(self, bundles: Sequence[Bundle]) -> None:
+        """Submits the bundles as one array."""
+        if not bundles:
             return
-        parts = [cells[i : i + self._per_job] for i in range(0, len(cells), self._per_job)]
+        parts = [bundles[i : i + self._per_job] for i in range(0, len(bundles), self._per_job)]
         with self._executor.batch():
-            jobs = [self._executor.submit(CellsJob(tuple(part), self._workdir)) for part in parts]
+            jobs = [self._executor.submit(BundlesJob(tuple(part), self._workdir)) for part in parts]
         for job, part in zip(jobs, parts, strict=True):
-            names = [cell.name for cell in part]
-            wiring.write_json(self._record(job.job_id), {"job": job.job_id, "cells": names})
+            names = [[cell.name for cell in bundle] for bundle in part]
+            wiring.write_json(self._record(job.job_id), {"job": job.job_id, "bundles": names})
             self._jobs.append((job, list(part)))
 
-    def ended(self, timeout: float) -> list[Cell]:
-        """Returns the cells whose job has ended since the last call."""
+    def ended(self, timeout: float) -> list[Bundle]:
+        """Returns what a job ran that has ended since the last call."""
         time.sleep(max(timeout, LOOK_S[self._cluster]))
-        over = [(job, cells) for job, cells in self._jobs if job.done()]
-        for job, cells in over:
-            self._jobs.remove((job, cells))
+        over = [(job, part) for job, part in self._jobs if job.done()]
+        for job, part in over:
+            self._jobs.remove((job, part))
             self._record(job.job_id).unlink(missing_ok=True)
-        return [cell for _, cells in over for cell in cells]
+        return [bundle for _, part in over for bundle in part]
 
     def stop(self, number: int) -> None:
         """Leaves the jobs to the cluster: the sweep is only watching."""
@@ -119,7 +119,7 @@ class Jobs:
         """The file that says which cells a job runs, as long as it is not known to have ended."""
         return self._folder / f"job-{job_id}.json"
 
-    def _find(self, cells: Mapping[str, Cell]) -> list[tuple[Any, list[Cell]]]:
+    def _find(self, cells: Mapping[str, Cell]) -> list[tuple[Any, list[Bundle]]]:
         """Returns the jobs of earlier sweeps that have not ended."""
         import submitit
 
@@ -131,14 +131,15 @@ class Jobs:
             if job.done():
                 path.unlink(missing_ok=True)
             else:
-                found.append((job, [cells[name] for name in record["cells"] if name in cells]))
+                known = [[cells[n] for n in names if n in cells] for names in record["bundles"]]
+                found.append((job, [tuple(bundle) for bundle in known if bundle]))
         return found
 
 
 def check_per_job(number: Any) -> int:
-    """Returns config.slurm.cells_per_job if it is a number of cells."""
+    """Returns config.slurm.bundles_per_job if it is a number of them."""
     if not isinstance(number, int) or number < 1:
-        raise InputError(f"config.slurm.cells_per_job: {number!r}; expected 1 or more")
+        raise InputError(f"config.slurm.bundles_per_job: {number!r}; expected 1 or more")
     return number
 
 

@@ -1,9 +1,9 @@
-"""A cell in a process of its own: `python -m jaxft.train` with the cell's flags.
+"""A bundle of cells in a process of its own: `python -m jaxft.train` with their flags.
 
-    process = context.Process(target=run_cell, args=(cell, workdir, share))
-    process.exitcode        # that of jaxft.train; BUSY if another process runs the cell
+    process = context.Process(target=run_bundle, args=(bundle, workdir, share))
+    process.exitcode        # that of jaxft.train; BUSY if another process runs one of the cells
 
-The process holds the cell's lock, prints into its log, and is told to stop, which is to save and
+The process holds the cells' locks, prints into one log, and is told to stop, which is to save and
 end, when the process that started it has gone.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from jaxft import cli
-from jaxft.grid.cells import BUSY, Cell, claimed, failed_file, log_file
+from jaxft.grid.cells import BUSY, Bundle, claimed, failed_file, log_of
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,33 @@ class Share:
     cores: tuple[int, ...] = ()
 
 
-def train_command(cell: Cell, workdir: Path) -> list[str]:
-    """Returns the command of a cell, as `sys.argv` has it. The one place that knows it."""
+def train_command(bundle: Bundle, workdir: Path) -> list[str]:
+    """Returns the command of a bundle, as `sys.argv` has it. The one place that knows it."""
     base = cli.ROOT / "configs" / "base.py"
     here = Path.cwd()
     config = base.relative_to(here) if base.is_relative_to(here) else base
-    return ["train", f"--config={config}", *cell.flags, f"--workdir={workdir / cell.name}"]
+    first, *others = bundle
+    if others:
+        seeds = "seeds=" + ",".join(str(cell.seed) for cell in bundle)
+        place = workdir / first.pattern
+    else:
+        seeds, place = f"seed={first.seed}", workdir / first.name
+    return ["train", f"--config={config}", *first.flags, f"--config.{seeds}", f"--workdir={place}"]
 
 
-def run_cell(cell: Cell, workdir: Path, share: Share) -> None:
-    """Runs a cell and ends the process with its exit code."""
-    begin(log_file(workdir, cell.name))
+def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
+    """Runs cells that share a process and ends it with their exit code."""
+    begin(log_of(workdir, bundle))
     os.environ.update(share.environment)
     if share.cores and hasattr(psutil.Process, "cpu_affinity"):
         psutil.Process().cpu_affinity(list(share.cores))
-    argv = train_command(cell, workdir)
-    with claimed(workdir, cell.name) as mine:
+    argv = train_command(bundle, workdir)
+    with claimed(workdir, bundle) as mine:
         if not mine:
             sys.exit(BUSY)
         print(f"\n$ python -m jaxft.{shlex.join(argv)}", flush=True)
-        failed_file(workdir, cell.name).unlink(missing_ok=True)
+        for cell in bundle:
+            failed_file(workdir, cell.name).unlink(missing_ok=True)
         sys.exit(train(argv))
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from configs.tables import grid
 from jaxft.grid import cells
-from jaxft.grid.cells import State, cell_name, claimed, look, of_other_code
+from jaxft.grid.cells import Cell, State, bundles, claimed, look, make_cell, of_other_code
 from jaxft.grid.code import ROOT, code_version, digest
 from jaxft.grid.expand import Setting, expand
+from jaxft.grid.worker import train_command
 
 
 def setting(**overrides: object) -> Setting:
@@ -21,8 +22,12 @@ def setting(**overrides: object) -> Setting:
     return expand(config)[0]
 
 
-def name(*, data: str = "a", weights: str = "b", code: str = "c" * 64, **overrides: object) -> str:
-    return cell_name(setting(**overrides), data, weights, code)
+def cell(*, data: str = "a", weights: str = "b", code: str = "c" * 64, **overrides: object) -> Cell:
+    return make_cell(setting(**overrides), data, weights, code)
+
+
+def name(**what: object) -> str:
+    return cell(**what).name
 
 
 def test_a_name_says_what_the_cell_is_and_changes_with_what_determines_it() -> None:
@@ -36,12 +41,42 @@ def test_a_name_says_what_the_cell_is_and_changes_with_what_determines_it() -> N
 
 
 def test_the_same_cell_of_other_code_is_found_once_it_is_done(tmp_path: Path) -> None:
-    mine, other = name(), name(code="d" * 64)
-    (tmp_path / other).mkdir()
+    mine, other = cell(), cell(code="d" * 64)
+    (tmp_path / other.name).mkdir()
     assert of_other_code(tmp_path, mine) is None
-    (tmp_path / other / "DONE").touch()
-    assert of_other_code(tmp_path, mine) == other
-    assert of_other_code(tmp_path, name(epochs=3)) is None
+    (tmp_path / other.name / "DONE").touch()
+    assert of_other_code(tmp_path, mine) == other.pattern
+    assert of_other_code(tmp_path, cell(epochs=3)) is None
+
+
+def seeds(method: str, **overrides: object) -> list[Cell]:
+    """A task with three seeds."""
+    config = grid.get_config()
+    config.methods, config.seeds = (method,), (0, 1, 7)
+    config.overrides.update(overrides)
+    return [make_cell(x, "a", "b", "c" * 64) for x in expand(config)]
+
+
+def test_seeds_that_train_together_are_a_bundle_and_their_names_one_pattern() -> None:
+    found = seeds("lora")
+    assert len({c.pattern for c in found}) == 1
+    assert [c.name for c in found] == [
+        found[0].pattern.replace("{seed}", seed) for seed in ("0", "1", "7")
+    ]
+    assert bundles(found) == [tuple(found)]
+    assert bundles(seeds("lora", together="off")) == [(c,) for c in seeds("lora", together="off")]
+    both = [*found, *seeds("full")]
+    assert list(map(len, bundles(both))) == [3, 1, 1, 1]
+    assert bundles(found[1:]) == [tuple(found[1:])]  # what is left of one
+
+
+def test_a_bundle_is_a_command_and_a_cell_alone_is_one_like_any(tmp_path: Path) -> None:
+    found = seeds("lora", epochs=3)
+    several, alone = train_command(tuple(found), tmp_path), train_command(found[:1], tmp_path)
+    assert several[-2:] == ["--config.seeds=0,1,7", f"--workdir={tmp_path / found[0].pattern}"]
+    assert alone[-2:] == ["--config.seed=0", f"--workdir={tmp_path / found[0].name}"]
+    assert several[:-2] == alone[:-2]
+    assert "--config.epochs=3" in alone
 
 
 SOURCE = '''"""What it does."""
@@ -91,14 +126,16 @@ def test_a_state_is_read_off_the_files(tmp_path: Path) -> None:
     log = cells.log_file(tmp_path, "cell")
     log.parent.mkdir()
     log.write_text("\n$ python -m jaxft.train\nold\n\n$ python -m jaxft.train\nValueError: no\n\n")
-    cells.settle(tmp_path, "cell", 143)
+    bundle = (Cell("cell", "", "", "", "", 0, (), shares=False),)
+    cells.settle(tmp_path, bundle, 143)
     assert look(tmp_path, "cell") is State.PARTIAL  # told to stop: no failure
-    cells.settle(tmp_path, "cell", 1)
+    cells.settle(tmp_path, bundle, 1)
     assert look(tmp_path, "cell") is State.FAILED
-    assert cells.read_failure(tmp_path, "cell") == {"exit_code": 1, "message": "ValueError: no"}
-    cells.settle(tmp_path, "cell", -9)
+    failure = {"exit_code": 1, "message": "ValueError: no", "log": str(log)}
+    assert cells.read_failure(tmp_path, "cell") == failure
+    cells.settle(tmp_path, bundle, -9)
     assert cells.read_failure(tmp_path, "cell")["message"] == "killed by SIGKILL"
-    with claimed(tmp_path, "cell") as mine:
+    with claimed(tmp_path, bundle) as mine:
         assert mine
         assert look(tmp_path, "cell") is State.RUNNING
     assert look(tmp_path, "cell") is State.FAILED
@@ -109,21 +146,26 @@ def test_a_state_is_read_off_the_files(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxft.grid.cells import claimed
-with claimed(Path(sys.argv[1]), "cell") as mine:
+from jaxft.grid.cells import Cell, claimed
+bundle = [Cell(name, "", "", "", "", 0, (), shares=True) for name in sys.argv[2:]]
+with claimed(Path(sys.argv[1]), bundle) as mine:
     print(mine, flush=True)
     time.sleep(600)
 """
 
 
 def test_a_claim_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    first, second, third = (Cell(n, "", "", "", "", 0, (), shares=True) for n in "abc")
+    command = [sys.executable, "-c", HOLD, str(tmp_path), "a", "b"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "True\n"
-        assert look(tmp_path, "cell") is State.RUNNING
-        with claimed(tmp_path, "cell") as mine:
+        assert look(tmp_path, "a") is look(tmp_path, "b") is State.RUNNING
+        # All or none.
+        with claimed(tmp_path, (third, second)) as mine:
             assert not mine
+            assert look(tmp_path, "c") is State.WAITING
         holder.kill()
-    with claimed(tmp_path, "cell") as mine:
+    with claimed(tmp_path, (first, second, third)) as mine:
         assert mine
+        assert look(tmp_path, "c") is State.RUNNING

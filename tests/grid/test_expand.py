@@ -36,7 +36,8 @@ def one(**fields: object) -> Setting:
 
 def read_back(config: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     """The config that jaxft.train makes of a cell's flags."""
-    argv = ["train", f"--config={ROOT / 'configs/base.py'}", *flags_of(config)]
+    seed = f"--config.seed={config.seed}"
+    argv = ["train", f"--config={ROOT / 'configs/base.py'}", *flags_of(config), seed]
     monkeypatch.setattr(sys, "argv", argv)
     return cli.parse_config_command(argv, flags.FlagValues())
 

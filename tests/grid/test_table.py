@@ -11,7 +11,7 @@ from jaxft.grid.table import progress_table, result_table, summarize, write
 from jaxft.report.tables import NONE
 
 CELLS = [
-    Cell(f"{task}-{method}-{seed}", task, "minilm", method, "", seed, ())
+    Cell(f"{task}-{method}-{{seed}}", task, "minilm", method, "", seed, (), shares=False)
     for seed in (0, 1, 2)
     for task in ("acl_sup", "agnews_sup")
     for method in ("full", "lora")
