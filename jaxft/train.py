@@ -44,7 +44,7 @@ from jaxft.memory.compiled import (
     measured_peak,
 )
 from jaxft.models import trained as trained_files
-from jaxft.report import card, plots, tables
+from jaxft.report import card, hparams, plots, tables
 from jaxft.report.results import majority_class, predictions, test_results
 from jaxft.training import hosts, loop, mesh
 from jaxft.training.checkpoint import Checkpoints
@@ -372,6 +372,7 @@ def finish(
             write_trained(workdir, leaves, setup)
             write_predictions(workdir, test_logits_NxC, setup.dataset)
             write_report(workdir, results, env["command"])
+            member.log.write_result(hparams.settings(results), hparams.scores(results))
             (workdir / "DONE").write_text("")
     print("\n" + tables.result_table(results))
     print(f"\nrun directory: {workdir}")

@@ -30,8 +30,8 @@ ENV = ("command", "data_sha256", "weights_sha256", "devices")
 # Fields of a config in which two runs of one cell may differ: the seed, where things lie (the
 # fingerprints in env.json tell whether the data are the same), what no score depends on.
 FREE = {
-    *("seed", "seeds", "together", "data.dir", "data.source", "eval_batch_size", "save_every"),
-    *("mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
+    *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source"),
+    *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
 }
 
 # Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); one that is not
@@ -176,17 +176,17 @@ def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
     return sorted(cells, key=order), notes
 
 
-def settings(run: Run) -> dict[str, Any]:
+def settings(results: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a run's config that tell its cell, dotted."""
-    unread = {f"method.{name}" for name in UNREAD.get(run.results["method"], ())}
-    fields = flatten_dict(run.results["config"], sep=".")
+    unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
+    fields = flatten_dict(results["config"], sep=".")
     return {name: x for name, x in fields.items() if name not in FREE | unread}
 
 
 def cell_key(run: Run) -> Hashable:
     """What the runs of a cell share."""
     results = run.results
-    fields = json.dumps(settings(run), sort_keys=True)
+    fields = json.dumps(settings(results), sort_keys=True)
     return results["task"], results["model"], results["method"], fields
 
 
@@ -248,7 +248,7 @@ def variant_names(groups: Mapping[Hashable, Sequence[Run]]) -> dict[Hashable, st
         families.setdefault((run["task"], run["model"], run["method"]), []).append(key)
     names = {}
     for keys in families.values():
-        fields = {key: settings(groups[key][0]) for key in keys}
+        fields = {key: settings(groups[key][0].results) for key in keys}
         differing = [name for name in next(iter(fields.values())) if is_varied(name, fields)]
         # A field that only some configs have: an older jaxft wrote the others.
         differing += sorted({n for f in fields.values() for n in f} - set(fields[keys[0]]))

@@ -1,0 +1,64 @@
+"""What TensorBoard's HPARAMS tab shows of a run: its settings and what came out.
+
+    log.write_result(settings(results), scores(results))       # a jaxft.training.log.RunLog
+
+    {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": 0, "lr": 0.001, "rank": 8, ...}
+    {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
+
+The settings are what the report tells runs apart by, under the same names. What a method does not
+read stands in no row of it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from jaxft.report import gather
+from jaxft.training.log import Setting
+from jaxft.training.loop import best_entry
+
+# Fields of `data` that the task "custom" alone reads.
+CUSTOM = ("data.hub", "data.labels", "data.columns.")
+
+
+def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
+    """Returns a run's settings, of the types that TensorBoard knows, given its results.json."""
+    # Shortened as among all fields, so that runs of other methods have the same names.
+    names = list(flatten_dict(results["config"], sep="."))
+    fields = gather.settings(results)
+    for name in ("task", "model.name", "method.name"):
+        del fields[name]
+    if "custom" not in results["task"].split(","):
+        fields = {name: x for name, x in fields.items() if not name.startswith(CUSTOM)}
+    model = gather.short_names([results["model"]])[results["model"]]
+    of_all = {"task": results["task"], "model": model, "method": results["method"]}
+    return {
+        **of_all,
+        "seed": results["seed"],
+        **{gather.short(name, names): as_setting(x) for name, x in fields.items()},
+    }
+
+
+def as_setting(value: Any) -> Setting:
+    """Numbers and booleans as they are, all else as a text."""
+    return value if isinstance(value, int | float) else gather.shown(value)
+
+
+def scores(results: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a run's figures; one that does not exist is left out.
+
+    The tab shows the first five by name; a capital letter puts them before the curves'.
+    """
+    timing = results["timing"]
+    found = {
+        "best_dev_macro_f1": best_entry(results["history"])["dev"]["macro_f1"],
+        "test_accuracy": results["test"]["accuracy"],
+        "test_macro_f1": results["test"]["macro_f1"],
+        "test_unseen_macro_f1": results["test_unseen"]["macro_f1"],
+        "trained_parameters": results["parameters"]["trained"],
+        # Its share, where several runs took their steps together.
+        "training_seconds": timing["train_s"] / timing["seeds_together"],
+    }
+    return {f"Result/{n}": x for n, x in found.items() if x is not None and math.isfinite(x)}
