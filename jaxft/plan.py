@@ -4,8 +4,9 @@
                            [--json FILE] [--markdown FILE] [--plot FILE.png]
 
 Compiles the very step of `jaxft.train` from shapes: nothing is loaded, allocated or trained.
-`config.memory` says which methods, batch sizes, lengths, dtypes and policies stand in the table;
---fit finds each method's largest batch. Results are kept in the cache by what determines them.
+`config.memory` says which methods, batch sizes, lengths, dtypes and policies stand in the table,
+and how many seeds train together; --fit finds each method's largest batch. Results are kept in the
+cache by what determines them.
 """
 
 import json
@@ -40,6 +41,7 @@ from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import METHODS
 from jaxft.report import bars, footprint
 from jaxft.training.mesh import AXES, axis_sizes
+from jaxft.training.together import are_together
 
 TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
 # The rows of the table: lora-top stands beside lora.
@@ -55,6 +57,9 @@ def run(config: ConfigDict, asked: flags.FlagValues) -> int:
         (target, make_jobs(config, model, target), fit_limit(asked.fit, target))
         for target in chosen_targets(config, asked.target)
     ]
+    together = {job.seeds for _, jobs, _ in work for _, job in jobs}
+    if together == {1} and max(seed_counts(config)) > 1:
+        say("these seeds would train one after the other: planned is the step of one")
     rows = []
     for target, jobs, limit in work:
         with compiler(target, config.memory.steps > 0) as compiled:
@@ -79,6 +84,8 @@ def make_jobs(
 ) -> list[tuple[str, Job]]:
     """Returns `(label, job)` for every combination that the config names, methods innermost.
 
+    Each once: of seeds that train one after the other, one stands for however many.
+
     Args:
       model: what `read_model` returns.
     """
@@ -89,10 +96,17 @@ def make_jobs(
         plan.lengths or [config.data.max_length],
         plan.batch_sizes or [config.batch_size],
         words(plan.remats) or [config.model.remat],
+        seed_counts(config),
         words(plan.methods) or TABLE,
     )
     architecture, fresh, num_labels = model
-    return [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+    jobs = [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+    return [job for number, job in enumerate(jobs) if job not in jobs[:number]]
+
+
+def seed_counts(config: ConfigDict) -> tuple[int, ...]:
+    """How many seeds are to be planned together, as far as they can be."""
+    return config.memory.seeds or (len(config.seeds) or 1,)
 
 
 def words(values: tuple[str, ...]) -> list[str]:
@@ -111,6 +125,7 @@ def make_job(
     length: int,
     batch_size: int,
     remat: str,
+    seeds: int,
     method: str,
 ) -> tuple[str, Job]:
     """Returns what a method is called in the table, and its job."""
@@ -123,6 +138,7 @@ def make_job(
         top = config.memory.top_layers
         label, method = f"lora, top {top} layers", "lora"
         options = replace(options, layers=tuple(range(-top, 0)))
+    sizes = axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh))
     job = Job(
         architecture=architecture,
         num_labels=num_labels,
@@ -136,10 +152,18 @@ def make_job(
         batch_size=batch_size,
         length=length,
         target=target,
-        mesh=axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh)),
+        mesh=sizes,
+        seeds=seeds if go_together(config, method, sizes, seeds) else 1,
         steps=config.memory.steps if target.platform == "here" else 0,
     )
     return label, job
+
+
+def go_together(config: ConfigDict, method: str, mesh: dict[str, int], seeds: int) -> bool:
+    """Whether so many seeds of a method would train in one step on a mesh of these sizes."""
+    run = config.copy_and_resolve_references()
+    run.method.name, run.mesh.seeds = method, mesh["seeds"]
+    return are_together(run, seeds)
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -152,7 +176,7 @@ def parse_mesh(text: str) -> dict[str, int]:
         return {}
     sizes = {"data": -1, "fsdp": 1, "tensor": 1}
     for part in text.split("+"):
-        axis = check_choice(part.rstrip("0123456789"), AXES[1:], "memory.meshes")
+        axis = check_choice(part.rstrip("0123456789"), AXES, "memory.meshes")
         size = part.removeprefix(axis)
         if not size and axis != "data":
             raise InputError(f"memory.meshes: {text!r} gives no size of {axis}, e.g. '{axis}8'")
@@ -189,6 +213,7 @@ def count_labels(config: ConfigDict) -> int:
 def describe(job: Job) -> str:
     """A job's settings, for the progress line."""
     remat = "" if job.remat == "none" else f", remat {job.remat}"
+    remat += "" if job.seeds == 1 else f", {job.seeds} seeds"
     mesh = "" if job.target.devices == 1 else f", {footprint.mesh_name(job.mesh)}"
     return f"{job.batch_size} x {job.length}, {job.dtype}{remat}{mesh}"
 
@@ -273,6 +298,7 @@ def make_row(
         "target": job.target.name,
         "devices": job.target.devices,
         "mesh": job.mesh,
+        "seeds": job.seeds,
         "batch_size": job.batch_size,
         "length": job.length,
         "step_s": plan["measured"]["step_s"] if plan["measured"] else None,
@@ -292,7 +318,7 @@ def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[
             say(f"    batch {batch_size}: {tried[batch_size] / 2**30:.2f} GiB")
         return tried[batch_size]
 
-    step = job.target.devices // job.mesh["tensor"]  # a row on each device
+    step = job.mesh["data"] * job.mesh["fsdp"]  # a row on each device
     largest = largest_batch(peak_of, limit, step)
     if largest == 0:
         say(f"    {too_large(replace(job, batch_size=step), tried[step], limit)}")
@@ -302,11 +328,13 @@ def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[
 
 def too_large(job: Job, peak: float, limit: int) -> str:
     """Says that not even the smallest batch fits, and what may help."""
+    seeds, fewer = (f" with {job.seeds} seeds", "fewer seeds, ") if job.seeds > 1 else ("", "")
     needs = f"{peak / 2**20:,.0f} MiB" if peak < float("inf") else "more than it has"
     return (
-        f"--fit: {job.method} of this model needs {needs} a device at batch {job.batch_size}, "
-        f"the limit is {limit / 2**20:,.0f} MiB; try --config.model.remat=layer, "
-        "--config.model.dtype=bfloat16, a shorter --config.data.max_length or a PEFT method"
+        f"--fit: {job.method} of this model{seeds} needs {needs} a device at batch "
+        f"{job.batch_size}, the limit is {limit / 2**20:,.0f} MiB; try {fewer}"
+        "--config.model.remat=layer, --config.model.dtype=bfloat16, a shorter "
+        "--config.data.max_length or a PEFT method"
     )
 
 

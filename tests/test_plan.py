@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jaxft import plan
+from jaxft import cli, plan
 from jaxft.errors import InputError
 from jaxft.memory.targets import parse
 
@@ -48,13 +48,14 @@ def small(checkpoint: Path) -> list[str]:
 def table(
     environment: dict[str, str], tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], Path, subprocess.CompletedProcess[str]]:
-    """The arguments, folder and output of a table of two methods, measured."""
+    """The arguments, folder and output of a table, measured: full, and LoRA of two seeds."""
     folder = tmp_path_factory.mktemp("plan")
     arguments = [
         *small(tiny_checkpoint),
         "--target=cpu",
         "--config.memory.methods=full,lora-top",
         "--config.memory.top_layers=1",
+        "--config.memory.seeds=2",
         "--config.memory.steps=3",
         *(f"--{kind}={folder / name}" for kind, name in OUTPUTS.items()),
     ]
@@ -68,7 +69,9 @@ def test_the_table_is_printed_and_everything_asked_for_is_written(table) -> None
     _, folder, done = table
     assert done.returncode == 0, done.stderr
     assert "lora, top 1 layers" in done.stdout
-    assert "[2/2] cpu: lora, top 1 layers, 8 x 32, float32" in done.stderr
+    assert "[1/2] cpu: full, 8 x 32, float32\n" in done.stderr
+    assert "[2/2] cpu: lora, top 1 layers, 8 x 32, float32, 2 seeds\n" in done.stderr
+    assert "seeds: how many train together in one step" in " ".join(done.stdout.split())
     for name in OUTPUTS.values():
         assert (folder / name).stat().st_size > 100
     assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
@@ -84,11 +87,15 @@ def test_a_row_adds_up(table) -> None:
         assert row["step_s"] > 0
         assert row["measured"]["steps"] == 3
     full, lora = rows
+    # In full they would train one after the other.
+    assert [row["seeds"] for row in rows] == [1, 2]
     assert full["breakdown"]["frozen"] == 0
     # One layer's query and value, two matrices of rank 2 each; no other layer has any.
     assert lora["parameters"]["adapter"] == 2 * 2 * 2 * 32
     assert lora["breakdown"]["optimizer"] < full["breakdown"]["optimizer"]
-    assert lora["flops"] < full["flops"]
+    assert lora["breakdown"]["trained"] == 2 * 4 * lora["parameters"]["trained"]
+    assert lora["breakdown"]["frozen"] == 4 * lora["parameters"]["frozen"]
+    assert lora["flops"] < 2 * full["flops"]
 
 
 def test_the_same_command_again_compiles_nothing(table, environment) -> None:
@@ -106,10 +113,12 @@ def test_fit_finds_the_largest_batch_of_each_method_that_fits_at_all(
     environment, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     arguments = [*small(tiny_checkpoint), "--target=cpu:2", "--config.memory.methods=full,head"]
+    arguments += ["--config.memory.seeds=2"]
     # The tiny model has 4 MB of weights, and in full twice that of moments.
     done = run([*arguments, "--fit=8MiB", f"--json={tmp_path / 'fit.json'}"], environment)
     assert done.returncode == 0, done.stderr
     full, head = json.loads((tmp_path / "fit.json").read_text())
+    assert [row["seeds"] for row in (full, head)] == [1, 2]
     largest = head["fit"]["largest_batch"]
     assert head["batch_size"] == largest > 0
     assert largest % 2 == 0
@@ -121,6 +130,7 @@ def test_fit_finds_the_largest_batch_of_each_method_that_fits_at_all(
 
     done = run([*arguments, "--fit=1MiB"], environment)
     assert done.returncode == 2
+    assert "head of this model with 2 seeds needs" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("memory: --fit: no method fits")
     assert "Traceback" not in done.stderr
 
@@ -199,6 +209,33 @@ def test_a_step_is_compiled_for_gpus_and_tpus_that_are_not_here(
     assert "activations" not in tpu["breakdown"]
 
 
+# ---------------------------------------------------------------- seeds
+
+
+@pytest.mark.parametrize(
+    ("changes", "full", "lora"),
+    [
+        ({}, [1], [1]),
+        ({"seeds": (4, 5, 6)}, [1], [3]),
+        ({"seeds": (4, 5, 6), "memory.seeds": (1, 5)}, [1], [1, 5]),
+        ({"memory.seeds": (1, 5), "together": "on"}, [1, 5], [1, 5]),
+        ({"memory.seeds": (1, 5), "together": "off"}, [1], [1]),
+        ({"memory.seeds": (5,), "patience": 2}, [1], [1]),
+        # Seeds that the mesh's axis does not divide go one after the other.
+        ({"memory.seeds": (5, 6), "memory.meshes": ("seeds2",)}, [1], [1, 6]),
+    ],
+)
+def test_seeds_that_would_train_together_are_planned_together(
+    changes: dict[str, Any], full: list[int], lora: list[int]
+) -> None:
+    config = cli.config_module().get_config()
+    config.update_from_flattened_dict({"memory.methods": ("full", "lora"), **changes})
+    cli.check_values(config)
+    jobs = plan.make_jobs(config, ({}, [], 3), parse("h100:8"))
+    assert [job.seeds for _, job in jobs if job.method == "full"] == full
+    assert [job.seeds for _, job in jobs if job.method == "lora"] == lora
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -216,6 +253,9 @@ def test_a_step_is_compiled_for_gpus_and_tpus_that_are_not_here(
         (["--config.mesh.data=2", "--config.mesh.tensor=2", "--target=cpu:2"], "takes 4 devices"),
         (["--config.mesh.fsdp=3", "--target=h100:8"], "takes 6 devices, there are 8; expected"),
         (["--config.memory.remats=layers", "--target=cpu"], "did you mean 'layer'"),
+        (["--config.memory.seeds=0"], "memory.seeds: (0,); expected whole numbers above 0"),
+        (["--config.memory.seeds=one"], "memory.seeds: ('one',); expected whole numbers above 0"),
+        (["--config.memory.seeds=3", "--config.together=on", "--config.patience=2"], "together:"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_compiled(

@@ -36,6 +36,7 @@ from jaxft.training.partition import count
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, build_model, sharded_shape
 from jaxft.training.step import train_step
+from jaxft.training.together import train_steps
 
 Row = dict[str, Any]
 
@@ -52,9 +53,10 @@ class Job:
       fresh: parameters that the checkpoint lacks; they are trained with the head.
       method, options: as `jaxft.peft.methods.build` takes them.
       clip, accumulate: of the optimizer; they cost memory, its other settings do not.
-      batch_size: examples a step, over all devices.
+      batch_size: examples a step, over all devices; of several seeds each has as many.
       length: tokens a text is padded to.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
+      seeds: how many train together (`jaxft.training.together`).
       steps: how many steps to run on the present device, to measure; 0 compiles only.
     """
 
@@ -71,6 +73,7 @@ class Job:
     length: int
     target: Target
     mesh: dict[str, int]
+    seeds: int = 1
     steps: int = 0
 
 
@@ -79,8 +82,9 @@ def plan(job: Job) -> Row:
 
     Returns:
       memory_bytes: of one device, or None if it does not tell.
-      parameters: partition -> count, with `trained` and `total`.
-      partitions: partition -> bytes of parameters, gradients and optimizer state, on one device.
+      parameters: partition -> count, with `trained` and `total`; of one seed.
+      partitions: partition -> bytes of parameters, gradients and optimizer state, on one device;
+        of all seeds that train together.
       compiled: XLA's arguments, outputs, temporaries, aliased and peak, in bytes on one device;
         None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
@@ -100,7 +104,10 @@ def plan(job: Job) -> Row:
     model = make_model(job)
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
-    program = train_program(model, optimizer, mesh, job.batch_size, log_norm=job.clip > 0)
+    has_norm = job.clip > 0
+    program = train_program(
+        model, optimizer, mesh, job.batch_size, log_norm=has_norm, seeds=job.seeds
+    )
     shapes = program.shapes(job.length)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
@@ -108,7 +115,8 @@ def plan(job: Job) -> Row:
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
     # The same step without a mesh: the present backend knows nothing of another's devices.
-    undivided = partial(train_step, model.forward, optimizer, log_norm=job.clip > 0)
+    one = partial(train_step, model.forward, optimizer, log_norm=has_norm)
+    undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
         "memory_bytes": job.target.memory_bytes,
@@ -212,7 +220,7 @@ def measure(executable: Any, shapes: tuple[Any, ...], steps: int) -> Row:
 def filled(x: jax.ShapeDtypeStruct) -> jax.Array:
     """An array of a shape: every page of it is written, so that all of it is resident."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.device_put(jax.random.key(0), x.sharding)
+        return jax.device_put(jax.random.split(jax.random.key(0), x.shape), x.sharding)
     value = 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 1
     return jax.device_put(jnp.full(x.shape, value, x.dtype), x.sharding)
 

@@ -21,9 +21,11 @@ from jaxft.report.footprint import (
     does_not_fit,
     full_row,
     groups,
+    has_several_seeds,
     parts,
     peak,
     saved_share,
+    seeds_of,
     title_of,
     varies,
 )
@@ -134,8 +136,9 @@ def kinds(rows: Sequence[Row]) -> list[str]:
 def places(panel: Sequence[Row], rows: Sequence[Row]) -> list[float]:
     """The bars' places on the axis: apart between methods where a method has several bars."""
     place, found = 0.0, [0.0]
+    are_apart = varies(rows, "remat") or has_several_seeds(rows)
     for before, row in pairwise(panel):
-        is_next = before["label"] != row["label"] and varies(rows, "remat")
+        is_next = before["label"] != row["label"] and are_apart
         place += 1 + (GAP / BAR if is_next else 0)
         found.append(place)
     return found
@@ -146,6 +149,8 @@ def labels(panel: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     found: list[str] = []
     for i, row in enumerate(panel):
         names = [f"remat {row['remat']}"] if varies(rows, "remat") else []
+        if has_several_seeds(rows):
+            names.append("1 seed" if seeds_of(row) == 1 else f"{seeds_of(row)} seeds")
         names += [f"batch {row['batch_size']:,}"] if varies(panel, "batch_size") else []
         is_first = i == 0 or panel[i - 1]["label"] != row["label"] or not names
         names = [shorten(row["label"], LABEL_WIDTH), *names] if is_first else names

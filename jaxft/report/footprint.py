@@ -5,7 +5,7 @@
     Path("plan.md").write_text(markdown(rows))
 
 Rows that share target, model, dtype, batch and length are a group; savings are against full
-fine-tuning in the same group. XLA's figures are of one device.
+fine-tuning of as many seeds in the same group. XLA's figures are of one device.
 """
 
 import textwrap
@@ -50,10 +50,16 @@ TERMS_MOVED = (
     "moved: what a device sends to others in a step, by ring algorithms, read from the compiled "
     "program: reduced (all-reduce), gathered (all-gather), scattered (reduce-scatter) and other."
 )
+TERMS_SEEDS = (
+    "seeds: how many train together in one step, each with a batch of its own of this size; "
+    "trained: by each; saved: against full fine-tuning of as many; to one: the peak as a multiple "
+    "of that of one seed."
+)
 TERMS_FIT = (
     "largest batch: examples a step, over all devices, whose peak is within the limit; to full: as "
     "a multiple of the largest batch of full fine-tuning."
 )
+TERMS_FIT_SEEDS = "seeds: how many train together in one step, each with such a batch of its own."
 
 
 # ---------------------------------------------------------------- tables
@@ -76,14 +82,14 @@ def fit_table(rows: Sequence[Row]) -> str:
       rows: plans with `fit`; others are left out.
     """
     blocks = [in_terminal(title, table) for title, table in fit_tables(rows)]
-    return "\n\n".join([*blocks, textwrap.fill(TERMS_FIT, WIDTH)]) if blocks else ""
+    return "\n\n".join([*blocks, *(textwrap.fill(text, WIDTH) for text in fit_terms(rows))])
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns both kinds of table in Markdown: largest batches of rows with `fit`, plans of all."""
     fits, plans = list(fit_tables(rows)), list(plan_tables(rows))
     blocks = [in_markdown(title, table) for title, table in fits]
-    blocks += [TERMS_FIT] if fits else []
+    blocks += fit_terms(rows)
     blocks += [in_markdown(title, table) for title, table in plans]
     return "\n\n".join([*blocks, *plan_terms(rows)])
 
@@ -128,6 +134,7 @@ def plan_columns(group: Sequence[Row], rows: Sequence[Row], unit: str) -> Table:
         "temporaries": [size(parts(row).get("temporaries")) for row in group],
         "peak": [size(peak(row)) for row in group],
         "saved": [share(saved_share(row, group)) for row in group],
+        "to one": [times(to_one_seed(row, group)) for row in group],
         "GFLOP": [rate(None if row["flops"] is None else row["flops"] / 1e9) for row in group],
         "reduced": [size(moved(row, "all-reduce")) for row in group],
         "gathered": [size(moved(row, "all-gather")) for row in group],
@@ -205,6 +212,8 @@ def name_columns(group: Sequence[Row], rows: Sequence[Row], *, with_batch: bool 
         # Padded, because `columns` sets all but the first column to the right.
         width = max(len(row["remat"]) for row in rows)
         table["remat"] = [row["remat"].ljust(width) for row in group]
+    if has_several_seeds(rows):
+        table["seeds"] = [f"{seeds_of(row):,}" for row in group]
     if with_batch and varies(group, "batch_size"):
         table["batch"] = [f"{row['batch_size']:,}" for row in group]
     return table
@@ -226,9 +235,17 @@ def plan_terms(rows: Sequence[Row]) -> list[str]:
     lines = [
         (TERMS, False in undivided),
         (TERMS_UNDIVIDED, True in undivided),
+        (TERMS_SEEDS, has_several_seeds(rows)),
         (TERMS_FLOPS, counts_all_devices),
         (TERMS_MOVED, any(moved(row, *row["moved"]) for row in rows)),
     ]
+    return [text for text, occurs in lines if occurs]
+
+
+def fit_terms(rows: Sequence[Row]) -> list[str]:
+    """The lines below the tables of rows with `fit`; none if there are no such rows."""
+    rows = [row for row in rows if row.get("fit")]
+    lines = [(TERMS_FIT, bool(rows)), (TERMS_FIT_SEEDS, has_several_seeds(rows))]
     return [text for text, occurs in lines if occurs]
 
 
@@ -272,9 +289,22 @@ def varies(rows: Sequence[Row], field: str) -> bool:
     return len({row[field] for row in rows}) > 1
 
 
+def seeds_of(row: Row) -> int:
+    """How many seeds train together; rows of runs, and those of old plans, do not say: one."""
+    return row.get("seeds", 1)
+
+
+def has_several_seeds(rows: Sequence[Row]) -> bool:
+    return any(seeds_of(row) > 1 for row in rows)
+
+
 def full_row(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Full fine-tuning in the row's group: the one without remat, else the one with the same."""
-    fulls = [r for r in rows if r["method"] == "full" and group_key(r) == group_key(row)]
+    """Full fine-tuning of as many seeds in the row's group.
+
+    The one without remat, else the one with the same.
+    """
+    key = group_key(row), seeds_of(row)
+    fulls = [r for r in rows if r["method"] == "full" and (group_key(r), seeds_of(r)) == key]
     by_remat = {r["remat"]: r for r in reversed(fulls)}
     return by_remat.get("none") or by_remat.get(row["remat"])
 
@@ -296,6 +326,15 @@ def saved_share(row: Row, rows: Sequence[Row]) -> float | None:
         return None
     part = ratio(peak(row), peak(full))
     return None if part is None else 1 - part
+
+
+def to_one_seed(row: Row, group: Sequence[Row]) -> float | None:
+    """The peak of several seeds by that of one; None of one, and if one is not in the group."""
+    if seeds_of(row) == 1:
+        return None
+    same = [r for r in group if (r["label"], r["remat"]) == (row["label"], row["remat"])]
+    one = next((r for r in same if seeds_of(r) == 1), None)
+    return None if one is None else ratio(peak(row), peak(one))
 
 
 def fit_to_full(row: Row, rows: Sequence[Row]) -> float | None:

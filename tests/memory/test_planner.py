@@ -1,6 +1,8 @@
 """The plan is the program that trains: its bytes add up, and are those that a run then uses."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ import pytest
 
 from jaxft.memory import planner, targets
 from jaxft.memory.compiled import compiled_bytes
-from jaxft.memory.planner import Job, breakdown, cache_key, plan
+from jaxft.memory.planner import Job, Row, breakdown, cache_key, plan
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.backbone import from_config
 from jaxft.peft.methods import Options
@@ -50,15 +52,21 @@ def make_job(architecture: dict[str, Any], **changes: Any) -> Job:
     return replace(job, **changes)
 
 
+@pytest.fixture(scope="module")
+def planned(tiny_roberta_config: dict[str, Any]) -> Callable[[str], Row]:
+    """Plans a method on the tiny RoBERTa, once."""
+    return cache(lambda method: plan(make_job(tiny_roberta_config, method=method)))
+
+
 def live(tree: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "pfeiffer"])
 def test_the_plan_is_the_compiled_step_of_a_run(
-    method: str, tiny_roberta_config: dict[str, Any]
+    method: str, planned: Callable[[str], Row], tiny_roberta_config: dict[str, Any]
 ) -> None:
-    found = plan(make_job(tiny_roberta_config, method=method))
+    found = planned(method)
 
     # As jaxft.train makes it, from the arrays' side.
     model = build_model(from_config(tiny_roberta_config, 3), [], method, Options(rank=4, size=8))
@@ -81,6 +89,33 @@ def test_the_plan_is_the_compiled_step_of_a_run(
     assert parts["optimizer"] == live(state.opt_state)
     assert sum(parts.values()) == found["compiled"]["peak"]
     assert found["parameters"]["total"] == sum(x.size for x in model.shapes.values())
+
+
+def test_several_seeds_hold_the_frozen_weights_once(
+    planned: Callable[[str], Row], tiny_roberta_config: dict[str, Any]
+) -> None:
+    job, seeds = make_job(tiny_roberta_config), 3
+    one, group = planned("lora"), plan(replace(job, seeds=seeds, steps=2))
+    assert group["parameters"] == one["parameters"]
+    assert group["partitions"] == {
+        name: {kind: x * (1 if name == "frozen" else seeds) for kind, x in sizes.items()}
+        for name, sizes in one["partitions"].items()
+    }
+    for count, found in ((1, one), (seeds, group)):
+        parts, tokens = found["breakdown"], job.batch_size * job.length
+        # XLA's own count, to the byte: a seed has its batch, two numbers a token (RoBERTa reads no
+        # types) and two an example, and its key; the number of the step is everybody's.
+        batches = count * (4 * (2 * tokens + 2 * job.batch_size) + 8) + 4
+        held = parts["frozen"] + parts["trained"] + parts["optimizer"]
+        assert found["compiled"]["arguments"] == held + batches
+        assert sum(parts.values()) == found["compiled"]["peak"]
+    # What no batch has a part in is computed once.
+    assert group["flops"] == pytest.approx(seeds * one["flops"], rel=0.05)
+    # Operations of all seeds have other names, by which the phases are told apart all the same.
+    for kind in ("gradients", "activations"):
+        grown = group["breakdown"][kind] / one["breakdown"][kind]
+        assert 0.9 * seeds < grown < 1.5 * seeds
+    assert group["measured"]["steps"] == 2
 
 
 def test_what_a_compiler_keeps_to_itself_is_left_undivided() -> None:
@@ -129,6 +164,7 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
         replace(job, options=Options(rank=8)),
         replace(job, target=targets.parse("h100")),
         replace(job, target=targets.parse("h100:2")),
+        replace(job, seeds=5),
         replace(job, steps=20),
     ]
     keys = {cache_key(other) for other in [job, *changed]}

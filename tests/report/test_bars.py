@@ -33,6 +33,7 @@ CASES = {
     "seven": seven(memory_bytes=16 * GIB),
     "twenty-one": [row for remat in REMATS for row in seven(remat=remat, memory_bytes=12 * GIB)],
     "two panels": [*seven(), *seven(length=512, memory_bytes=9 * GIB)],
+    "several seeds": [*seven(), *(make_row(x, sizes=times(9), seeds=5) for x in LABELS[3:])],
     "TPU": seven(target="v5e:2x4", memory_bytes=4 * GIB),
     "TPU and GPU": [*seven(target="v5e:2x4"), *seven(memory_bytes=None)],
     "fit": [make_fit(name, 8 * i + 8, sizes=times(1.4)) for i, name in enumerate(LABELS)],
@@ -126,6 +127,8 @@ def test_labels_name_what_varies():
     # However the rows come, those of a method stand together.
     mixed = [make_row(name, remat) for remat in ("none", "dots") for name in ("full", "lora")]
     assert names(mixed) == ["full, remat none", "remat dots", "lora, remat none", "remat dots"]
+    seeds = [make_row("full"), *(make_row(name, seeds=5) for name in ("lora", "head")), make_row()]
+    assert names(seeds) == ["full, 1 seed", "lora, 5 seeds", "1 seed", "head, 5 seeds"]
     assert names([make_fit("full", 8), make_fit("lora", 16)]) == ["full, batch 8", "lora, batch 16"]
 
 

@@ -52,6 +52,7 @@ def make_row(
         "target": target,
         "devices": 8,
         "mesh": {"data": 8, "fsdp": 1, "tensor": 1},
+        "seeds": 1,
         "moved": dict.fromkeys(COLLECTIVES, 0) | {"all-reduce": 5 * MIB},
         "memory_bytes": 80 * GIB,
         "batch_size": 32,
@@ -82,14 +83,15 @@ def plans(draw: st.DrawFn, min_size: int = 1) -> list[dict[str, Any]]:
         st.sampled_from(["none", "dots", "layer"]),
         st.sampled_from(["h100:8", "v5e:2x4"]),
         st.sampled_from([8, 1024]),
+        st.sampled_from([1, 5]),
     )
     rows = []
     largest = draw(st.sampled_from([2**12, 2**30, 2**37]))
-    for label, remat, target, batch in draw(
+    for label, remat, target, batch, seeds in draw(
         st.lists(keys, min_size=min_size, max_size=9, unique=True)
     ):
         sizes = (*(draw(st.integers(0, largest)) for _ in KINDS[:-1]), draw(st.integers(0, MIB)))
-        changes: dict[str, Any] = {"batch_size": batch, "target": target}
+        changes: dict[str, Any] = {"batch_size": batch, "target": target, "seeds": seeds}
         changes["memory_bytes"] = draw(st.sampled_from([None, 16 * GIB]))
         rows.append(make_row(label, remat, sizes=sizes, **changes))
     return rows
@@ -127,6 +129,10 @@ def test_every_row_once_in_its_group(rows: list[dict[str, Any]]):
         assert [line["remat"] for line in lines] == [row["remat"] for row in ordered]
     else:
         assert all("remat" not in line for line in lines)
+    if any(row["seeds"] > 1 for row in rows):
+        assert [line["seeds"] for line in lines] == [str(row["seeds"]) for row in ordered]
+    else:
+        assert all("seeds" not in line for line in lines)
     assert [line.get("mark") == "does not fit" for line in lines] == [
         row["memory_bytes"] is not None and row["compiled"]["peak"] > row["memory_bytes"]
         for row in ordered
@@ -155,7 +161,7 @@ def test_saved_is_against_full_in_the_same_group(rows: list[dict[str, Any]]):
             other["remat"]: other["compiled"]["peak"]
             for other in rows
             if other["label"] == "full"
-            and all(other[key] == row[key] for key in ("target", "batch_size"))
+            and all(other[key] == row[key] for key in ("target", "batch_size", "seeds"))
         }
         full = fulls.get("none", fulls.get(row["remat"]))
         expected = 1 - row["compiled"]["peak"] / full if full else None
@@ -223,6 +229,21 @@ def test_full_without_remat_is_what_all_are_compared_with():
     assert saved_share(make_row("lora", "layer", length=64), rows) is None
 
 
+def test_several_seeds_stand_beside_one():
+    five = make_row(sizes=tuple(3 * n for n in SIZES), seeds=5)
+    rows = [make_row("full"), make_row(), five, make_row("head", seeds=5)]
+    lines = read_table(plan_table(rows))
+    assert [line["seeds"] for line in lines] == ["1", "1", "5", "5"]
+    assert [line["to one"] for line in lines] == [NONE, NONE, "3.0x", NONE]
+    assert [line["saved"] for line in lines] == ["0.0%", "0.0%", NONE, NONE]
+    note = "each with a batch of its own of this size"
+    assert note in plan_table(rows)
+    assert note not in plan_table(rows[:2])
+    # Old plans do not say how many.
+    old = [{name: x for name, x in row.items() if name != "seeds"} for row in rows[:2]]
+    assert plan_table(old) == plan_table(rows[:2])
+
+
 def test_a_step_may_fill_the_memory_but_no_more():
     assert not does_not_fit(make_row(memory_bytes=sum(SIZES)))
     assert does_not_fit(make_row(memory_bytes=sum(SIZES) - 1))
@@ -273,6 +294,18 @@ def test_largest_batches():
     assert "limit 2.0 GiB" in fit_table(rows)
     # Peaks at different batches are not compared.
     assert saved_share(rows[1], rows) is None
+
+
+def test_largest_batches_of_several_seeds():
+    rows = [make_fit("full", 32), make_fit("lora", 100), make_fit("lora", 20, seeds=5)]
+    lines = read_table(fit_table(rows))
+    assert [(line["seeds"], line["to full"]) for line in lines] == [
+        ("1", "1.0x"),
+        ("1", "3.1x"),
+        ("5", NONE),
+    ]
+    assert "each with such a batch of its own" in fit_table(rows)
+    assert "such a batch" not in fit_table(rows[:2])
 
 
 def test_largest_batches_without_full():
