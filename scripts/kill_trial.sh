@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A grid of 100 cells under 100 kills, at random moments, of the sweep, of what it runs and of the
+# A grid of 102 cells under 100 kills, at random moments, of the sweep, of what it runs and of the
 # server between them: every cell done once, the table equal to an undisturbed one's.
 #
-#   scripts/kill_trial.sh [CELLS [KILLS [SEED]]]
+#   scripts/kill_trial.sh [ROWS [KILLS [SEED]]]
 #
-# The same test as in tests/test_sweep.py, where it has 6 cells and 5 kills. Needs the environment
-# of scripts/test.sh, or any with the extra dev: PYTHON=python scripts/kill_trial.sh
+# The same test as in tests/test_sweep.py, where it has 6 cells and 5 kills; a row is three cells in
+# full, a process each, and three with LoRA, one process together. Needs the environment of
+# scripts/test.sh, or any with the extra dev: PYTHON=python scripts/kill_trial.sh
 cd "$(dirname "$0")/.."
-export JAXFT_TRIAL_CELLS=${1:-100} JAXFT_TRIAL_KILLS=${2:-100} JAXFT_TRIAL_SEED=${3:-0}
+export JAXFT_TRIAL_ROWS=${1:-17} JAXFT_TRIAL_KILLS=${2:-100} JAXFT_TRIAL_SEED=${3:-0}
 exec "${PYTHON:-.venv-test/bin/python}" -m pytest -s tests/test_sweep.py -k killed_at_any_moment

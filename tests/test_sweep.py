@@ -1,7 +1,7 @@
 """`python -m jaxft.sweep` as real processes: grids that run once, killed at any moment, on SLURM.
 
 Every cell is a real run of jaxft.train, on a tiny checkpoint and 16 examples of the bundled sample.
-What is covered where: here a grid of six cells is killed five times; the same test with 100 cells
+What is covered where: here a grid of six cells is killed five times; the same test with 102 cells
 and 100 kills is scripts/kill_trial.sh, too long for every push (docs/results/kill_trial.md).
 """
 
@@ -27,7 +27,9 @@ from jaxft import cli, sweep
 from jaxft.grid.cells import is_locked
 
 ROOT = Path(__file__).parents[1]
-CELLS = int(os.environ.get("JAXFT_TRIAL_CELLS", "6"))
+SEEDS = 3
+ROWS = int(os.environ.get("JAXFT_TRIAL_ROWS", "1"))  # of each method
+CELLS = 2 * SEEDS * ROWS
 KILLS = int(os.environ.get("JAXFT_TRIAL_KILLS", "5"))
 SEED = int(os.environ.get("JAXFT_TRIAL_SEED", "0"))
 
@@ -41,6 +43,7 @@ def get_config(arg=""):
     config.tasks = ("restaurant_fs",)
     config.methods = ("full", "lora")
     config.seeds = tuple(range({seeds}))
+    config.variant.update({{str(i): {{"optim": {{"clip": 1.0 + i}}}} for i in range({rows})}})
     config.overrides.update(epochs=2, batch_size=8, select="last")
     config.overrides.optim.learning_rate = 0.001
     config.overrides.data.update(source="sample", few_shot=16, max_length=24)
@@ -68,7 +71,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def table(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of CELLS cells: one half in full, each by itself, the other with LoRA, together."""
     file = tmp_path_factory.mktemp("tables") / "tiny.py"
-    file.write_text(TABLE.format(model=str(tiny_checkpoint), seeds=CELLS // 2))
+    file.write_text(TABLE.format(model=str(tiny_checkpoint), seeds=SEEDS, rows=ROWS))
     return file
 
 
@@ -128,12 +131,12 @@ def test_every_cell_is_a_run_and_a_row_its_mean(undisturbed: tuple[Path, str]) -
     assert [(row["method"], row["missing"]) for row in rows] == [("full", []), ("lora", [])]
     for row in rows:
         found = [read(workdir / cell["directory"] / "results.json") for cell in row["runs"]]
-        assert [r["seed"] for r in found] == list(range(CELLS // 2))
+        assert [r["seed"] for r in found] == list(range(SEEDS))
         for name in ("accuracy", "macro_f1"):
             values = [r["test"][name] for r in found]
             assert row[name]["mean"] == pytest.approx(statistics.mean(values))
             assert row[name]["std"] == pytest.approx(statistics.stdev(values))
-        assert len({r["test"]["loss"] for r in found}) == CELLS // 2  # of other seeds, other runs
+        assert len({r["test"]["loss"] for r in found}) == SEEDS  # of other seeds, other runs
         mean, std = (100 * row["macro_f1"][x] for x in ("mean", "std"))
         assert f"{mean:.1f} ± {std:.1f}" in printed
         assert f"{mean:.1f} ± {std:.1f}" in (workdir / "table.md").read_text()
@@ -143,16 +146,15 @@ def test_cells_are_what_the_commands_in_the_logs_make_of_them(
     undisturbed: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir, _ = undisturbed
-    seeds = range(CELLS // 2)
-    full, lora = runs_of(workdir)[0], runs_of(workdir)[CELLS // 2 :]
+    full, lora = runs_of(workdir)[0], runs_of(workdir)[SEEDS:]
     logs = sorted((workdir / "logs").glob("*.log"))
-    assert [log.stem for log in logs] == [run.name for run in runs_of(workdir)[: CELLS // 2 + 1]]
+    assert [log.stem for log in logs] == [run.name for run in runs_of(workdir)[: SEEDS + 1]]
     for log, cells in ((logs[0], [full]), (logs[-1], lora)):
         (line,) = [x for x in log.read_text().splitlines() if x.startswith("$ python -m jaxft")]
         arguments = shlex.split(line)[2:-1]
         place = tmp_path / log.stem
         run([sys.executable, *arguments, f"--workdir={place}-{{seed}}"], environment)
-        for seed, cell in zip(seeds, cells, strict=False):
+        for seed, cell in enumerate(cells):
             again, before = (read(x / "results.json") for x in (Path(f"{place}-{seed}"), cell))
             assert before["timing"]["seeds_together"] == len(cells)
             for name in ("test", "history", "config"):
@@ -355,7 +357,7 @@ def test_what_crashes_is_tried_again_what_is_wrong_is_not_and_the_rest_is_done(
     assert f"failed: {full.name}: FileExistsError" in summary[0]
     assert f"failed: {lora.name}: train: --workdir:" in summary[1]
     rows = json.loads((tmp_path / "table.json").read_text())
-    assert [row["missing"] for row in rows] == [[0], [CELLS // 2 - 1]]
+    assert [row["missing"] for row in rows] == [[0], [SEEDS - 1]]
     # Put right, the same command does what is left.
     (full / "checkpoints").unlink()
     (lora / "config.json").write_text(json.dumps(config))
@@ -401,7 +403,7 @@ def test_jobs_run_the_cells_and_a_preempted_one_saves_and_is_queued_again(
     assert not list((tmp_path / "slurm").glob("job-*.json"))
     # There with its other seeds, here alone.
     before, after = (read(place / lora.name / "results.json") for place in (peace, tmp_path))
-    assert [x["timing"]["seeds_together"] for x in (before, after)] == [CELLS // 2, 1]
+    assert [x["timing"]["seeds_together"] for x in (before, after)] == [SEEDS, 1]
     for there, here in zip(before["history"], after["history"], strict=True):
         assert here["train_loss"] == pytest.approx(there["train_loss"], rel=1e-4)
 
