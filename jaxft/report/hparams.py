@@ -2,7 +2,7 @@
 
     log.write_result(settings(results), scores(results))       # a jaxft.training.log.RunLog
 
-    {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": 0, "lr": 0.001, "rank": 8, ...}
+    {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": "0", "lr": 0.001, ...}
     {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
 
 The settings are what the report tells runs apart by, under the same names. What a method does not
@@ -19,8 +19,11 @@ from jaxft.report import gather
 from jaxft.training.log import Setting
 from jaxft.training.loop import best_entry
 
-# Fields of `data` that the task "custom" alone reads.
-CUSTOM = ("data.hub", "data.labels", "data.columns.")
+# Fields that only some tasks read, and what those are called.
+OF_TASKS = {
+    **dict.fromkeys(("data.hub", "data.labels", "data.columns."), "custom"),
+    "data.few_shot": "_fs",
+}
 
 
 def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
@@ -28,17 +31,19 @@ def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
     # Shortened as among all fields, so that runs of other methods have the same names.
     names = list(flatten_dict(results["config"], sep="."))
     fields = gather.settings(results)
-    for name in ("task", "model.name", "method.name"):
-        del fields[name]
-    if "custom" not in results["task"].split(","):
-        fields = {name: x for name, x in fields.items() if not name.startswith(CUSTOM)}
-    model = gather.short_names([results["model"]])[results["model"]]
-    of_all = {"task": results["task"], "model": model, "method": results["method"]}
+    task, model, method = (fields.pop(name) for name in ("task", "model.name", "method.name"))
     return {
-        **of_all,
-        "seed": results["seed"],
-        **{gather.short(name, names): as_setting(x) for name, x in fields.items()},
+        "task": task,
+        "model": gather.short_names([model])[model],
+        "method": method,
+        "seed": str(results["seed"]),  # no quantity: as a text each can be ticked
+        **{gather.short(n, names): as_setting(x) for n, x in fields.items() if is_read(n, task)},
     }
+
+
+def is_read(field: str, task: str) -> bool:
+    """Whether a task, or several with commas, reads a field of the config."""
+    return all(name in task for start, name in OF_TASKS.items() if field.startswith(start))
 
 
 def as_setting(value: Any) -> Setting:
