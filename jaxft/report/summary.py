@@ -325,11 +325,14 @@ def spread_notes(cells: Sequence[Cell]) -> list[str]:
                 f"{name_of(cell, cells)} ran on {' and '.join(devices)}: its memory and time are "
                 "means over both."
             )
+    together: dict[int, list[str]] = {}
     for cell in cells:
-        seeds = max(run.results["timing"].get("seeds_together", 1) for run in cell.runs)
-        if seeds > 1:
+        runs = max(run.results["timing"].get("seeds_together", 1) for run in cell.runs)
+        together.setdefault(runs, []).append(name_of(cell, cells))
+    for runs, names in together.items():
+        if runs > 1:
             lines.append(
-                f"{name_of(cell, cells)}: up to {seeds} seeds trained in one step; peak, measured "
+                f"{', '.join(names)}: up to {runs} runs took their steps together; peak, measured "
                 "and time are of all of them."
             )
     return lines

@@ -49,11 +49,15 @@ def column(table: Table, head: str) -> list[str]:
 
 def test_seeds_that_trained_together_share_their_memory_and_time():
     cells = both(*SEEDS)
-    assert not any("in one step" in note for note in section_of(*cells).notes)
+    assert not any("took their steps together" in note for note in section_of(*cells).notes)
     for run in cells[1].runs:
         run.results["timing"]["seeds_together"] = 3
-    (note,) = (note for note in section_of(*cells).notes if "in one step" in note)
-    assert note.startswith("lora: up to 3 seeds")
+    (note,) = (note for note in section_of(*cells).notes if "took their steps together" in note)
+    assert note.startswith("lora: up to 3 runs")
+    for run in cells[0].runs:
+        run.results["timing"]["seeds_together"] = 3
+    (note,) = (note for note in section_of(*cells).notes if "took their steps together" in note)
+    assert note.startswith("full, lora: up to 3 runs")
 
 
 # ---------------------------------------------------------------- the table of a task
