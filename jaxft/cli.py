@@ -182,16 +182,24 @@ def is_seed(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < 2**32
 
 
-def are_seeds(values: tuple[Any, ...]) -> bool:
-    """Whether all are seeds, and each another."""
-    return all(map(is_seed, values)) and len(set(values)) == len(values)
+def is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]], bool]:
+    """Returns whether all values are valid, and none stands twice."""
+    return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
 
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.few_shot": (lambda x: x >= 1, "a whole number above 0"),
     "data.split_seed": (lambda x: x >= 0, "0 or more"),
-    "optim.learning_rate": (lambda x: 0 < x < math.inf, "a number above 0"),
+    "optim.learning_rate": (is_rate, "a number above 0"),
+    "optim.learning_rates": (
+        each_another(is_rate),
+        "different numbers above 0, e.g. 1e-3,3e-4",
+    ),
     "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
@@ -199,7 +207,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "epochs": (lambda x: x >= 1, "a whole number above 0"),
     "seed": (is_seed, "0 to 2**32 - 1"),
-    "seeds": (are_seeds, "different whole numbers from 0 to 2**32 - 1, e.g. 1,2,3"),
+    "seeds": (each_another(is_seed), "different whole numbers from 0 to 2**32 - 1, e.g. 1,2,3"),
     "patience": (lambda x: x >= 0, "0 or more"),
     "save_every": (lambda x: x >= 0, "0 or more"),
     "memory.top_layers": (lambda x: x >= 1, "a whole number above 0"),

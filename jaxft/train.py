@@ -3,8 +3,9 @@
     python -m jaxft.train --config configs/acl_lora.py [--workdir DIR] [--config.FIELD=VALUE ...]
                           [--dry_run] [--distributed=auto|on|off] [--heartbeat SECONDS]
 
-The same command again continues an interrupted run. With --config.seeds=1,2,3 it is several runs,
-which train together where that costs little more than one (`jaxft.training.together`); each leaves
+The same command again continues an interrupted run. With --config.seeds=1,2,3 or
+--config.optim.learning_rates=1e-3,3e-4 it is several runs, with both every seed with every rate.
+They train together where that costs little more than one (`jaxft.training.together`); each leaves
 a directory as if it had trained alone. --dry_run loads and checks everything, prints
 the parameters by partition, compiles one step and stops. Started on several hosts at once, with the
 same config, it is one run (`jaxft.training.hosts`); a host that is lost ends the others within
@@ -56,15 +57,25 @@ from jaxft.training.partition import count, split
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, init_params, init_trained, state_shapes
 from jaxft.training.step import Params, State
-from jaxft.training.together import Group, are_together, dropout_keys
+from jaxft.training.together import (
+    Group,
+    Trial,
+    are_together,
+    dropout_keys,
+    fits_mesh,
+    label,
+    learning_rates,
+    rates_differ,
+    trials,
+)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all seeds of a command share.
+    """What all runs of a command share.
 
     Attributes:
-      shapes: of one seed's State, with shardings.
+      shapes: of one run's State, with shardings.
       parameters, memory: results.json's, as far as shapes tell.
     """
 
@@ -76,7 +87,6 @@ class Setup:
     data: dict[str, Encoded]
     data_report: dict[str, Any]
     plan: loop.Plan
-    schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     shapes: State
     parameters: dict[str, int]
@@ -84,20 +94,22 @@ class Setup:
 
 
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
-    """One run, or one of each seed, from the raw files to results.json; returns the exit code."""
-    setup = set_up(config, argv)
-    seeds = config.seeds or (config.seed,)
+    """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with hosts.together():
-        is_together = are_together(config, len(seeds))
+        workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
+    setup = set_up(config, argv)
+    with hosts.together():
+        is_together = are_together(config, len(workdirs))
     if dry_run:
-        return show_compiled(programs(setup, len(seeds) if is_together else 1)[0], setup.plan)
+        return show_compiled(programs(setup, len(workdirs) if is_together else 1)[0], setup.plan)
 
     # Claim the directories; finished runs are only shown.
-    workdirs = {seed: directory(config, workdir, seed) for seed in seeds}
-    left = [seed for seed in seeds if not is_done(setup, seed, workdirs[seed])]
+    left = [trial for trial, path in workdirs.items() if not is_done(setup, trial, path)]
     if not left:
         return 0
-    groups = [left] if is_together else [[seed] for seed in left]
+    # A kill between two runs' ends leaves a number that the mesh may not divide.
+    is_together = is_together and fits_mesh(config, len(left))
+    groups = [left] if is_together else [[trial] for trial in left]
     # One after the other they share one compilation. It comes before any array is made, and is not
     # counted in what the arrays and the steps take.
     compiled = cache(partial(compile_programs, setup))
@@ -105,9 +117,9 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     growth = ResidentGrowth()
     model, weights = setup.parts.model, setup.parts.weights
     frozen_paths = split(model.shapes, model.labels)[1]
-    frozen = init_params(model, weights, left[0], setup.devices, frozen_paths)
+    frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
     for group in groups:
-        train(setup, {seed: workdirs[seed] for seed in group}, frozen, compiled, growth)
+        train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
     return 0
 
 
@@ -129,7 +141,7 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
 
     # Shapes -> optimizer and what each partition costs.
     plan = make_plan(config, data)
-    schedule, optimizer = make_optimization(config, plan, data["train"], parts.model)
+    optimizer = make_adamw(config, plan, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
     parameters = count(parts.model.shapes, parts.model.labels)
     memory = bytes_by_partition(
@@ -146,7 +158,6 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
         data,
         data_report,
         plan,
-        schedule,
         optimizer,
         shapes,
         parameters,
@@ -154,28 +165,44 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     )
 
 
-def seed_config(config: ConfigDict, seed: int) -> ConfigDict:
-    """The config of one seed's run, as if it had been given alone."""
+def trial_config(config: ConfigDict, trial: Trial) -> ConfigDict:
+    """The config of one trial's run, as if it had been given alone."""
     own = config.copy_and_resolve_references()
-    own.seed, own.seeds = seed, ()
+    own.seed, own.seeds = trial.seed, ()
+    own.optim.learning_rate, own.optim.learning_rates = trial.learning_rate, ()
     return own
 
 
-def directory(config: ConfigDict, workdir: Path | None, seed: int) -> Path:
-    """A seed's run directory: --workdir with its number for {seed}, or one of its own in there."""
+def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
+    """A trial's run directory: --workdir with its {seed} and {learning_rate}, or one in there.
+
+    Raises:
+      InputError: --workdir names one of them, and several runs differ in the other.
+    """
     if workdir is None:
-        return wiring.default_workdir(seed_config(config, seed))
-    if "{seed}" in str(workdir):
-        return Path(str(workdir).replace("{seed}", str(seed)))
-    return workdir / f"seed-{seed}" if config.seeds else workdir
+        return wiring.default_workdir(trial_config(config, trial))
+    own = (
+        ("{seed}", "seed", trial.seed, config.seeds),
+        ("{learning_rate}", "lr", trial.learning_rate, config.optim.learning_rates),
+    )
+    path = str(workdir)
+    if not any(mark in path for mark, *_ in own):
+        return workdir / "-".join(f"{name}-{value}" for _, name, value, values in own if values)
+    for mark, _, value, values in own:
+        if len(values) > 1 and mark not in path:
+            raise InputError(
+                f"--workdir: {workdir} is the same for {len(values)} runs; expected {mark} in it"
+            )
+        path = path.replace(mark, str(value))
+    return Path(path)
 
 
-def is_done(setup: Setup, seed: int, workdir: Path) -> bool:
+def is_done(setup: Setup, trial: Trial, workdir: Path) -> bool:
     """Claims a run's directory; if it holds a finished run already, shows its results."""
     with hosts.together():
         if hosts.is_writer():
             wiring.claim_workdir(
-                workdir, wiring.to_json(seed_config(setup.config, seed)), setup.env
+                workdir, wiring.to_json(trial_config(setup.config, trial)), setup.env
             )
     hosts.check_shared(workdir)
     done = hosts.broadcast((workdir / "DONE").exists())
@@ -185,8 +212,8 @@ def is_done(setup: Setup, seed: int, workdir: Path) -> bool:
     return done
 
 
-def programs(setup: Setup, seeds: int) -> tuple[ByLength, ByLength]:
-    """Returns the training and the evaluation step of so many seeds; compiles nothing."""
+def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
+    """Returns the training and the evaluation step of so many runs; compiles nothing."""
     model, plan = setup.parts.model, setup.plan
     run_train = train_program(
         model,
@@ -194,44 +221,52 @@ def programs(setup: Setup, seeds: int) -> tuple[ByLength, ByLength]:
         setup.devices,
         plan.batch_size,
         log_norm=setup.config.optim.clip > 0,
-        seeds=seeds,
+        seeds=runs,
+        rates_differ=rates_differ(setup.config),
     )
-    return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=seeds)
+    return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=runs)
 
 
-def compile_programs(setup: Setup, seeds: int) -> tuple[ByLength, ByLength]:
+def compile_programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
     """Returns the two programs, compiled for every length that a run meets."""
-    run_train, run_eval = programs(setup, seeds)
+    run_train, run_eval = programs(setup, runs)
     run_train.compile_all(train_lengths(setup.plan, setup.data["train"], setup.plan.epochs))
     evaluated = (eval_lengths(setup.plan, setup.data[split]) for split in ("dev", "test"))
     run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
     one = programs(setup, 1)[0].shapes(longest)
-    leak.check(run_train.largest(), setup.parts.model, one, seeds)
+    leak.check(run_train.largest(), setup.parts.model, one, runs)
     return run_train, run_eval
 
 
 def train(
     setup: Setup,
-    workdirs: dict[int, Path],
+    workdirs: dict[Trial, Path],
     frozen: Params,
     compiled: Callable[[int], tuple[ByLength, ByLength]],
     growth: ResidentGrowth,
 ) -> None:
-    """Begins or continues the runs of a group of seeds and trains them to the end."""
+    """Begins or continues the runs of a group of trials and trains them to the end."""
     with ExitStack() as stack:
         opened = {
-            seed: stack.enter_context(Checkpoints(workdir / "checkpoints", setup.shapes))
-            for seed, workdir in workdirs.items()
+            trial: stack.enter_context(Checkpoints(workdir / "checkpoints", setup.shapes))
+            for trial, workdir in workdirs.items()
         }
         by_step: dict[int, list[tuple[loop.Member, State]]] = {}
-        for seed, (state, record) in restored(setup, opened).items():
-            step = int(state.step)
+        for trial, (state, record) in restored(setup, opened).items():
+            step, workdir = int(state.step), workdirs[trial]
             hosts.agree({"the step to start at": step})
             if step:
-                print(f"continuing {workdirs[seed]} at step {step}")
-            log = stack.enter_context(RunLog(workdirs[seed], resume_step=step))
-            member = loop.Member(seed, workdirs[seed], record, opened[seed], log)
+                print(f"continuing {workdir} at step {step}")
+            member = loop.Member(
+                trial,
+                label(trial, list(workdirs)),
+                make_rates(setup.config, setup.plan, setup.data["train"], trial.learning_rate),
+                workdir,
+                record,
+                opened[trial],
+                stack.enter_context(RunLog(workdir, resume_step=step)),
+            )
             by_step.setdefault(step, []).append((member, state))
         for pairs in by_step.values():
             members, states = [member for member, _ in pairs], [state for _, state in pairs]
@@ -239,25 +274,25 @@ def train(
 
 
 def restored(
-    setup: Setup, checkpoints: dict[int, Checkpoints]
-) -> dict[int, tuple[State, dict[str, Any]]]:
-    """Returns each seed's `(state, record)`, from its checkpoints or at the beginning.
+    setup: Setup, checkpoints: dict[Trial, Checkpoints]
+) -> dict[Trial, tuple[State, dict[str, Any]]]:
+    """Returns each trial's `(state, record)`, from its checkpoints or at the beginning.
 
-    A kill may come between two seeds' checkpoints. Those that are ahead go back to where the others
+    A kill may come between two runs' checkpoints. Those that are ahead go back to where the others
     are, so that all go on together, to the bits that they would have come to undisturbed.
     """
     model, weights = setup.parts.model, setup.parts.weights
 
-    def begin(seed: int) -> tuple[State, dict[str, Any]]:
-        state = init_trained(model, setup.optimizer, weights, seed, setup.devices)
+    def begin(trial: Trial) -> tuple[State, dict[str, Any]]:
+        state = init_trained(model, setup.optimizer, weights, trial.seed, setup.devices)
         return state, loop.new_record()
 
-    found = {seed: own.restore_latest() or begin(seed) for seed, own in checkpoints.items()}
+    found = {trial: own.restore_latest() or begin(trial) for trial, own in checkpoints.items()}
     lowest = min(int(state.step) for state, _ in found.values())
-    for seed, (state, _) in found.items():
+    for trial, (state, _) in found.items():
         if int(state.step) > lowest:
-            earlier = checkpoints[seed].go_back(lowest)
-            found[seed] = earlier or (begin(seed) if lowest == 0 else found[seed])
+            earlier = checkpoints[trial].go_back(lowest)
+            found[trial] = earlier or (begin(trial) if lowest == 0 else found[trial])
     return found
 
 
@@ -269,13 +304,13 @@ def train_members(
     compiled: Callable[[int], tuple[ByLength, ByLength]],
     growth: ResidentGrowth,
 ) -> None:
-    """Trains seeds that are at the same step, tests them and writes their results down."""
+    """Trains runs that are at the same step, tests them and writes their results down."""
     plan, data, dataset = setup.plan, setup.data, setup.dataset
     run_train, run_eval = compiled(len(members))
     group = Group(setup.shapes, len(members))
 
     def logits(split: str, trained: Params) -> np.ndarray:
-        """logits_SxNxC, with an axis of seeds even for one."""
+        """logits_SxNxC, with an axis of runs even for one."""
         found = loop.logits_of(plan, data[split], run_eval, trained, frozen, setup.devices)
         return found.reshape(len(members), *found.shape[-2:])
 
@@ -293,8 +328,7 @@ def train_members(
         members,
         group.stack(states),
         frozen,
-        dropout_keys(setup.devices, [member.seed for member in members]),
-        schedule=setup.schedule,
+        own_arguments(setup, [member.trial for member in members]),
         accumulate=setup.config.optim.accumulate,
         mesh=setup.devices,
     )
@@ -309,6 +343,14 @@ def train_members(
         ) | {"timing": timing(setup, len(members), member.record, run_train, run_eval)}
         chosen = group.take(states_of[setup.config.select], number).trained
         finish(setup, member, results, chosen, tested[setup.config.select][number])
+
+
+def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:
+    """Returns what a group's steps take behind the batch."""
+    keys = dropout_keys(setup.devices, [trial.seed for trial in group])
+    if not rates_differ(setup.config):
+        return (keys,)
+    return keys, learning_rates(setup.devices, [trial.learning_rate for trial in group])
 
 
 def best_state(group: Group, members: list[loop.Member], last: State) -> State:
@@ -343,7 +385,7 @@ def make_results(
     }
     chosen = best if config.select == "best" else last
     return {
-        **describe(seed_config(config, member.seed), dataset),
+        **describe(trial_config(config, member.trial), dataset),
         "best_epoch": best["epoch"],
         "selected_epoch": chosen["epoch"],
         **scores[config.select],
@@ -406,21 +448,27 @@ def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
     )
 
 
-def make_optimization(
-    config: ConfigDict, plan: loop.Plan, train: Encoded, model: Model
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """Returns the learning rate by update, and the optimizer of the model's labels."""
+def make_rates(
+    config: ConfigDict, plan: loop.Plan, train: Encoded, learning_rate: float
+) -> optax.Schedule:
+    """Returns the learning rate by update, with this one at its peak."""
     optim = config.optim
     updates = plan.epochs * plan.steps_per_epoch(len(train.ids)) // optim.accumulate
-    schedule = make_schedule(optim.schedule, optim.learning_rate, updates, optim.warmup)
-    optimizer = make_optimizer(
+    return make_schedule(optim.schedule, learning_rate, updates, optim.warmup)
+
+
+def make_adamw(
+    config: ConfigDict, plan: loop.Plan, train: Encoded, model: Model
+) -> optax.GradientTransformation:
+    """Returns the optimizer of the model's labels; one for all the rates, where they differ."""
+    peak = 1.0 if rates_differ(config) else trials(config)[0].learning_rate
+    return make_optimizer(
         model.labels,
-        schedule,
-        weight_decay=optim.weight_decay,
-        clip=optim.clip,
-        accumulate=optim.accumulate,
+        make_rates(config, plan, train, peak),
+        weight_decay=config.optim.weight_decay,
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
     )
-    return schedule, optimizer
 
 
 def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
@@ -495,11 +543,11 @@ def eval_lengths(plan: loop.Plan, data: Encoded) -> list[int]:
 
 
 def timing(
-    setup: Setup, seeds: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
+    setup: Setup, runs: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
 ) -> dict[str, Any]:
     """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
 
-    `train_s` is the time of all the seeds that trained together; the rates are theirs together.
+    `train_s` is the time of all the runs that trained together; the rates are theirs together.
     """
     plan, data = setup.plan, setup.data["train"]
     epochs = len(record["history"])
@@ -509,9 +557,9 @@ def timing(
     return {
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,
-        "seeds_together": seeds,
-        "examples_per_s": seeds * epochs * len(data.ids) / seconds,
-        "tokens_per_s": seeds * tokens / seconds,
+        "seeds_together": runs,
+        "examples_per_s": runs * epochs * len(data.ids) / seconds,
+        "tokens_per_s": runs * tokens / seconds,
         "padding_fraction": 1 - tokens / padded,
         "compiled_shapes": len(run_train.executables) + len(run_eval.executables),
     }
@@ -593,8 +641,8 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string(
         "workdir",
         "",
-        "run directory; of several seeds where theirs lie, or a name with {seed} in it; "
-        "default: named by the config",
+        "run directory; of several runs where theirs lie, or a name with {seed} or "
+        "{learning_rate} in it; default: named by the config",
         values,
     )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)

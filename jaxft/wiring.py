@@ -97,10 +97,12 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns what of config.json makes a run another run.
 
-    All but the devices it runs on and the seeds it trains beside.
+    All but the devices it runs on and the seeds and learning rates it trains beside.
     """
     others = ("mesh", "seeds", "together")
-    return {name: value for name, value in fields.items() if name not in others}
+    kept = {name: value for name, value in fields.items() if name not in others}
+    optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
+    return kept | {"optim": optim}
 
 
 def config_digest(config: ConfigDict) -> str:

@@ -48,6 +48,9 @@ FIELDS = [
     ("--config.seed=-1", ["seed", "0 to"]),
     ("--config.batch_size=0", ["batch_size", "above 0"]),
     ("--config.optim.learning_rate=-1.0", ["optim.learning_rate", "above 0"]),
+    ("--config.optim.learning_rates=1e-3,0", ["optim.learning_rates", "numbers above 0"]),
+    ("--config.optim.learning_rates=1e-3,.001", ["optim.learning_rates", "different numbers"]),
+    ("--config.optim.learning_rates=high,low", ["optim.learning_rates", "e.g. 1e-3,3e-4"]),
     ("--config.optim.warmup=1.5", ["optim.warmup", "[0, 1)"]),
     ("--config.optim.schedule=linaer", ["optim.schedule", "did you mean 'linear'"]),
     ("--config.optim.accumulate=0", ["optim.accumulate", "above 0"]),
@@ -73,6 +76,27 @@ def test_a_wrong_flag_is_told_in_one_line(
         arguments.remove("--config.data.source=sample")
     line = refused(capsys, train, *arguments)
     assert all(part in line for part in said), line
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("{seed}", "is the same for 2 runs; expected {learning_rate} in it"),
+        ("{learning_rate}", "is the same for 3 runs; expected {seed} in it"),
+    ],
+)
+def test_a_workdir_that_is_the_same_for_several_runs_is_told_in_one_line(
+    pattern: str,
+    said: str,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [*SMALL[:-1], f"--config.model.name={tiny_checkpoint}"]
+    several = ("--config.seeds=1,2,3", "--config.optim.learning_rates=1e-3,3e-4")
+    line = refused(capsys, train, *arguments, *several, f"--workdir={tmp_path / pattern}")
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
 
 
 MODELS = [

@@ -195,7 +195,7 @@ from jaxft.training import hosts, loop, mesh
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.log import RunLog
 from jaxft.training.step import State
-from jaxft.training.together import Group
+from jaxft.training.together import Group, Trial
 
 hosts.start("on", heartbeat=60, timeout=60)
 workdir, devices = Path(sys.argv[1]), mesh.make_mesh()
@@ -216,10 +216,11 @@ def run_train(*args):
 
 try:
     with Checkpoints(workdir / "checkpoints", state) as saved, RunLog(workdir, 0) as log:
-        member = loop.Member(0, workdir, loop.new_record(), saved, log)
+        own = Trial(0, 1e-3), "", lambda step: 0.0
+        member = loop.Member(*own, workdir, loop.new_record(), saved, log)
         loop.fit(
-            plan, data, run_train, None, Group(state, 1), [member], state, {}, jax.random.key(0),
-            schedule=lambda step: 0.0, accumulate=1, mesh=devices,
+            plan, data, run_train, None, Group(state, 1), [member], state, {}, (jax.random.key(0),),
+            accumulate=1, mesh=devices,
         )
 except loop.InterruptedRunError as stop:
     print(stop, file=sys.__stdout__)

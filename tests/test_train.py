@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from jaxft import cli, train, wiring
+from jaxft.training.together import trials
+
 ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
 WORDS = ("red", "null", "007")
@@ -101,18 +104,35 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
     assert [entry["epoch"] for entry in results["history"]] == [1, 2, 3, 4]
 
 
-def test_seeds_train_together_as_if_alone_and_survive_a_kill(
-    finished: Path, tiny_checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("flag", "names", "pattern", "said"),
+    [
+        ("seeds=0,5", ("seed-0", "seed-5"), "killed-seed-{seed}", "seed 5           epoch   4"),
+        (
+            *("optim.learning_rates=1e-3,3e-4", ("lr-0.001", "lr-0.0003")),
+            *("killed-lr-{learning_rate}", "lr 0.0003    epoch   4"),
+        ),
+    ],
+    ids=["seeds", "learning rates"],
+)
+def test_runs_train_together_as_if_alone_and_survive_a_kill(
+    flag: str,
+    names: tuple[str, str],
+    pattern: str,
+    said: str,
+    finished: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
 ) -> None:
-    def seeds(name: str) -> list[str]:
-        return command(tiny_checkpoint, tmp_path / name, "--config.seeds=0,5")
+    def several(name: str) -> list[str]:
+        return command(tiny_checkpoint, tmp_path / name, f"--config.{flag}")
 
-    printed = run(seeds("undisturbed"))
-    assert "seed 5           epoch   4" in printed
-    for name in ("seed-0", "seed-5"):
-        assert (tmp_path / "undisturbed" / name / "DONE").exists()
-    # Seed 0 is the run of `finished`.
-    alone, member = (read(p / "results.json") for p in (finished, tmp_path / "undisturbed/seed-0"))
+    assert said in run(several("undisturbed"))
+    first, second = (tmp_path / "undisturbed" / name for name in names)
+    assert (first / "DONE").exists()
+    assert (second / "DONE").exists()
+    # The first is the run of `finished`.
+    alone, member = (read(path / "results.json") for path in (finished, first))
     assert member["timing"]["seeds_together"] == 2
     assert member["config"] == alone["config"]
     assert member["test"]["accuracy"] == alone["test"]["accuracy"]
@@ -120,17 +140,60 @@ def test_seeds_train_together_as_if_alone_and_survive_a_kill(
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=1e-4)
         assert b["dev"]["loss"] == pytest.approx(a["dev"]["loss"], rel=1e-4)
         assert b["dev"]["accuracy"] == a["dev"]["accuracy"]
-    other = read(tmp_path / "undisturbed" / "seed-5" / "results.json")
+    assert rates_of(first) == rates_of(finished)
+    other = read(second / "results.json")
     assert other["history"][0]["train_loss"] != member["history"][0]["train_loss"]
+    own, shared = other["config"]["optim"]["learning_rate"], alone["config"]["optim"]
+    scale = own / shared["learning_rate"]
+    assert rates_of(second) == pytest.approx([scale * rate for rate in rates_of(first)])
 
     # In directories that the flag names.
-    process = subprocess.Popen(seeds("killed-{seed}"), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for_step(tmp_path / "killed-5", 17, process)
+    process = subprocess.Popen(several(pattern), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for_step(tmp_path / f"killed-{names[1]}", 17, process)
     process.kill()
     process.wait()
-    assert "continuing" in run(seeds("killed-{seed}"))
-    for seed in (0, 5):
-        same_end(tmp_path / "undisturbed" / f"seed-{seed}", tmp_path / f"killed-{seed}")
+    assert "continuing" in run(several(pattern))
+    for name in names:
+        same_end(tmp_path / "undisturbed" / name, tmp_path / f"killed-{name}")
+
+
+def rates_of(workdir: Path) -> list[float]:
+    """The learning rates that a run has logged."""
+    lines = rows_of(workdir / "metrics.jsonl")
+    return [line["train"]["learning_rate"] for line in lines if "train" in line]
+
+
+DIRECTORIES = [
+    ((), (), "x", ["x"]),
+    ((), (), "x-{seed}", ["x-0"]),
+    ((4,), (), "x", ["x/seed-4"]),
+    ((4, 5), (), "x-{seed}", ["x-4", "x-5"]),
+    ((), (1e-3, 3e-5), "x", ["x/lr-0.001", "x/lr-3e-05"]),
+    ((), (1e-3, 3e-5), "{learning_rate}/{seed}", ["0.001/0", "3e-05/0"]),
+    ((4, 5), (1e-3,), "x", ["x/seed-4-lr-0.001", "x/seed-5-lr-0.001"]),
+    ((4, 5), (1e-3,), "{seed}", ["4", "5"]),
+    ((4, 5), (1,), "{seed}-{learning_rate}", ["4-1.0", "5-1.0"]),
+]
+
+
+@pytest.mark.parametrize(("seeds", "rates", "workdir", "expected"), DIRECTORIES)
+def test_each_run_has_a_directory_that_names_what_is_its_own(
+    seeds: tuple[int, ...], rates: tuple[float, ...], workdir: str, expected: list[str]
+) -> None:
+    config = cli.config_module().get_config()
+    config.seeds, config.optim.learning_rates = seeds, rates
+    found = [train.directory(config, Path(workdir), trial) for trial in trials(config)]
+    assert [str(path) for path in found] == expected
+
+
+def test_without_a_workdir_a_run_lies_where_it_would_alone() -> None:
+    config = cli.config_module().get_config()
+    config.seed, config.optim.learning_rate = 4, 3e-4
+    alone = wiring.default_workdir(config)
+    config.seeds, config.optim.learning_rates = (3, 4), (1e-3, 3e-4)
+    paths = [train.directory(config, None, trial) for trial in trials(config)]
+    assert paths[3] == alone
+    assert len(set(paths)) == 4
 
 
 def test_the_same_command_again_shows_the_finished_run(

@@ -33,6 +33,14 @@ def test_a_directory_can_be_claimed_again_by_the_same_run_only(tmp_path: Path) -
         wiring.claim_workdir(run, CONFIG, {**ENV, "weights_sha256": "c"})
 
 
+def test_what_a_run_trains_beside_makes_it_no_other_run(tmp_path: Path) -> None:
+    # An older jaxft wrote none of these fields.
+    wiring.claim_workdir(tmp_path, CONFIG, ENV)
+    beside = {"optim": {"clip": 1.0, "learning_rates": []}, "seeds": [], "together": "on"}
+    wiring.claim_workdir(tmp_path, {**CONFIG, **beside}, ENV)
+    assert wiring.identity({**CONFIG, **beside}) == CONFIG
+
+
 def test_a_claim_that_was_killed_half_way_can_be_made_again(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{}")
     (tmp_path / "config.json.tmp").write_text('{"task"')

@@ -30,7 +30,7 @@ def check(executable: Any, model: Model, arguments: tuple[Any, ...], seeds: int 
 
     Args:
       executable: the compiled training step.
-      arguments: its `(state, frozen, batch, key)` as ShapeDtypeStructs; those of one seed.
+      arguments: its `(state, frozen, batch, key, ...)` as ShapeDtypeStructs; those of one seed.
       seeds: how many train together.
     """
     trained, frozen = split(model.shapes, model.labels)
@@ -63,11 +63,11 @@ def gradient_flops(model: Model, arguments: tuple[Any, ...]) -> float:
     """Operations of the loss and its gradient by the trained leaves, before XLA optimizes them.
 
     Args:
-      arguments: `(state, frozen, batch, key)` as ShapeDtypeStructs.
+      arguments: `(state, frozen, batch, key, ...)` as ShapeDtypeStructs.
     """
     # Counted by the present backend, wherever the program itself is compiled for.
     here = partial(sharded_shape, sharding=None)
-    state, frozen, batch, key = jax.tree.map(here, arguments)
+    state, frozen, batch, key = jax.tree.map(here, arguments[:4])
 
     def derive(trained: Any, frozen: Any, batch: Any, key: Any) -> Any:
         return loss_and_grads(model.forward, trained, frozen, batch, key)

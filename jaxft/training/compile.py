@@ -112,24 +112,29 @@ def train_program(
     *,
     log_norm: bool = True,
     seeds: int = 1,
+    rates_differ: bool = False,
 ) -> ByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
       seeds: how many train together; if several, all but `frozen` has an axis of seeds.
+      rates_differ: whether a step takes the learning rate behind the key, and the optimizer's
+        schedule has its peak at 1.
     """
-    key = sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh))
+    own: Any = (sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh)),)
+    if rates_differ:
+        own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
     forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
     step: Any = partial(train_step, forward, optimizer, log_norm=log_norm)
     metrics = replicated(mesh)
     if seeds > 1:
         step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))
-        state, key = stacked_shapes(state, seeds), stacked_shapes(key, seeds)
+        state, own = stacked_shapes(state, seeds), stacked_shapes(own, seeds)
     return ByLength(
         step,
         before=(state, frozen),
-        after=(key,),
+        after=own,
         # As it came in, or the next step would be given another layout than it was compiled for.
         results=(shardings_of(state), metrics),
         mesh=mesh,

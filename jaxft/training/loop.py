@@ -1,9 +1,9 @@
 """The training loop, top to bottom.
 
-    state = fit(plan, encoded_train, run_train, dev_scores, group, members, state, frozen, key, ...)
+    state = fit(plan, encoded_train, run_train, dev_scores, group, members, state, frozen, own, ...)
 
 One epoch: batches in their order, a step each, the dev split, a checkpoint, a line in the log.
-Several seeds may train together (`jaxft.training.together`): then a step takes a batch of each, and
+Several runs may train together (`jaxft.training.together`): then a step takes a batch of each, and
 each is scored, saved and logged as if it trained alone.
 """
 
@@ -31,7 +31,7 @@ from jaxft.training.compile import ByLength
 from jaxft.training.log import RunLog
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
 from jaxft.training.step import Params, State
-from jaxft.training.together import Group
+from jaxft.training.together import Group, Trial
 
 Scores = dict[str, Any]
 LOG_EVERY = 10  # steps between two lines of the log
@@ -72,14 +72,18 @@ class Plan:
 
 @dataclass
 class Member:
-    """One seed's run: what it has come to, and where that is written down.
+    """One of the runs: what it has come to, and where that is written down.
 
     Attributes:
+      label: what its lines begin with, where several runs print some.
+      schedule: update -> its learning rate, for the log.
       record: `new_record()`, or the one restored with the state; every finished epoch adds
         `{"epoch", "step", "train_loss", "dev"}` to its history.
     """
 
-    seed: int
+    trial: Trial
+    label: str
+    schedule: optax.Schedule
     workdir: Path
     record: dict[str, Any]
     checkpoints: Checkpoints
@@ -100,19 +104,18 @@ def fit(
     members: Sequence[Member],
     state: State,
     frozen: Params,
-    key: jax.Array,
+    own: tuple[jax.Array, ...],
     *,
-    schedule: optax.Schedule,
     accumulate: int,
     mesh: Mesh,
 ) -> State:
     """Trains from `state` to the last epoch, or to an early stop, and returns the last state.
 
     Args:
-      run_train: `(state, frozen, batch, key) -> (state, metrics)`, compiled by length.
+      run_train: `(state, frozen, batch, *own) -> (state, metrics)`, compiled by length.
       dev_scores: the scores of the dev split under some trained leaves, of each member.
-      members: one for each seed of the group; their records are brought up to date.
-      schedule: update -> learning rate, for the log.
+      members: one for each run of the group; their records are brought up to date.
+      own: the dropout keys, and the learning rates if they differ.
       accumulate: microbatches an update.
 
     Raises:
@@ -130,15 +133,14 @@ def fit(
             for slots in epoch_slots(plan, data, members, epoch)[done - epoch * per_epoch :]:
                 start = time.perf_counter()
                 batch = device_batch(data, slots, plan.batch_size, mesh)
-                state, metrics = run_train(state, frozen, batch, key)
+                state, metrics = run_train(state, frozen, batch, *own)
                 pending.append(metrics)
                 done += 1
                 is_last = done == (epoch + 1) * per_epoch
                 stop = stop_asked(received, done)  # once a step: a signal may come at any line
                 if is_last or stop or done % LOG_EVERY == 0 or due(done, plan.save_every):
                     # Reading a metric waits for the device, so several steps are read at once.
-                    rate = float(schedule((done - 1) // accumulate))
-                    log_steps(members, pending, done, epoch + 1, rate)
+                    log_steps(members, pending, done, epoch + 1, (done - 1) // accumulate)
                     pending = []
                 for member in members:
                     member.record["train_s"] += time.perf_counter() - start
@@ -148,7 +150,7 @@ def fit(
                 if stop and not is_last:
                     interrupt(received, done, members)
             for member, dev in zip(members, dev_scores(state.trained), strict=True):
-                end_epoch(epoch + 1, done, member, dev, bar, named=len(members) > 1)
+                end_epoch(epoch + 1, done, member, dev, bar)
             save(group, members, state)
             if stop or received:
                 interrupt(received, done, members)
@@ -160,20 +162,25 @@ def epoch_slots(
 ) -> list[tuple[Slot, ...]]:
     """Returns an epoch's steps: a batch for each member, all of one length."""
     orders = [
-        train_order(data.lengths, plan.buckets, plan.batch_size, member.seed, epoch)
+        train_order(data.lengths, plan.buckets, plan.batch_size, member.trial.seed, epoch)
         for member in members
     ]
     return list(zip(*orders, strict=True))
 
 
 def log_steps(
-    members: Sequence[Member], pending: list[Any], step: int, epoch: int, rate: float
+    members: Sequence[Member], pending: list[Any], step: int, epoch: int, update: int
 ) -> None:
-    """Adds the steps' losses to each member's record, and their means to its log."""
+    """Adds the steps' losses to each member's record, and their means to its log.
+
+    Args:
+      update: the number of the last one, from 0.
+    """
     fetched = [{name: np.atleast_1d(fetch(x)) for name, x in m.items()} for m in pending]
     for number, member in enumerate(members):
         own = [{name: float(x[number]) for name, x in metrics.items()} for metrics in fetched]
         member.record["losses"] += [metrics["loss"] for metrics in own]
+        rate = float(member.schedule(update))
         member.log.write(step, epoch, train=means(own) | {"learning_rate": rate})
 
 
@@ -196,17 +203,12 @@ def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoRe
     raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 
-def end_epoch(epoch: int, step: int, member: Member, dev: Scores, bar: tqdm, named: bool) -> None:
-    """Logs an epoch, adds it to the member's record and clears the running losses.
-
-    Args:
-      named: whether the line says whose it is.
-    """
+def end_epoch(epoch: int, step: int, member: Member, dev: Scores, bar: tqdm) -> None:
+    """Logs an epoch, adds it to the member's record and clears the running losses."""
     train_loss = float(np.mean(member.record["losses"]))
     member.log.write(step, epoch, dev={k: dev[k] for k in ("loss", "accuracy", "macro_f1")})
     bar.write(
-        (f"seed {member.seed:<10}  " if named else "")
-        + f"epoch {epoch:>3}  train loss {train_loss:.4f}  dev loss {dev['loss']:.4f}  "
+        f"{member.label}epoch {epoch:>3}  train loss {train_loss:.4f}  dev loss {dev['loss']:.4f}  "
         f"accuracy {dev['accuracy']:.4f}  macro-F1 {dev['macro_f1']:.4f}"
         + ("  (one class only)" if dev["collapsed"] else "")
     )

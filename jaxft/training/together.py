@@ -9,19 +9,24 @@
 Each seed has its own initialisation, batches and dropout, so it computes what it would alone; a
 step of S seeds is one program with S times the rows. On several devices the seeds may lie along the
 axis `seeds` of the mesh; no device of one seed sends anything to one of another.
+
+Several learning rates of a seed take as many places on that axis: they start alike, see the same
+batches and drop the same, and each step is told the rate of each (`train_step`).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice
-from jaxft.training.mesh import SEEDS, replicated
+from jaxft.training.mesh import SEEDS, put, replicated
 from jaxft.training.state import run_keys, sharded_shape, shardings_of
 from jaxft.training.step import State
 
@@ -30,8 +35,36 @@ IN_FRONT: Any = 0
 OF_SEEDS = State(step=None, trained=IN_FRONT, opt_state=IN_FRONT)
 
 
+class Trial(NamedTuple):
+    """What one of several runs has of its own; all else of the config they share."""
+
+    seed: int
+    learning_rate: float
+
+
+def trials(config: ConfigDict) -> list[Trial]:
+    """Every seed of a config with every learning rate."""
+    seeds = config.seeds or (config.seed,)
+    rates = [float(x) for x in config.optim.learning_rates] or [config.optim.learning_rate]
+    return [Trial(*own) for own in product(seeds, rates)]
+
+
+def rates_differ(config: ConfigDict) -> bool:
+    """Whether a step has to be told whose learning rate is what."""
+    return len(config.optim.learning_rates) > 1
+
+
+def label(trial: Trial, group: Sequence[Trial]) -> str:
+    """`seed 5  lr 0.001  `: in columns, what a trial does not share with all of its group."""
+    differs = {
+        f"seed {trial.seed:<10}  ": len({one.seed for one in group}) > 1,
+        f"lr {trial.learning_rate:<8}  ": len({one.learning_rate for one in group}) > 1,
+    }
+    return "".join(own for own in differs if differs[own])
+
+
 def are_together(config: ConfigDict, seeds: int) -> bool:
-    """Whether so many seeds train in one step, or one after the other.
+    """Whether so many runs train in one step, or one after the other.
 
     Raises:
       InputError: they were told to, and cannot.
@@ -43,9 +76,9 @@ def are_together(config: ConfigDict, seeds: int) -> bool:
         # In full they share nothing: it would save no memory and no time.
         return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
     if config.patience:
-        raise InputError("together: 'on', but with patience each seed stops at an epoch of its own")
+        raise InputError("together: 'on', but with patience each run stops at an epoch of its own")
     if not fits_mesh(config, seeds):
-        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} seeds")
+        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} runs")
     return True
 
 
@@ -54,13 +87,17 @@ def fits_mesh(config: ConfigDict, seeds: int) -> bool:
 
 
 def train_steps(train_step: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `(state, frozen, batch, key) -> (state, metrics)` of all seeds from that of one."""
-    return jax.vmap(
-        train_step,
-        in_axes=(OF_SEEDS, None, 0, 0),
-        out_axes=(OF_SEEDS, 0),
-        spmd_axis_name=SEEDS,
-    )
+    """Returns `(state, frozen, batch, key) -> (state, metrics)` of all seeds from that of one.
+
+    With learning rates behind the keys, if it is given some.
+    """
+
+    def of_all(state: State, frozen: Any, batch: Any, *own: jax.Array) -> Any:
+        axes = (OF_SEEDS, None, 0, *(0 for _ in own))
+        step = jax.vmap(train_step, in_axes=axes, out_axes=(OF_SEEDS, 0), spmd_axis_name=SEEDS)
+        return step(state, frozen, batch, *own)
+
+    return of_all
 
 
 def eval_steps(eval_step: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,6 +126,13 @@ def dropout_keys(mesh: Mesh, seeds: Sequence[int]) -> jax.Array:
         return jax.jit(lambda: run_keys(seeds[0])[1], out_shardings=key.sharding)()
     sharding = stacked_shape(key, len(seeds)).sharding
     return jax.jit(lambda: jnp.stack([run_keys(s)[1] for s in seeds]), out_shardings=sharding)()
+
+
+def learning_rates(mesh: Mesh, rates: Sequence[float]) -> jax.Array:
+    """Returns what they take as `learning_rate`: that of one seed, or one for each."""
+    if len(rates) == 1:
+        return put(np.float32(rates[0]), replicated(mesh))
+    return put(np.array(rates, np.float32), NamedSharding(mesh, PartitionSpec(SEEDS)))
 
 
 class Group:

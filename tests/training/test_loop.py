@@ -35,7 +35,7 @@ from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
 from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
-from jaxft.training.together import Group
+from jaxft.training.together import Group, Trial
 
 PLAN = Plan(
     batch_size=4,
@@ -148,7 +148,9 @@ class Run:
         with Checkpoints(workdir / "checkpoints", self.shapes) as checkpoints:
             state, record = checkpoints.restore_latest() or (self.start(), new_record())
             with RunLog(workdir, resume_step=int(state.step)) as log:
-                member = Member(seed, workdir, record, checkpoints, log)
+                member = Member(
+                    *(Trial(seed, 1e-2), "", self.schedule), workdir, record, checkpoints, log
+                )
                 state = fit(
                     plan,
                     self.data,
@@ -158,8 +160,7 @@ class Run:
                     [member],
                     state,
                     self.frozen,
-                    self.key,
-                    schedule=self.schedule,
+                    (self.key,),
                     accumulate=ACCUMULATE,
                     mesh=self.mesh,
                 )

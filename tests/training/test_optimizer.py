@@ -146,6 +146,26 @@ def test_every_trained_leaf_alone_gives_the_same_updates_as_a_full_tree() -> Non
         assert (update == full[path]).all()
 
 
+@pytest.mark.parametrize(("name", "accumulate"), [("linear", 1), ("cosine", 2), ("constant", 3)])
+def test_updates_are_proportional_to_the_peak(name: str, accumulate: int) -> None:
+    @jax.jit
+    def updates(peak: float) -> list[Tree]:
+        schedule = make_schedule(name, peak, total_steps=5, warmup=0.3)
+        tx = make_optimizer(LABELS, schedule, weight_decay=0.3, clip=0.5, accumulate=accumulate)
+        params, found = random_tree(0), []
+        state = tx.init(params)
+        for step in range(6):
+            update, state = tx.update(random_tree(step + 1), state, params)
+            found.append(update)
+        return found
+
+    of_one = updates(1.0)
+    for peak in (1e-7, 3e-4, 10.0):
+        for ours, ones in zip(updates(peak), of_one, strict=True):
+            for path, update in ours.items():
+                np.testing.assert_allclose(update, peak * ones[path], rtol=1e-5)
+
+
 # ---------------------------------------------------------------- clipping
 
 

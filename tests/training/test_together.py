@@ -1,5 +1,8 @@
-"""Seeds that train together: each as if alone, one copy of the backbone, no word between them."""
+"""Runs that train together: each as if alone, one copy of the backbone, no word between them."""
 
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
 from typing import Any
 
 import jax
@@ -17,15 +20,24 @@ from jaxft.memory.collectives import collectives
 from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.peft.methods import Options
-from jaxft.training.compile import eval_program, train_program
+from jaxft.training.compile import ByLength, eval_program, train_program
 from jaxft.training.loop import device_batch
 from jaxft.training.mesh import fetch, make_mesh
-from jaxft.training.state import Model, build_model, init_params, init_trained
+from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.state import Model, build_model, init_params, init_trained, state_shapes
 from jaxft.training.step import State
-from jaxft.training.together import Group, are_together, dropout_keys
+from jaxft.training.together import (
+    Group,
+    Trial,
+    are_together,
+    dropout_keys,
+    label,
+    learning_rates,
+    trials,
+)
 from tests.training.test_mesh import run_on_eight_devices, tiny, weights_of
 
-SEEDS = (347913, 594729, 162850)
+SEEDS, RATE = (347913, 594729, 162850), 1e-2
 BATCH, BUCKETS, STEPS = 4, (8,), 3
 
 
@@ -47,32 +59,54 @@ def pretrained(model: Model) -> dict[str, np.ndarray]:
     return {path: x for path, x in everything.items() if not any(i in path for i in inserted)}
 
 
-def trained_by(model: Model, seeds: tuple[int, ...], mesh: Mesh) -> tuple[Group, State, Any, Any]:
-    """Some steps of these seeds in one group: the group, its state, losses and logits."""
-    optimizer, weights, data = optax.adamw(1e-2), pretrained(model), examples()
-    program = train_program(model, optimizer, mesh, BATCH, seeds=len(seeds))
-    one = train_program(model, optimizer, mesh, BATCH).shapes(8)[0]
-    group = Group(one, len(seeds))
-    frozen_paths = set(model.shapes) - set(one.trained)
-    frozen = init_params(model, weights, 0, mesh, frozen_paths)
+@cache
+def programs(
+    method: str, mesh: Mesh, count: int, peak: float | None, accumulate: int
+) -> tuple[Model, optax.GradientTransformation, ByLength, ByLength]:
+    """A model, its optimizer and the two steps of so many runs; each compiled once.
+
+    Args:
+      peak: their learning rate; None: a step is told that of each.
+    """
+    model = tiny(method)
+    # A schedule that never stands still.
+    schedule = make_schedule("cosine", peak or 1.0, total_steps=8, warmup=0.2)
+    optimizer = make_optimizer(
+        model.labels, schedule, weight_decay=0.1, clip=0.5, accumulate=accumulate
+    )
+    run_train = train_program(model, optimizer, mesh, BATCH, seeds=count, rates_differ=peak is None)
+    return model, optimizer, run_train, eval_program(model, mesh, BATCH, seeds=count)
+
+
+def trained_by(
+    method: str, members: Sequence[Trial], mesh: Mesh, steps: int = STEPS, accumulate: int = 1
+) -> tuple[Group, State, Any, Any]:
+    """Some steps of these runs in one group: the group, its state, losses and logits."""
+    seeds, rates = zip(*members, strict=True)
+    count, peak = len(seeds), rates[0] if len(set(rates)) == 1 else None
+    model, optimizer, run_train, run_eval = programs(method, mesh, count, peak, accumulate)
+    weights, data = pretrained(model), examples()
+    one, frozen_shapes = state_shapes(model, optimizer, mesh)
+    group = Group(one, count)
+    frozen = init_params(model, weights, 0, mesh, frozen_shapes)
     state = group.stack([init_trained(model, optimizer, weights, s, mesh) for s in seeds])
-    keys, losses = dropout_keys(mesh, seeds), []
+    own = (dropout_keys(mesh, seeds), learning_rates(mesh, rates))[: 2 if peak is None else 1]
+    losses = []
     orders = [train_order(data.lengths, BUCKETS, BATCH, seed, 0) for seed in seeds]
-    for slots in list(zip(*orders, strict=True))[:STEPS]:
-        state, metrics = program(state, frozen, device_batch(data, slots, BATCH, mesh), keys)
+    for slots in list(zip(*orders, strict=True))[:steps]:
+        state, metrics = run_train(state, frozen, device_batch(data, slots, BATCH, mesh), *own)
         losses.append(np.atleast_1d(fetch(metrics["loss"])))
-    run_eval = eval_program(model, mesh, BATCH, seeds=len(seeds))
     slot = eval_order(data.lengths, BUCKETS, BATCH)[0]
     logits = fetch(run_eval(state.trained, frozen, device_batch(data, [slot], BATCH, mesh)))
-    return group, state, np.array(losses), logits.reshape(len(seeds), BATCH, -1)
+    return group, state, np.array(losses), logits.reshape(count, BATCH, -1)
 
 
 @pytest.mark.parametrize("method", ["lora", "houlsby", "full"])
 def test_each_seed_trains_as_if_alone(method: str) -> None:
-    model, mesh = tiny(method), make_mesh(1)
-    group, state, losses, logits = trained_by(model, SEEDS, mesh)
-    for number, seed in enumerate(SEEDS):
-        _, alone, own_losses, own_logits = trained_by(model, (seed,), mesh)
+    members, mesh = [Trial(seed, RATE) for seed in SEEDS], make_mesh(1)
+    group, state, losses, logits = trained_by(method, members, mesh)
+    for number, trial in enumerate(members):
+        _, alone, own_losses, own_logits = trained_by(method, [trial], mesh)
         np.testing.assert_allclose(losses[:, number], own_losses[:, 0], rtol=1e-5)
         np.testing.assert_allclose(logits[number], own_logits[0], rtol=1e-3, atol=1e-4)
         taken = group.take(state, number)
@@ -84,6 +118,26 @@ def test_each_seed_trains_as_if_alone(method: str) -> None:
             np.testing.assert_allclose(taken.trained[path], x, rtol=1e-3, atol=3e-4)
     # Another seed is another run.
     assert np.ptp(losses, axis=1).min() > 1e-4
+
+
+@pytest.mark.parametrize(("method", "accumulate"), [("lora", 2), ("houlsby", 1)])
+def test_each_learning_rate_of_each_seed_trains_as_if_alone(method: str, accumulate: int) -> None:
+    members, mesh = [Trial(*own) for own in product(SEEDS, (1e-3, 1e-5))], make_mesh(1)
+    group, state, losses, _ = trained_by(method, members, mesh, 5, accumulate)
+    for number, trial in enumerate(members):
+        _, alone, own_losses, _ = trained_by(method, [trial], mesh, 5, accumulate)
+        np.testing.assert_allclose(losses[:, number], own_losses[:, 0], rtol=1e-6)
+        taken = group.take(state, number)
+        # Adam's moments, too.
+        pairs = zip(jax.tree.leaves(taken), jax.tree.leaves(alone), strict=True)
+        for ours, theirs in pairs:
+            assert ours.sharding == theirs.sharding
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    # The rates of a seed start alike, on the same batches, and then part.
+    of_seed = losses.reshape(5, len(SEEDS), 2)
+    assert (np.ptp(of_seed[0], axis=1) == 0).all()
+    assert (np.ptp(of_seed[0], axis=0) > 1e-4).all()
+    assert (np.ptp(of_seed[-1], axis=1) > 1e-5).all()
 
 
 @pytest.mark.parametrize(
@@ -110,38 +164,41 @@ jax.config.update("jax_disable_most_optimizations", True)  # half the time
 from tests.training import test_together as t
 print(json.dumps(t.on_meshes()))
 """
+FOUR_SEEDS = [Trial(seed, RATE) for seed in (1, 2, 3, 4)]
+TWO_BY_TWO = [Trial(*own) for own in product((1, 2), (RATE, RATE / 3))]
 MESHES = {
-    "seeds": {"seeds": 4, "data": 1},
-    "seeds and fsdp": {"seeds": 2, "data": 2, "fsdp": 2},
+    "seeds": ({"seeds": 4, "data": 1}, FOUR_SEEDS),
+    "rates": ({"seeds": 4, "data": 1}, TWO_BY_TWO),
+    "rates and fsdp": ({"seeds": 2, "data": 2, "fsdp": 2}, TWO_BY_TWO),
 }
 
 
 def on_meshes() -> dict[str, Any]:
-    """Returns mesh -> losses of four seeds on it, and what its devices exchange."""
-    model, seeds = tiny("lora"), (1, 2, 3, 4)
-    found = {"alone": {"losses": trained_by(model, seeds, make_mesh(1))[2].tolist()}}
-    for name, sizes in MESHES.items():
-        mesh = make_mesh(**sizes)
-        program = train_program(model, optax.adamw(1e-2), mesh, BATCH, seeds=4)
-        sent = collectives(program.compile(8).as_text())
-        _, state, losses, _ = trained_by(model, seeds, mesh)
+    """Returns mesh -> losses of four runs on it and on one device, what its devices exchange."""
+    found = {}
+    for name, (sizes, members) in MESHES.items():
+        mesh, peak = make_mesh(**sizes), RATE if members is FOUR_SEEDS else None
+        _, state, losses, _ = trained_by("lora", members, mesh)
+        alone = trained_by("lora", members, make_mesh(1))[2]
+        sent = collectives(programs("lora", mesh, 4, peak, 1)[2].compile(8).as_text())
         local = state.trained["classifier/kernel"].addressable_shards[0].data.shape
         kinds = [one.kind for one in sent if one.group > 1]
         groups = [one.group for one in sent if one.group > 1]
-        found[name] = {"losses": losses.tolist(), "kinds": kinds, "groups": groups}
-        found[name]["local"] = list(local)
+        found[name] = {"losses": losses.tolist(), "alone": alone.tolist(), "local": list(local)}
+        found[name] |= {"kinds": kinds, "groups": groups}
     return found
 
 
-def test_on_several_devices_seeds_do_not_talk_to_each_other() -> None:
+def test_on_several_devices_runs_do_not_talk_to_each_other() -> None:
     found = run_on_eight_devices(ON_EIGHT_DEVICES)
-    for name in MESHES:
-        np.testing.assert_allclose(found[name]["losses"], found["alone"]["losses"], rtol=1e-5)
-    assert found["seeds"]["kinds"] == []
-    assert found["seeds"]["local"] == [1, 64, 3]
-    # Of two seeds' devices the four of one talk, in pairs or all together.
-    assert set(found["seeds and fsdp"]["groups"]) <= {2, 4}
-    assert found["seeds and fsdp"]["local"] == [2, 32, 3]
+    for there in found.values():
+        np.testing.assert_allclose(there["losses"], there["alone"], rtol=1e-5)
+    for name in ("seeds", "rates"):
+        assert found[name]["kinds"] == []
+        assert found[name]["local"] == [1, 64, 3]
+    # Of two runs' devices the four of one talk, in pairs or all together.
+    assert set(found["rates and fsdp"]["groups"]) <= {2, 4}
+    assert found["rates and fsdp"]["local"] == [2, 32, 3]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +212,7 @@ def test_on_several_devices_seeds_do_not_talk_to_each_other() -> None:
         ({"method.name": "full", "together": "on"}, True),
     ],
 )
-def test_seeds_take_their_steps_at_once_where_they_share_something(
+def test_runs_take_their_steps_at_once_where_they_share_something(
     overrides: dict[str, object], together: bool
 ) -> None:
     config = cli.config_module().get_config()
@@ -167,15 +224,35 @@ def test_seeds_take_their_steps_at_once_where_they_share_something(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"together": "on", "patience": 2}, "with patience each seed stops at an epoch of its own"),
-        ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 seeds"),
+        ({"together": "on", "patience": 2}, "with patience each run stops at an epoch of its own"),
+        ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 runs"),
         ({"together": "yes"}, "together: unknown value 'yes'"),
     ],
 )
-def test_seeds_that_cannot_train_together_say_why(
+def test_runs_that_cannot_train_together_say_why(
     overrides: dict[str, object], message: str
 ) -> None:
     config = cli.config_module().get_config()
     config.update_from_flattened_dict(overrides)
     with pytest.raises(InputError, match=message):
         are_together(config, 3)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rates", "labels"),
+    [
+        ((), (), [""]),
+        ((5, 6), (), ["seed 5           ", "seed 6           "]),
+        ((5,), (1e-3, 3e-5), ["lr 0.001     ", "lr 3e-05     "]),
+        ((5, 6), (1,), ["seed 5           ", "seed 6           "]),
+        ((5, 6), (1e-3, 3e-4), ["seed 5           lr 0.001     "]),
+    ],
+)
+def test_a_run_is_named_by_what_it_does_not_share(
+    seeds: tuple[int, ...], rates: tuple[float, ...], labels: list[str]
+) -> None:
+    config = cli.config_module().get_config()
+    config.seeds, config.optim.learning_rates = seeds, rates
+    group = trials(config)
+    assert len(set(group)) == len(group) == max(1, len(seeds)) * max(1, len(rates))
+    assert [label(trial, group) for trial in group][: len(labels)] == labels
