@@ -111,13 +111,15 @@ def plan_rows(cells: Sequence[Cell]) -> list[Row]:
 
 
 def plan_row(cell: Cell) -> Row:
-    """The compiled step of the lowest seed; the others' is the same program.
+    """The compiled step of the lowest seed, and of those that took it together.
 
     A run tells its temporaries in one sum, and does not tell the length it was compiled for.
     """
     results = cell.first
     config, memory = results["config"], results["memory"]
-    partitions = {k: x for k, x in memory.items() if isinstance(x, dict) and "params_bytes" in x}
+    seeds = results["timing"].get("seeds_together", 1)
+    one = {k: x for k, x in memory.items() if isinstance(x, dict) and "params_bytes" in x}
+    partitions = {k: x if k == "frozen" else times(x, seeds) for k, x in one.items()}
     trained = [sizes for name, sizes in partitions.items() if name != "frozen"]
     compiled, devices = memory["compiled"], len(cell.runs[0].env["devices"])
     parts = {
@@ -137,12 +139,18 @@ def plan_row(cell: Cell) -> Row:
         "mesh": mesh_sizes(config["mesh"], devices),
         "memory_bytes": None,
         "batch_size": config["batch_size"],
+        "seeds": seeds,
         "length": f"≤{config['data']['max_length']}",
         "parameters": results["parameters"],
         "partitions": partitions,
         "compiled": compiled,
         "breakdown": parts | {"other": compiled["peak"] - sum(parts.values())},
     }
+
+
+def times(sizes: Mapping[str, int], seeds: int) -> dict[str, int]:
+    """The bytes of a partition that each of several seeds has for itself."""
+    return {name: seeds * size for name, size in sizes.items()}
 
 
 def mesh_sizes(mesh: Mapping[str, int], devices: int) -> dict[str, int]:

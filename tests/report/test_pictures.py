@@ -46,6 +46,15 @@ def test_bars_add_up_to_the_peak_of_a_step():
     assert segments(row)["optimizer"] == 800
 
 
+def test_what_seeds_trained_together_have_for_themselves_is_there_for_each():
+    alone, together = cell_of(0, 1), cell_of(0, 1)
+    for run in together.runs:
+        run.results["timing"]["seeds_together"] = 2
+    one, both = (segments(row) for row in plan_rows([alone, together]))
+    assert both["frozen"] == one["frozen"]
+    assert (both["trained"], both["optimizer"]) == (2 * one["trained"], 2 * one["optimizer"])
+
+
 @pytest.mark.parametrize(
     ("mesh", "sizes"),
     [
