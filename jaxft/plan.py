@@ -41,7 +41,7 @@ from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import METHODS
 from jaxft.report import bars, footprint
 from jaxft.training.mesh import AXES, axis_sizes
-from jaxft.training.together import are_together
+from jaxft.training.together import are_together, trials
 
 TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
 # The rows of the table: lora-top stands beside lora.
@@ -105,8 +105,8 @@ def make_jobs(
 
 
 def seed_counts(config: ConfigDict) -> tuple[int, ...]:
-    """How many seeds are to be planned together, as far as they can be."""
-    return config.memory.seeds or (len(config.seeds) or 1,)
+    """How many seeds, or learning rates, are to be planned together, as far as they can be."""
+    return config.memory.seeds or (len(trials(config)),)
 
 
 def words(values: tuple[str, ...]) -> list[str]:

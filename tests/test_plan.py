@@ -217,6 +217,7 @@ def test_a_step_is_compiled_for_gpus_and_tpus_that_are_not_here(
     [
         ({}, [1], [1]),
         ({"seeds": (4, 5, 6)}, [1], [3]),
+        ({"seeds": (4, 5), "optim.learning_rates": (1e-3, 1e-4)}, [1], [4]),
         ({"seeds": (4, 5, 6), "memory.seeds": (1, 5)}, [1], [1, 5]),
         ({"memory.seeds": (1, 5), "together": "on"}, [1, 5], [1, 5]),
         ({"memory.seeds": (1, 5), "together": "off"}, [1], [1]),
