@@ -157,7 +157,9 @@ def log_of(workdir: Path, bundle: Bundle) -> Path:
 
 def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
     """Writes a failure: the exit code, and what was said last."""
-    lines = log.read_text("utf-8", "replace").split("\n$ ")[-1].splitlines()
+    # A process may be killed before it has opened its log.
+    text = log.read_text("utf-8", "replace") if log.exists() else ""
+    lines = text.split("\n$ ")[-1].splitlines()
     said = [line.strip() for line in lines if line.strip()]
     message = said[-1] if said else f"nothing printed, exit code {exit_code}"
     if exit_code < 0:

@@ -123,10 +123,13 @@ def test_a_state_is_read_off_the_files(tmp_path: Path) -> None:
     run.mkdir()
     (run / "config.json").touch()
     assert look(tmp_path, "cell") is State.PARTIAL
+    bundle = (Cell("cell", "", "", "", "", 0, (), shares=False),)
     log = cells.log_file(tmp_path, "cell")
     log.parent.mkdir()
+    cells.settle(tmp_path, bundle, -9)  # killed before it had said anything
+    assert cells.read_failure(tmp_path, "cell")["message"] == "killed by SIGKILL"
+    cells.failed_file(tmp_path, "cell").unlink()
     log.write_text("\n$ python -m jaxft.train\nold\n\n$ python -m jaxft.train\nValueError: no\n\n")
-    bundle = (Cell("cell", "", "", "", "", 0, (), shares=False),)
     cells.settle(tmp_path, bundle, 143)
     assert look(tmp_path, "cell") is State.PARTIAL  # told to stop: no failure
     cells.settle(tmp_path, bundle, 1)
