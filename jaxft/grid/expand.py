@@ -31,6 +31,7 @@ AXES = {
     "method.name": "methods",
     "seed": "seeds",
     "seeds": "seeds",
+    "optim.learning_rates": "variant",  # one for each
 }
 
 

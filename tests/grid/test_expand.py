@@ -163,6 +163,7 @@ WRONG = [
     ({"overrides": {"optim": {"clp": 1.0}}}, "overrides.optim.clp", "did you mean 'optim.clip'"),
     ({"overrides": {"per_methd": {}, "epochs": 0}}, "epochs: 0", ""),
     ({"overrides": {"seed": 1}}, "config.overrides.seed: the grid's own", "see config.seeds"),
+    ({"overrides": {"optim": {"learning_rates": (1e-3,)}}}, "grid's own", "config.variant"),
     ({"overrides": {"method": {"name": "full"}}}, "method.name: the grid's own", "config.methods"),
     ({"overrides": {"epochs": "ten"}}, "config.epochs: 'ten'", "expected int"),
     ({"overrides": {"per_method": {"lroa": {}}}}, "per_method", "did you mean 'lora'"),
