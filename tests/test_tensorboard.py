@@ -23,12 +23,12 @@ STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNN
 
 @pytest.fixture(scope="module")
 def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of two methods; those of LoRA were killed in their third epoch."""
+    """Two seeds of two methods, three epochs; those of LoRA were killed in the third."""
     workdir = tmp_path_factory.mktemp("runs")
 
     def seeds(method: str) -> list[str]:
         pattern = workdir / f"{method}-{{seed}}"
-        overrides = ("--config.seeds=0,1", "--config.data.max_length=16")
+        overrides = ("--config.seeds=0,1", "--config.data.max_length=16", "--config.epochs=3")
         return command(tiny_checkpoint, pattern, *overrides, method=method)
 
     with pytest.MonkeyPatch.context() as patch:
