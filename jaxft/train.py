@@ -101,7 +101,7 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     with hosts.together():
         is_together = are_together(config, len(workdirs))
     if dry_run:
-        return show_compiled(programs(setup, len(workdirs) if is_together else 1)[0], setup.plan)
+        return show_compiled(setup, len(workdirs) if is_together else 1)
 
     # Claim the directories; finished runs are only shown.
     left = [trial for trial, path in workdirs.items() if not is_done(setup, trial, path)]
@@ -515,12 +515,14 @@ def fresh_note(fresh: list[str]) -> str:
     return f" ({', '.join(modules)} newly initialised)" if modules else ""
 
 
-def show_compiled(run_train: ByLength, plan: loop.Plan) -> int:
-    """Compiles the longest step and prints what it needs; returns the exit code."""
-    length = max(plan.buckets)
+def show_compiled(setup: Setup, runs: int) -> int:
+    """Compiles the longest step of so many runs, prints what it needs; returns the exit code."""
+    run_train, length = programs(setup, runs)[0], max(setup.plan.buckets)
     executable = run_train.compile(length)
     sizes = compiled_bytes(executable)
-    print(f"\none step of {plan.batch_size} examples x {length} tokens, compiled for this device:")
+    batch = f"{setup.plan.batch_size} examples x {length} tokens"
+    together = f"{runs} runs together, {batch} each" if runs > 1 else batch
+    print(f"\none step of {together}, compiled for this device:")
     for name, size in sizes.items():
         print(f"  {name:<12}{tables.human_bytes(size):>12}")
     print(f"  {'FLOPs':<12}{(flops(executable) or 0) / 1e9:>8.1f} G")
