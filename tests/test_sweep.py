@@ -426,6 +426,27 @@ def submitit(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit")
 
 
+Refused = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def refused(
+    no_left_over_config: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refused:
+    """Runs a command that must refuse, and returns its one line."""
+
+    def run(arguments: list[str]) -> str:
+        argv = ["sweep", *arguments]
+        monkeypatch.setattr(sys, "argv", argv)  # config_flags reads it
+        code = cli.guarded(sweep.main, argv)
+        error = capsys.readouterr().err
+        assert code == 2
+        assert error.count("\n") == 1, error
+        return error
+
+    return run
+
+
 WRONG = [
     (["--launcher=slrum"], "--launcher: unknown value 'slrum'; expected one of local, slurm"),
     (["--workers=-1"], "--workers: -1; expected 0 or more"),
@@ -444,35 +465,16 @@ WRONG = [
 ]
 
 
-@pytest.mark.usefixtures("no_left_over_config")
 @pytest.mark.parametrize(("given", "said"), WRONG, ids=[given[0] for given, _ in WRONG])
 def test_bad_input_is_one_line_before_anything_is_written(
-    given: list[str],
-    said: str,
-    table: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    given: list[str], said: str, table: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    line = refused([f"--config={table}", f"--workdir={tmp_path}", *given], monkeypatch, capsys)
+    line = refused([f"--config={table}", f"--workdir={tmp_path}", *given])
     assert said in line
     assert not list(tmp_path.iterdir())
 
 
-def refused(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> str:
-    """The one line of a command that must refuse."""
-    argv = ["sweep", *arguments]
-    monkeypatch.setattr(sys, "argv", argv)  # config_flags reads it
-    code = cli.guarded(sweep.main, argv)
-    error = capsys.readouterr().err
-    assert code == 2
-    assert error.count("\n") == 1, error
-    return error
-
-
-@pytest.mark.usefixtures("no_left_over_config", "submitit")
+@pytest.mark.usefixtures("submitit")
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -484,28 +486,16 @@ def refused(
     ],
 )
 def test_wrong_job_parameters_are_one_line(
-    given: list[str],
-    said: str,
-    table: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    given: list[str], said: str, table: Path, tmp_path: Path, refused: Refused
 ) -> None:
     arguments = [f"--config={table}", f"--workdir={tmp_path}", "--launcher=slurm"]
-    assert said in refused(
-        [*arguments, "--config.slurm.cluster=local", *given], monkeypatch, capsys
-    )
+    assert said in refused([*arguments, "--config.slurm.cluster=local", *given])
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="this machine has SLURM")
-@pytest.mark.usefixtures("no_left_over_config", "submitit")
-def test_without_slurm_the_way_out_is_named(
-    table: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.usefixtures("submitit")
+def test_without_slurm_the_way_out_is_named(table: Path, tmp_path: Path, refused: Refused) -> None:
     arguments = [f"--config={table}", f"--workdir={tmp_path}", "--launcher=slurm"]
-    line = refused(arguments, monkeypatch, capsys)
+    line = refused(arguments)
     assert "no srun on this machine" in line
     assert "--config.slurm.cluster=local" in line

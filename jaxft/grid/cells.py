@@ -144,9 +144,10 @@ def failed_file(workdir: Path, name: str) -> Path:
 
 def settle(workdir: Path, bundle: Bundle, exit_code: int) -> None:
     """Notes of cells whose process has ended with this exit code if they failed, and why."""
-    left = [cell for cell in bundle if not (workdir / cell.name / "DONE").exists()]
-    if exit_code not in NO_FAILURE:
-        for cell in left:
+    if exit_code in NO_FAILURE:
+        return
+    for cell in bundle:
+        if not (workdir / cell.name / "DONE").exists():
             write_failure(workdir, cell.name, log_of(workdir, bundle), exit_code)
 
 

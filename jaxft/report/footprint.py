@@ -290,7 +290,7 @@ def varies(rows: Sequence[Row], field: str) -> bool:
 
 
 def seeds_of(row: Row) -> int:
-    """How many seeds train together; rows of runs, and those of old plans, do not say: one."""
+    """How many seeds train together; rows of old plans do not say: one."""
     return row.get("seeds", 1)
 
 
