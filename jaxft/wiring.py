@@ -25,6 +25,7 @@ from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
 from jaxft.data.sources import sha256
 from jaxft.errors import InputError
+from jaxft.files import replace_text
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.peft.methods import Options
@@ -176,7 +177,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any], env: dict[str, Any]) ->
 
 def begun(name: str) -> bool:
     """Whether a file is what a kill right at the start may have left: config.json comes last."""
-    return name.removesuffix(".tmp") in ("env.json", "config.json")
+    return name.startswith(("env.json", "config.json"))
 
 
 def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
@@ -199,11 +200,9 @@ def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes through a temporary file, so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Replaces a file as a whole; a kill leaves the old one or the new one."""
     text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, text + "\n")
 
 
 def finite(tree: Any) -> Any:
@@ -216,11 +215,9 @@ def finite(tree: Any) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes a JSON object a line, through a temporary file."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Replaces a file as a whole by a JSON object a line."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    replace_text(path, "".join(lines))
 
 
 def read_json(path: Path) -> Any:

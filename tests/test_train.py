@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -334,13 +335,26 @@ def test_the_users_own_pairs_train_and_predict_from_a_table(
     assert row["probabilities"].keys() == set(WORDS)
 
 
-def test_a_dry_run_checks_counts_compiles_and_writes_nothing(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    printed = run(command(tiny_checkpoint, tmp_path / "dry", "--dry_run"))
+@pytest.fixture(scope="module")
+def dry(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a dry run printed, with all that it imported, and its directory."""
+    workdir = tmp_path_factory.mktemp("runs") / "dry"
+    _, *rest = command(tiny_checkpoint, workdir, "--dry_run")
+    return run([sys.executable, "-X", "importtime", *rest]), workdir
+
+
+def test_a_dry_run_checks_counts_compiles_and_writes_nothing(dry: tuple[str, Path]) -> None:
+    printed, workdir = dry
     assert "adapter" in printed
     assert "temporaries" in printed
-    assert not (tmp_path / "dry").exists()
+    assert not workdir.exists()
+
+
+def test_no_command_imports_torch_where_there_is_one(dry: tuple[str, Path]) -> None:
+    pytest.importorskip("torch")
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", dry[0], re.MULTILINE))
+    assert "torch" not in imported
+    assert imported >= {"jax", "transformers"}
 
 
 def test_training_and_prediction_need_neither_torch_nor_tensorflow(

@@ -43,7 +43,7 @@ def test_what_a_run_trains_beside_makes_it_no_other_run(tmp_path: Path) -> None:
 
 def test_a_claim_that_was_killed_half_way_can_be_made_again(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{}")
-    (tmp_path / "config.json.tmp").write_text('{"task"')
+    (tmp_path / "config.json.1a2b.tmp").write_text('{"task"')
     wiring.claim_workdir(tmp_path, CONFIG, ENV)
     assert wiring.read_json(tmp_path / "config.json") == CONFIG
 

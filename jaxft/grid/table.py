@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxft import wiring
+from jaxft.files import replace_text
 from jaxft.grid.cells import Cell, State
 from jaxft.report.card import markdown_table
 from jaxft.report.entries import Entry, Table, name_entry, number_entry, score_entry
@@ -72,7 +73,7 @@ def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     wiring.write_json(workdir / "table.json", list(rows))
     table = result_table(rows)
     text = markdown_table(table.heads, table.texts())
-    (workdir / "table.md").write_text(text + "\n", encoding="utf-8")
+    replace_text(workdir / "table.md", text + "\n")
 
 
 def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -8,18 +8,21 @@ with RunLog(workdir, resume_step=120) as log:
 import json
 import math
 import socket
-import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
-from tensorboardX.summary import hparams, scalar
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from jaxft.files import replace_text
 from jaxft.training import hosts
 
 Setting = str | float | bool
@@ -35,9 +38,7 @@ class RunLog:
             return
         path = workdir / "metrics.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= resume_step]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._step = resume_step
         self._events = EventFile(workdir / "tb")
@@ -71,7 +72,7 @@ class RunLog:
         self._file.flush()
         self._step = step
         values = {f"{group}/{name}": v for group, own in groups.items() for name, v in own.items()}
-        self._events.write(step, [scalar(tag, value) for tag, value in values.items()])
+        self._events.write(step, scalars(values))
 
     def write_result(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
         """Writes the run's row in TensorBoard's HPARAMS: what was set, and what came out.
@@ -81,50 +82,58 @@ class RunLog:
         """
         if not self._writes:
             return
-        # The first is a list of the settings that there are. TensorBoard takes the one it meets
-        # first for all runs; without, it gathers the settings of all, and those that differ lead.
-        _, begin, end = hparams(dict(settings), dict(scores))
-        found = [scalar(tag, value) for tag, value in scores.items()]
-        self._events.write(self._step + 1, [begin, *found, end])
+        # A list of all settings is left out. TensorBoard takes the one it meets first for all runs;
+        # without, it gathers the settings of all, and those that differ lead.
+        begin = hparams_pb(dict(settings), trial_id="").value  # "": each run has a row of its own
+        self._events.write(self._step + 1, [*begin, *scalars(scores), session_end()])
+
+
+def scalars(values: Mapping[str, float]) -> list[Summary.Value]:
+    """A point of each curve."""
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+
+
+def session_end() -> Summary.Value:
+    """Says that a run has come to its end."""
+    content = HParamsPluginData()
+    content.session_end_info.status = STATUS_SUCCESS
+    content.session_end_info.end_time_secs = time.time()
+    return Summary.Value(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(content),
+        tensor=metadata.NULL_TENSOR,
+    )
 
 
 class EventFile:
     """A new file of TensorBoard events. What was written survives the process's being killed.
 
-    tensorboardX's own writer keeps up to two minutes of them in memory, or waits for the disk.
+    TensorBoard's own writer keeps up to two minutes of them in memory.
     """
 
     def __init__(self, directory: Path) -> None:
         """Opens a file that is read after those there are."""
         directory.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._file = (directory / name).open("xb")
+        self._records = RecordWriter((directory / name).open("xb"))
         self._append(Event(file_version="brain.Event:2"))
 
     def drop(self, step: int) -> None:
         """Tells readers to forget what earlier files have at this step or later."""
         self._append(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
-    def write(self, step: int, summaries: Sequence[Summary]) -> None:
+    def write(self, step: int, values: Sequence[Summary.Value]) -> None:
         """Appends what there is of a step."""
-        values = [value for summary in summaries for value in summary.value]
         self._append(Event(step=step, summary=Summary(value=values)))
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._records.close()
 
     def _append(self, event: Event) -> None:
         event.wall_time = time.time()
-        content = event.SerializeToString()
-        length = struct.pack("<Q", len(content))
-        self._file.write(length + checksum(length) + content + checksum(content))
-        self._file.flush()
-
-
-def checksum(content: bytes) -> bytes:
-    """As it stands behind each part of a record."""
-    return struct.pack("<I", masked_crc32c(content))
+        self._records.write(event.SerializeToString())
+        self._records.flush()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
