@@ -27,7 +27,7 @@ def command(checkpoint: Path, workdir: Path, *overrides: str, method: str = "lor
     return [
         *(sys.executable, "-m", "jaxft.train", f"--config=configs/acl_{method}.py"),
         *("--config.data.source=sample", f"--config.model.name={checkpoint}"),
-        *("--config.batch_size=16", "--config.epochs=4", "--config.data.max_length=48"),
+        *("--config.batch_size=16", "--config.epochs=4", "--config.data.max_length=32"),
         *(f"--workdir={workdir}", *overrides),
     ]
 
