@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -177,7 +178,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any], env: dict[str, Any]) ->
 
 def begun(name: str) -> bool:
     """Whether a file is what a kill right at the start may have left: config.json comes last."""
-    return name.startswith(("env.json", "config.json"))
+    return re.fullmatch(r"(env|config)\.json(\.([0-9a-f]+\.)?tmp)?", name) is not None
 
 
 def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:

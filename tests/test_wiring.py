@@ -48,6 +48,12 @@ def test_a_claim_that_was_killed_half_way_can_be_made_again(tmp_path: Path) -> N
     assert wiring.read_json(tmp_path / "config.json") == CONFIG
 
 
+def test_a_copy_of_a_config_is_something_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json.bak").write_text("{}")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        wiring.claim_workdir(tmp_path, CONFIG, ENV)
+
+
 def test_a_directory_of_something_else_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="not empty and holds no run"):
