@@ -4,14 +4,16 @@
         sys.exit(cli.guarded(main, sys.argv))
 
 Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
-was lost (`jaxft.training.lost`), 130 and 143 interrupted.
+was lost (`jaxft.training.lost`), 130 and 143 interrupted, 141 whoever read the output went away.
 """
 
 import argparse
 import importlib.util
 import io
 import math
+import os
 import re
+import select
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -26,6 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from jaxft.errors import InputError, check_choice, nearest
 
 ROOT = Path(__file__).parents[1]  # of the repository: configs/ lies beside jaxft/
+UNREAD = 141  # what a shell reports of a command that SIGPIPE ended
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -38,6 +41,19 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         message = " ".join(str(err).split("\n"))
         print(f"{Path(argv[0]).stem}: {message}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        if not reader_gone():
+            raise  # the pipe is another one, to a process of the run's
+        # What is still buffered is written as the interpreter ends, and would be told of again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+
+
+def reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are told unasked
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> ConfigDict:
