@@ -1,7 +1,5 @@
 """What TensorBoard shows of runs: its own back end reads what real runs have written."""
 
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
-from test_train import ROOT, command, read, run
+from test_train import command, read, run, stop_at
 from werkzeug.test import Client
 
 from jaxft.training.log import read_log
@@ -34,24 +32,10 @@ def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        kill_at(17, workdir / "lora-1", seeds("lora"))
+        stop_at(17, workdir / "lora-1", seeds("lora"))
         assert "continuing" in run(seeds("lora"))
         run(seeds("houlsby"))
     return workdir
-
-
-def kill_at(step: int, workdir: Path, arguments: list[str]) -> None:
-    """Kills a command as soon as its run in `workdir` has logged a step."""
-    # Generous: two cores may be shared with much else.
-    end = time.monotonic() + 600
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        try:
-            while not any(line["step"] >= step for line in read_log(workdir / "metrics.jsonl")):
-                assert process.poll() is None, "the run ended before it could be killed"
-                assert time.monotonic() < end, "the run never got there"
-                time.sleep(0.02)
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")

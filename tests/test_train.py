@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxft import cli, train, wiring
+from jaxft.training.log import read_log
 from jaxft.training.together import trials
 
 ROOT = Path(__file__).parents[1]
@@ -133,10 +134,7 @@ def test_runs_train_together_as_if_alone_and_survive_a_kill(
 
     # In directories that the flag names.
     pattern = "killed-seed-{seed}-lr-{learning_rate}"
-    process = subprocess.Popen(several(pattern), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for_step(tmp_path / f"killed-{names[-1]}", 17, process)
-    process.kill()
-    process.wait()
+    stop_at(17, tmp_path / f"killed-{names[-1]}", several(pattern))
     assert "continuing" in run(several(pattern))
     for name in names:
         same_end(tmp_path / "undisturbed" / name, tmp_path / f"killed-{name}")
@@ -199,16 +197,22 @@ def test_another_run_is_not_written_over_this_one(finished: Path, tiny_checkpoin
     assert (finished / "results.json").read_bytes() == before
 
 
-def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
-    """Waits until a run has logged a step."""
-    for _ in range(1200):
-        log = workdir / "metrics.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        if any(f'"step": {n},' in line for n in range(step, 33) for line in lines):
-            return
-        assert process.poll() is None, "the run ended before it could be stopped"
-        time.sleep(0.05)
-    raise AssertionError("the run never got there")
+def stop_at(
+    step: int, workdir: Path, arguments: list[str], number: signal.Signals = signal.SIGKILL
+) -> int:
+    """Signals a command once its run in `workdir` has logged a step; returns its exit code."""
+    end = time.monotonic() + 600  # generous, as in `run`
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(arguments, cwd=ROOT, **quiet) as process:
+        try:
+            while not any(line["step"] >= step for line in read_log(workdir / "metrics.jsonl")):
+                assert process.poll() is None, "the run ended before it could be stopped"
+                assert time.monotonic() < end, "the run never got there"
+                time.sleep(0.02)
+            process.send_signal(number)
+            return process.wait(timeout=60)
+        finally:
+            process.kill()
 
 
 def same_end(a: Path, b: Path) -> None:
@@ -230,12 +234,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     workdir = tmp_path / "interrupted"
     # save_every changes what is written, not what is computed; the rest is the undisturbed run.
     arguments = command(tiny_checkpoint, workdir, "--config.save_every=3")
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for_step(workdir, 12, process)
-    process.send_signal(number)
-    code = process.wait(timeout=60)
+    code = stop_at(12, workdir, arguments, number)
     assert code == (-9 if number == signal.SIGKILL else 143)
     assert not (workdir / "DONE").exists()
     assert "continuing" in run(arguments)
