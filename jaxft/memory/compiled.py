@@ -49,7 +49,8 @@ def measured_peak() -> tuple[int, str]:
     if peak is not None:
         return peak, "device allocator"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024), "resident set of the process"
+    how = "resident set of the process" + (", without its huge pages" if huge_pages() else "")
+    return peak * (1 if sys.platform == "darwin" else 1024), how
 
 
 def allocator_peak() -> int | None:
@@ -71,16 +72,30 @@ class ResidentGrowth:
         self._base = None
         if Path("/proc/self/clear_refs").exists():
             Path("/proc/self/clear_refs").write_text("5")
-            self._base = resident("VmRSS")
+            self._base = status_bytes("VmRSS")
 
     def bytes(self) -> int | None:
-        """Returns the peak since the beginning above the base."""
-        return None if self._base is None else resident("VmHWM") - self._base
+        """Returns the peak since the beginning above the base.
+
+        None of a process in huge pages, too: most of it is left out, and that has no peak kept.
+        """
+        if self._base is None or huge_pages():
+            return None
+        return status_bytes("VmHWM") - self._base
 
 
-def resident(field: str) -> int:
-    """Returns a field of /proc/self/status, in bytes: VmRSS is the present, VmHWM the peak."""
+def huge_pages() -> int:
+    """Returns the bytes that the process has from the pool of huge pages (vm.nr_hugepages).
+
+    They are not in its resident set: proc_pid_status(5) tells of them on a line of their own. An
+    allocator takes them where it is told to, as glibc's by GLIBC_TUNABLES=glibc.malloc.hugetlb=2.
+    """
+    return status_bytes("HugetlbPages") if Path("/proc/self/status").exists() else 0
+
+
+def status_bytes(field: str) -> int:
+    """Returns a field of /proc/self/status: VmRSS is the present resident set, VmHWM its peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise KeyError(field)
+    return 0

@@ -1,17 +1,27 @@
 """XLA's figures of a compiled function, on one whose buffers can be counted by hand."""
 
+import mmap
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxft.memory.compiled import compiled_bytes, flops, measured_peak
+from jaxft.memory.compiled import (
+    ResidentGrowth,
+    compiled_bytes,
+    flops,
+    huge_pages,
+    measured_peak,
+)
 
 KIB = 1024
+HUGE_PAGE = 2 * KIB * KIB  # the usual one of x86-64 and arm64
+MAP_HUGETLB = 0x40000  # of <linux/mman.h>; mmap does not name it
 
 
 def update(state: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -75,3 +85,28 @@ def test_the_measured_peak_lies_between_what_is_used_now_and_what_there_is() -> 
         # The kernel counts pages in batches, so the two may differ a little.
         assert 0.95 * used <= peak < psutil.virtual_memory().total
     assert measured_peak()[0] >= peak > 0
+
+
+def test_growth_is_what_was_written_to_and_let_go_again() -> None:
+    growth = ResidentGrowth()
+    np.ones(64 * KIB * KIB, np.uint8).sum()
+    found = growth.bytes()
+    if found is None:
+        pytest.skip("this kernel does not tell a process's resident set")
+    assert found == pytest.approx(64 * KIB * KIB, rel=0.1)
+
+
+def test_a_process_in_huge_pages_is_not_measured_by_its_resident_set() -> None:
+    assert huge_pages() == 0
+    growth = ResidentGrowth()
+    anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        memory = mmap.mmap(-1, HUGE_PAGE, flags=anonymous | MAP_HUGETLB)
+    except OSError as err:
+        pytest.skip(f"this machine has no pool of huge pages (vm.nr_hugepages): {err}")
+    memory[0] = 1
+    assert huge_pages() == HUGE_PAGE
+    assert growth.bytes() is None
+    assert measured_peak()[1] == "resident set of the process, without its huge pages"
+    memory.close()
+    assert huge_pages() == 0
