@@ -229,7 +229,7 @@ def test_ids_are_single_and_links_lead_somewhere(browser: Browser, report: Path)
 
 def cells(page: Page, column: int) -> list[str]:
     return page.eval_on_selector_all(
-        f"section:first-of-type .doubtful tbody tr td:nth-child({column})",
+        f"section:first-of-type .scores tbody tr td:nth-child({column})",
         "all => all.map(e => e.innerText)",
     )
 
@@ -238,7 +238,7 @@ def test_tables_are_sorted_by_a_click_or_a_key(browser: Browser, report: Path) -
     page = open_page(browser, report)
     before = cells(page, 1)
     assert before == ["full", "head", "majority (positive)"]
-    head = page.locator(".doubtful th").filter(has_text="trained")
+    head = page.locator(".scores th").filter(has_text="trained")
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
     # By size, not by letters, and what has no value last.
@@ -247,12 +247,12 @@ def test_tables_are_sorted_by_a_click_or_a_key(browser: Browser, report: Path) -
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
     assert cells(page, 1) == ["full", "head", "majority (positive)"]
-    accuracy = page.locator(".doubtful th").nth(2)
+    accuracy = page.locator(".scores th").nth(2)
     accuracy.locator("button").click()
     assert head.get_attribute("aria-sort") == "none"
     shares = [float(text.split()[0]) for text in cells(page, 3)]
     assert shares == sorted(shares)
-    page.locator(".doubtful th").first.locator("button").click()
+    page.locator(".scores th").first.locator("button").click()
     assert cells(page, 1) == sorted(before)
     page.close()
 
@@ -336,7 +336,7 @@ def test_the_page_is_a_picture_in_either_scheme(
         # Lines of the curves in the methods' colours, a dot for each seed.
         for colour in ((0, 114, 178), (213, 94, 0)):
             assert (np.abs(pixels - colour).max(-1) < 6).sum() > 200
-        assert page.locator(".doubtful circle").count() == len(METHODS) * len(SEEDS)
+        assert page.locator(".scores circle").count() == len(METHODS) * len(SEEDS)
         assert page.locator(".curves svg").count() == 4
         assert page.locator(".matrix").count() == len(METHODS)
         page.close()
@@ -365,6 +365,6 @@ def test_names_are_text_and_never_markup(
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 1
     assert page.locator("h2").first.inner_text() == HOSTILE
-    assert page.locator(".doubtful td").first.inner_text() == HOSTILE
+    assert page.locator(".scores td").first.inner_text() == HOSTILE
     assert dialogs == []
     page.close()

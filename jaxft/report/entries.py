@@ -3,6 +3,7 @@
 Table(("method", "macro-F1"), [(Entry("lora"), score_entry(spread([0.71, 0.68])))])
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxft.report.stats import Spread
@@ -28,9 +29,17 @@ class Table:
     marked: set[int] = field(default_factory=set)
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column is sorted by numbers."""
-        values = [row[column].value for row in self.rows]
-        return any(isinstance(value, int | float) for value in values)
+        """Whether a column is one of figures, be they all missing."""
+        entries = [row[column] for row in self.rows]
+        known = any(isinstance(entry.value, int | float) for entry in entries)
+        return known or all(entry.text == NONE for entry in entries)
+
+    def pick(self, heads: Sequence[str]) -> "Table":
+        """The columns of these heads, as far as anything stands in them."""
+        places = [self.heads.index(head) for head in heads if head in self.heads]
+        places = [i for i in places if any(row[i].text for row in self.rows)]
+        rows = [tuple(row[i] for i in places) for row in self.rows]
+        return Table(tuple(self.heads[i] for i in places), rows, self.marked)
 
     def texts(self) -> list[tuple[str, ...]]:
         """The rows as they are read."""

@@ -41,22 +41,14 @@ def latex(report: Report) -> str:
     for number, section in enumerate(report.sections, 1):
         what, label = f"{section.task}: {section.caption}", f"tab:jaxft-{number}"
         said = f"{what}; percent, mean ± standard deviation over seeds"
-        parts.append(booktabs(pick(section.table, SCORES), said, f"{label}-scores"))
+        parts.append(booktabs(section.table.pick(SCORES), said, f"{label}-scores"))
         cells = Table(section.table.heads, section.table.rows[: len(section.cells)])
-        parts.append(booktabs(pick(cells, COSTS), f"{what}; costs", f"{label}-costs"))
+        parts.append(booktabs(cells.pick(COSTS), f"{what}; costs", f"{label}-costs"))
         for i, comparison in enumerate(section.comparisons, 1):
             if comparison.table:
                 said = f"{section.task}: PEFT less full fine-tuning of {comparison.model}, points"
-                parts.append(booktabs(pick(comparison.table, TESTS), said, f"{label}-full-{i}"))
+                parts.append(booktabs(comparison.table.pick(TESTS), said, f"{label}-full-{i}"))
     return "\n\n".join(parts) + "\n"
-
-
-def pick(table: Table, heads: Sequence[str]) -> Table:
-    """The columns of these heads, as far as anything stands in them."""
-    places = [table.heads.index(head) for head in heads]
-    places = [i for i in places if any(row[i].text for row in table.rows)]
-    rows = [tuple(row[i] for i in places) for row in table.rows]
-    return Table(tuple(table.heads[i] for i in places), rows, table.marked)
 
 
 def booktabs(table: Table, caption: str, label: str) -> str:

@@ -209,9 +209,9 @@ def one_model(cells: Sequence[Cell]) -> bool:
 
 
 def main_table(cells: Sequence[Cell]) -> Table:
-    """A row for each cell, the majority class last."""
+    """A row for each cell, the majority class last; no column of doubts where there are none."""
     rows = [cell_row(cell, name_of(cell, cells)) for cell in cells]
-    return Table(HEADS, [*rows, majority_row(cells[0].first)], {len(rows)})
+    return Table(HEADS, [*rows, majority_row(cells[0].first)], {len(rows)}).pick(HEADS)
 
 
 def name_of(cell: Cell, cells: Sequence[Cell]) -> str:
