@@ -90,7 +90,10 @@ def huge_pages() -> int:
     They are not in its resident set: proc_pid_status(5) tells of them on a line of their own. An
     allocator takes them where it is told to, as glibc's by GLIBC_TUNABLES=glibc.malloc.hugetlb=2.
     """
-    return status_bytes("HugetlbPages") if Path("/proc/self/status").exists() else 0
+    try:
+        return status_bytes("HugetlbPages")
+    except (FileNotFoundError, KeyError):  # another system, or a kernel that has none
+        return 0
 
 
 def status_bytes(field: str) -> int:
@@ -98,4 +101,4 @@ def status_bytes(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    return 0
+    raise KeyError(field)
