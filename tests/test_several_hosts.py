@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
+from processes import wait_until
 
 from jaxft.training import lost
 from jaxft.training.checkpoint import Checkpoints
@@ -124,12 +125,8 @@ def rows_of(path: Path) -> list[dict]:
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     """Waits until a run has written something."""
-    for _ in range(6000):
-        if path.exists():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never came")
+    wait_until(path.exists, process, limit_s=300)
+    assert path.exists(), process.communicate()
 
 
 def same_results(a: Path, b: Path) -> None:

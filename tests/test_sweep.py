@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import wait_until
 
 from jaxft import cli, sweep
 from jaxft.grid.cells import is_locked
@@ -209,14 +210,6 @@ def read_terminal(file: int) -> bytes:
 def attempts(workdir: Path) -> int:
     """How many times a cell has begun so far."""
     return sum(log.read_text().count("\n$ ") for log in (workdir / "logs").glob("*.log"))
-
-
-def wait_until(happens: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Waits for something, or for the process to end by itself."""
-    end = time.monotonic() + 600
-    while process.poll() is None and not happens():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def disturb(process: subprocess.Popen[str], rng: random.Random) -> tuple[str, int]:

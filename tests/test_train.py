@@ -6,11 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import wait_until
 from safetensors.numpy import load_file
 
 from jaxft import cli, train, wiring
@@ -201,14 +201,12 @@ def stop_at(
     step: int, workdir: Path, arguments: list[str], number: signal.Signals = signal.SIGKILL
 ) -> int:
     """Signals a command once its run in `workdir` has logged a step; returns its exit code."""
-    end = time.monotonic() + 600  # generous, as in `run`
+    log = workdir / "metrics.jsonl"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(arguments, cwd=ROOT, **quiet) as process:
         try:
-            while not any(line["step"] >= step for line in read_log(workdir / "metrics.jsonl")):
-                assert process.poll() is None, "the run ended before it could be stopped"
-                assert time.monotonic() < end, "the run never got there"
-                time.sleep(0.02)
+            wait_until(lambda: any(line["step"] >= step for line in read_log(log)), process)
+            assert process.poll() is None, "the run ended before it could be stopped"
             process.send_signal(number)
             return process.wait(timeout=60)
         finally:
