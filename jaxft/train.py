@@ -29,7 +29,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxft import cli, wiring
+from jaxft import cli, rundir, wiring
 from jaxft.data import checks
 from jaxft.data.batches import choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
@@ -52,7 +52,12 @@ from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.compile import ByLength, eval_program, train_program
 from jaxft.training.log import RunLog
 from jaxft.training.metrics import score
-from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.optimizer import (
+    check_accumulate,
+    make_optimizer,
+    make_schedule,
+    updates_by,
+)
 from jaxft.training.partition import count, split
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, init_params, init_trained, state_shapes
@@ -93,6 +98,17 @@ class Setup:
     memory: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Started:
+    """A run that has been begun or restored, and its state."""
+
+    member: loop.Member
+    state: State
+
+
+Programs = tuple[ByLength, ByLength]  # the training and the evaluation step
+
+
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with hosts.together():
@@ -103,23 +119,26 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     if dry_run:
         return show_compiled(setup, len(workdirs) if is_together else 1)
 
-    # Claim the directories; finished runs are only shown.
+    # Finished runs are only shown; the others are this command's until it ends.
     left = [trial for trial, path in workdirs.items() if not is_done(setup, trial, path)]
     if not left:
         return 0
-    # A kill between two runs' ends leaves a number that the mesh may not divide.
-    is_together = is_together and fits_mesh(config, len(left))
-    groups = [left] if is_together else [[trial] for trial in left]
-    # One after the other they share one compilation. It comes before any array is made, and is not
-    # counted in what the arrays and the steps take.
-    compiled = cache(partial(compile_programs, setup))
-    compiled(len(groups[0]))
-    growth = ResidentGrowth()
-    model, weights = setup.parts.model, setup.parts.weights
-    frozen_paths = split(model.shapes, model.labels)[1]
-    frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
-    for group in groups:
-        train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
+    with ExitStack() as stack:
+        for trial in left:
+            claim(setup, trial, workdirs[trial], stack)
+        # A kill between two runs' ends leaves a number that the mesh may not divide.
+        is_together = is_together and fits_mesh(config, len(left))
+        groups = [left] if is_together else [[trial] for trial in left]
+        # One after the other they share one compilation. It comes before any array is made, and is
+        # not counted in what the arrays and the steps take.
+        compiled = cache(partial(compile_programs, setup))
+        compiled(len(groups[0]))
+        growth = ResidentGrowth()
+        model, weights = setup.parts.model, setup.parts.weights
+        frozen_paths = split(model.shapes, model.labels)[1]
+        frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
+        for group in groups:
+            train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
     return 0
 
 
@@ -197,22 +216,29 @@ def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
     return Path(path)
 
 
-def is_done(setup: Setup, trial: Trial, workdir: Path) -> bool:
-    """Claims a run's directory; if it holds a finished run already, shows its results."""
+def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
+    """Checks a run's directory; if it holds the finished run already, shows its results."""
+    own = wiring.to_json(trial_config(setup.config, trial))
     with hosts.together():
         if hosts.is_writer():
-            wiring.claim_workdir(
-                workdir, wiring.to_json(trial_config(setup.config, trial)), setup.env
-            )
-    hosts.check_shared(workdir)
-    done = hosts.broadcast((workdir / "DONE").exists())
+            rundir.check(path, own, setup.env)
+    done = hosts.broadcast((path / "DONE").exists())
     if done:
-        print(f"\n{workdir} is done already; its results:\n")
-        print(tables.result_table(wiring.read_json(workdir / "results.json")))
+        print(f"\n{path} is done already; its results:\n")
+        print(tables.result_table(wiring.read_json(path / "results.json")))
     return done
 
 
-def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
+def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
+    """Makes a run's directory this command's until `stack` is closed."""
+    own = wiring.to_json(trial_config(setup.config, trial))
+    with hosts.together():
+        if hosts.is_writer():
+            stack.enter_context(rundir.claimed(path, own, setup.env))
+    hosts.check_shared(path)
+
+
+def programs(setup: Setup, runs: int) -> Programs:
     """Returns the training and the evaluation step of so many runs; compiles nothing."""
     model, plan = setup.parts.model, setup.plan
     run_train = train_program(
@@ -227,7 +253,7 @@ def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
     return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=runs)
 
 
-def compile_programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
+def compile_programs(setup: Setup, runs: int) -> Programs:
     """Returns the two programs, compiled for every length that a run meets."""
     run_train, run_eval = programs(setup, runs)
     run_train.compile_all(train_lengths(setup.plan, setup.data["train"], setup.plan.epochs))
@@ -243,43 +269,88 @@ def train(
     setup: Setup,
     workdirs: dict[Trial, Path],
     frozen: Params,
-    compiled: Callable[[int], tuple[ByLength, ByLength]],
+    compiled: Callable[[int], Programs],
     growth: ResidentGrowth,
 ) -> None:
-    """Begins or continues the runs of a group of trials and trains them to the end."""
+    """Begins or continues the runs of a group of trials and trains them to the end.
+
+    Runs that are at different steps train apart until they meet: the one that is behind trains to
+    the step of the next, both go on from there together, and so on.
+    """
     with ExitStack() as stack:
-        opened = {
-            trial: stack.enter_context(Checkpoints(workdir / "checkpoints", setup.shapes))
-            for trial, workdir in workdirs.items()
-        }
-        by_step: dict[int, list[tuple[loop.Member, State]]] = {}
-        for trial, (state, record) in restored(setup, opened).items():
-            step, workdir = int(state.step), workdirs[trial]
-            hosts.agree({"the step to start at": step})
-            if step:
-                print(f"continuing {workdir} at step {step}")
-            member = loop.Member(
-                trial,
-                label(trial, list(workdirs)),
-                make_rates(setup.config, setup.plan, setup.data["train"], trial.learning_rate),
-                workdir,
-                record,
-                opened[trial],
-                stack.enter_context(RunLog(workdir, resume_step=step)),
-            )
-            by_step.setdefault(step, []).append((member, state))
-        for pairs in by_step.values():
-            members, states = [member for member, _ in pairs], [state for _, state in pairs]
-            train_members(setup, members, states, frozen, compiled, growth)
+        waiting = open_runs(setup, workdirs, stack)
+        steps = sorted(waiting)
+        running: list[Started] = []
+        for step, until in zip(steps, [*steps[1:], None], strict=True):
+            running = sorted([*running, *waiting[step]], key=lambda one: one.member.number)
+            if until is not None:
+                names = ", ".join(str(one.member.workdir) for one in running)
+                print(f"{names}: training to step {until}, where the others are")
+            parts = [running] if fits_mesh(setup.config, len(running)) else [[r] for r in running]
+            running = [
+                one
+                for part in parts
+                for one in train_members(setup, part, frozen, compiled, growth, until)
+            ]
+
+
+def open_runs(
+    setup: Setup, workdirs: dict[Trial, Path], stack: ExitStack
+) -> dict[int, list[Started]]:
+    """Opens the checkpoints and logs of a group's runs and restores them; by step.
+
+    Adds a launch to each; what is opened is closed with `stack`.
+    """
+    begun = {
+        trial for trial, path in workdirs.items() if hosts.broadcast(bool(rundir.launches(path)))
+    }
+    opened = {
+        trial: stack.enter_context(Checkpoints(path / "checkpoints", setup.shapes))
+        for trial, path in workdirs.items()
+    }
+    by_step: dict[int, list[Started]] = {}
+    for number, (trial, (state, record)) in enumerate(restored(setup, opened, begun).items()):
+        step, path = int(state.step), workdirs[trial]
+        hosts.agree({"the step to start at": step})
+        note_launch(setup, path, step)
+        member = loop.Member(
+            trial,
+            number,
+            label(trial, list(workdirs)),
+            make_rates(setup.config, setup.plan, setup.data["train"], trial.learning_rate),
+            path,
+            record,
+            opened[trial],
+            stack.enter_context(RunLog(path, resume_step=step)),
+        )
+        by_step.setdefault(step, []).append(Started(member, state))
+    return by_step
+
+
+def note_launch(setup: Setup, path: Path, step: int) -> None:
+    """Adds this start to a run's launches; says where it continues, and with which versions."""
+    before = hosts.broadcast(rundir.launches(path)[-1:])
+    if step:
+        print(f"continuing {path} at step {step}")
+    changed = rundir.other_versions(before[0], setup.env) if before else ""
+    if changed:
+        print(f"note: {path} was last trained with other versions: {changed}")
+    with hosts.together():
+        if hosts.is_writer():
+            rundir.add_launch(path, setup.env, step)
 
 
 def restored(
-    setup: Setup, checkpoints: dict[Trial, Checkpoints]
+    setup: Setup, checkpoints: dict[Trial, Checkpoints], begun: set[Trial]
 ) -> dict[Trial, tuple[State, dict[str, Any]]]:
     """Returns each trial's `(state, record)`, from its checkpoints or at the beginning.
 
-    A kill may come between two runs' checkpoints. Those that are ahead go back to where the others
-    are, so that all go on together, to the bits that they would have come to undisturbed.
+    A kill may come between two runs' checkpoints. Then those that are ahead by this one save go
+    back to where the others are: all go on together, to the bits that they would have come to
+    undisturbed. Runs that are further apart stay where they are; `train` lets them meet.
+
+    Args:
+      begun: the trials that were started before.
     """
     model, weights = setup.parts.model, setup.parts.weights
 
@@ -288,54 +359,70 @@ def restored(
         return state, loop.new_record()
 
     found = {trial: own.restore_latest() or begin(trial) for trial, own in checkpoints.items()}
-    lowest = min(int(state.step) for state, _ in found.values())
-    for trial, (state, _) in found.items():
-        if int(state.step) > lowest:
+    steps = {trial: int(state.step) for trial, (state, _) in found.items()}
+    lowest = min(steps.values())
+    behind = {trial for trial, step in steps.items() if step == lowest}
+    is_disturbed = any(own.damaged for own in checkpoints.values()) or not behind <= begun
+    ahead = [checkpoints[trial] for trial in steps.keys() - behind]
+    if is_disturbed or not all(one_save_ahead(own, lowest) for own in ahead):
+        return found
+    for trial in steps.keys() - behind:
+        try:
             earlier = checkpoints[trial].go_back(lowest)
-            found[trial] = earlier or (begin(trial) if lowest == 0 else found[trial])
+        except InputError as err:
+            print(f"{err}; this run stays at step {steps[trial]}")
+            continue
+        print(
+            f"{label(trial, list(steps))}back from step {steps[trial]} to {lowest}, where the "
+            "others are: all go on together as if undisturbed"
+        )
+        found[trial] = earlier or begin(trial)
     return found
+
+
+def one_save_ahead(own: Checkpoints, lowest: int) -> bool:
+    """Whether the checkpoint before a run's latest is the one at `lowest`; 0 is the beginning."""
+    *earlier, _ = own.steps()
+    return max(earlier, default=0) == lowest
 
 
 def train_members(
     setup: Setup,
-    members: list[loop.Member],
-    states: list[State],
+    started: list[Started],
     frozen: Params,
-    compiled: Callable[[int], tuple[ByLength, ByLength]],
+    compiled: Callable[[int], Programs],
     growth: ResidentGrowth,
-) -> None:
-    """Trains runs that are at the same step, tests them and writes their results down."""
-    plan, data, dataset = setup.plan, setup.data, setup.dataset
+    until: int | None,
+) -> list[Started]:
+    """Trains runs that are at the same step, up to a step or to the end.
+
+    Returns:
+      the runs at that step; none if they have come to their end, and their results are written.
+    """
+    members = [one.member for one in started]
     run_train, run_eval = compiled(len(members))
     group = Group(setup.shapes, len(members))
-
-    def logits(split: str, trained: Params) -> np.ndarray:
-        """logits_SxNxC, with an axis of runs even for one."""
-        found = loop.logits_of(plan, data[split], run_eval, trained, frozen, setup.devices)
-        return found.reshape(len(members), *found.shape[-2:])
-
-    def dev_scores(trained: Params) -> list[dict[str, Any]]:
-        majority = majority_class(dataset)
-        labels = data["dev"].labels
-        return [score(x, labels, dataset.labels, majority) for x in logits("dev", trained)]
-
+    evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
     last = loop.fit(
-        plan,
-        data["train"],
+        setup.plan,
+        setup.data["train"],
         run_train,
-        dev_scores,
+        partial(dev_scores, setup, evaluate),
         group,
         members,
-        group.stack(states),
+        group.stack([one.state for one in started]),
         frozen,
         own_arguments(setup, [member.trial for member in members]),
-        accumulate=setup.config.optim.accumulate,
         mesh=setup.devices,
+        until=until,
+        after_steps=growth.note,
     )
+    if int(last.step) == until:
+        return [Started(member, group.take(last, i)) for i, member in enumerate(members)]
     best = best_state(group, members, last)
     states_of = {"last": last, "best": best}
-    tested = {"last": logits("test", last.trained)}
-    tested["best"] = tested["last"] if best is last else logits("test", best.trained)
+    tested = {"last": evaluate("test", last.trained)}
+    tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
     used = used_memory(run_train, growth, setup.parts.weights)
     for number, member in enumerate(members):
         results = make_results(
@@ -343,6 +430,25 @@ def train_members(
         ) | {"timing": timing(setup, len(members), member.record, run_train, run_eval)}
         chosen = group.take(states_of[setup.config.select], number).trained
         finish(setup, member, results, chosen, tested[setup.config.select][number])
+    return []
+
+
+def logits_of(
+    setup: Setup, run_eval: ByLength, frozen: Params, runs: int, split: str, trained: Params
+) -> np.ndarray:
+    """Returns logits_SxNxC of a split, with an axis of runs even for one."""
+    data = setup.data[split]
+    found = loop.logits_of(setup.plan, data, run_eval, trained, frozen, setup.devices)
+    return found.reshape(runs, *found.shape[-2:])
+
+
+def dev_scores(
+    setup: Setup, evaluate: Callable[[str, Params], np.ndarray], trained: Params
+) -> list[dict[str, Any]]:
+    """Returns the scores of the dev split of each run."""
+    labels, names = setup.data["dev"].labels, setup.dataset.labels
+    majority = majority_class(setup.dataset)
+    return [score(logits, labels, names, majority) for logits in evaluate("dev", trained)]
 
 
 def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:
@@ -354,17 +460,43 @@ def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:
 
 
 def best_state(group: Group, members: list[loop.Member], last: State) -> State:
-    """Returns the state of each member's best epoch; the last one's itself if all are that."""
-    histories = [member.record["history"] for member in members]
-    steps = [loop.best_entry(history)["step"] for history in histories]
-    if all(step == history[-1]["step"] for step, history in zip(steps, histories, strict=True)):
+    """Returns the state of each member's best epoch; the last one's itself if all are that.
+
+    A run without a finite epoch has no best one, and gives its last state.
+    """
+    states = [restore_best(member) for member in members]
+    if all(state is None for state in states):
         return last
-    states = []
-    for number, (member, step) in enumerate(zip(members, steps, strict=True)):
-        member.checkpoints.wait()
-        is_last = step == member.record["history"][-1]["step"]
-        states.append(group.take(last, number) if is_last else member.checkpoints.restore(step)[0])
-    return group.stack(states)
+    return group.stack([state or group.take(last, i) for i, state in enumerate(states)])
+
+
+def restore_best(member: loop.Member) -> State | None:
+    """Returns the state of a run's best epoch; None if that is its last, or if it has none.
+
+    A checkpoint that is lost or damaged is given up, in the record as well: the best epoch is then
+    the best of those that are left.
+    """
+    member.checkpoints.wait()
+    while True:
+        history = member.record["history"]
+        best = loop.best_entry(history)
+        if best is None or best is history[-1]:
+            return None
+        try:
+            return member.checkpoints.restore(best["step"])[0]
+        except InputError as err:
+            give_up(member, best, str(err))
+
+
+def give_up(member: loop.Member, best: dict[str, Any], reason: str) -> None:
+    """Marks an epoch whose checkpoint cannot be read, and puts the checkpoint aside."""
+    if best["step"] in member.checkpoints.steps():
+        member.checkpoints.put_aside(best["step"])
+    best["lost"] = reason
+    print(
+        f"{member.label}{reason}; epoch {best['epoch']}, the best on dev by macro-F1, is lost, and "
+        "the best of the epochs that are left is taken"
+    )
 
 
 def make_results(
@@ -378,15 +510,18 @@ def make_results(
     """
     config, dataset, history = setup.config, setup.dataset, member.record["history"]
     best, last = loop.best_entry(history), history[-1]
+    lost = [entry for entry in history if "lost" in entry]
     unseen = checks.unseen(dataset)
     scores = {
         name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
         for name, logits_NxC in test_logits.items()
     }
-    chosen = best if config.select == "best" else last
+    chosen = best if best and config.select == "best" else last
     return {
         **describe(trial_config(config, member.trial), dataset),
-        "best_epoch": best["epoch"],
+        "diverged": member.record.get("diverged"),
+        "best_epoch": best and best["epoch"],
+        "lost_epochs": [entry["epoch"] for entry in lost],
         "selected_epoch": chosen["epoch"],
         **scores[config.select],
         "dev": chosen["dev"],
@@ -396,6 +531,7 @@ def make_results(
         "data": setup.data_report,
         "history": history,
         "versions": setup.env["versions"],
+        "launches": rundir.launches(member.workdir),
     }
 
 
@@ -445,6 +581,7 @@ def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
         buckets=choose_buckets(lengths, config.data.max_length),
         patience=config.patience,
         save_every=config.save_every,
+        accumulate=config.optim.accumulate,
     )
 
 
@@ -452,8 +589,8 @@ def make_rates(
     config: ConfigDict, plan: loop.Plan, train: Encoded, learning_rate: float
 ) -> optax.Schedule:
     """Returns the learning rate by update, with this one at its peak."""
-    optim = config.optim
-    updates = plan.epochs * plan.steps_per_epoch(len(train.ids)) // optim.accumulate
+    optim, per_epoch = config.optim, plan.steps_per_epoch(len(train.ids))
+    updates = updates_by(plan.epochs * per_epoch, per_epoch, optim.accumulate)
     return make_schedule(optim.schedule, learning_rate, updates, optim.warmup)
 
 
@@ -462,12 +599,15 @@ def make_adamw(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of the model's labels; one for all the rates, where they differ."""
     peak = 1.0 if rates_differ(config) else trials(config)[0].learning_rate
+    per_epoch = plan.steps_per_epoch(len(train.ids))
+    check_accumulate(config.optim.accumulate, per_epoch)
     return make_optimizer(
         model.labels,
         make_rates(config, plan, train, peak),
         weight_decay=config.optim.weight_decay,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
+        per_epoch=per_epoch,
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import platform
-import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft.data import encode, tasks
@@ -130,13 +129,15 @@ def trained_folder(method: str) -> str:
 def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, Any]:
     """Returns env.json: what, beside the config, determines a run."""
     return {
-        "command": " ".join(["python -m", f"jaxft.{Path(argv[0]).stem}", *argv[1:]]),
+        "command": shlex.join(["python", "-m", f"jaxft.{Path(argv[0]).stem}", *argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
         "data_sha256": fingerprint(dataset),
+        "splits_sha256": split_fingerprints(dataset),
         "weights_sha256": weights_digest(parts.directory),
+        "model_sha256": model_digest(parts.directory),
         "versions": {name: version(name) for name in PACKAGES},
     }
 
@@ -150,6 +151,17 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def split_fingerprints(dataset: Dataset) -> dict[str, str]:
+    """sha256 of each split: its name, its size, the labels in order, and every text and label."""
+    digests = {}
+    for name, split in (("train", dataset.train), ("dev", dataset.dev), ("test", dataset.test)):
+        digest = hashlib.sha256(json.dumps([name, len(split), *dataset.labels]).encode())
+        for e in split:
+            digest.update(json.dumps([e.text, e.pair, e.label]).encode())
+        digests[name] = digest.hexdigest()
+    return digests
+
+
 def weights_digest(directory: Path) -> str:
     """sha256 over the weights files that a checkpoint is read from."""
     files = weights.shard_files(directory) or [directory / "flax_model.msgpack"]
@@ -157,47 +169,11 @@ def weights_digest(directory: Path) -> str:
     return digests if len(files) == 1 else hashlib.sha256(digests.encode()).hexdigest()
 
 
-def claim_workdir(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
-    """Writes config.json and env.json, or checks that those there are of the same run.
-
-    Raises:
-      InputError: the directory holds another run (naming the first field that differs), or the
-        data or weights have changed since.
-    """
-    path = workdir / "config.json"
-    if workdir.is_file():
-        raise InputError(f"--workdir: {workdir} is a file")
-    if path.exists():
-        check_same_run(workdir, config, env)
-    elif workdir.is_dir() and not all(begun(path.name) for path in workdir.iterdir()):
-        raise InputError(f"--workdir: {workdir} is not empty and holds no run; choose another")
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "env.json", env)
-    write_json(path, config)
-
-
-def begun(name: str) -> bool:
-    """Whether a file is what a kill right at the start may have left: config.json comes last."""
-    return re.fullmatch(r"(env|config)\.json(\.([0-9a-f]+\.)?tmp)?", name) is not None
-
-
-def check_same_run(workdir: Path, config: dict[str, Any], env: dict[str, Any]) -> None:
-    """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    old = flatten_dict(identity(read_json(workdir / "config.json")), sep=".")
-    new = flatten_dict(identity(config), sep=".")
-    for name in sorted(old | new):
-        if old.get(name) != new.get(name):
-            raise InputError(
-                f"--workdir: {workdir} holds a run with {name} = {old.get(name)!r}, this one has "
-                f"{new.get(name)!r}; choose another --workdir or remove it"
-            )
-    before = read_json(workdir / "env.json")
-    for name in ("data_sha256", "weights_sha256"):
-        if before[name] != env[name]:
-            what = name.removesuffix("_sha256")
-            raise InputError(
-                f"--workdir: the {what} changed since {workdir} was begun; use another"
-            )
+def model_digest(directory: Path) -> str:
+    """Interim."""
+    files = [directory / "config.json", *(directory / n for n in hub.TOKENIZER_FILES)]
+    own = [f"{path.name} {sha256(path)}" for path in files if path.is_file()]
+    return hashlib.sha256("\n".join([weights_digest(directory), *own]).encode()).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

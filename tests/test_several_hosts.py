@@ -213,11 +213,11 @@ def run_train(*args):
 
 try:
     with Checkpoints(workdir / "checkpoints", state) as saved, RunLog(workdir, 0) as log:
-        own = Trial(0, 1e-3), "", lambda step: 0.0
+        own = Trial(0, 1e-3), 0, "", lambda step: 0.0
         member = loop.Member(*own, workdir, loop.new_record(), saved, log)
         loop.fit(
             plan, data, run_train, None, Group(state, 1), [member], state, {}, (jax.random.key(0),),
-            accumulate=1, mesh=devices,
+            mesh=devices,
         )
 except loop.InterruptedRunError as stop:
     print(stop, file=sys.__stdout__)

@@ -74,6 +74,9 @@ class ResidentGrowth:
             Path("/proc/self/clear_refs").write_text("5")
             self._base = status_bytes("VmRSS")
 
+    def note(self) -> None:
+        """Interim."""
+
     def bytes(self) -> int | None:
         """Returns the peak since the beginning above the base.
 

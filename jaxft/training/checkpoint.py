@@ -7,7 +7,8 @@
 The latest two and the best are kept. Orbax restores a flipped bit without complaint, so the record
 holds a sha256 of every leaf and of itself; a checkpoint that fails the check is put aside and the
 one before it is used. Of several processes each writes and reads its part of the leaves, and all
-call each method; which checkpoint is sound they find together.
+call each method; which checkpoint is sound they find together. One writer at a time is the
+caller's to ensure (`jaxft.rundir`).
 """
 
 import copy
@@ -23,7 +24,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from filelock import FileLock, Timeout
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo
 
@@ -64,17 +64,15 @@ class Checkpoints:
         Args:
           shapes: the State as ShapeDtypeStructs with shardings, so that a checkpoint restores onto
             any mesh.
-
-        Raises:
-          InputError: another process, none of these, writes into this run.
         """
         self._shapes = shapes
         self._directory = directory.resolve()  # orbax wants an absolute path
-        self._lock = FileLock(directory.parent / ".lock")
+        self._damaged = False
+        # A run that was killed after it had gone back may have left some.
+        self._replaced_at = hosts.broadcast(newest_in(self._superseded))
         with hosts.together():
             if hosts.is_writer():
                 directory.mkdir(parents=True, exist_ok=True)
-                self._take_lock()
         self._policy = LatestAndBest()
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -105,15 +103,15 @@ class Checkpoints:
     ) -> None:
         if error is None or hosts.count() == 1:
             self._manager.close()
-        self._lock.release()
 
-    def _take_lock(self) -> None:
-        """Raises InputError if another process has it."""
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as err:
-            run = self._directory.parent
-            raise InputError(f"{run}: another process is writing this run") from err
+    @property
+    def damaged(self) -> bool:
+        """Whether a checkpoint had to be put aside."""
+        return self._damaged
+
+    def steps(self) -> list[int]:
+        """The steps that are saved, ascending."""
+        return sorted(self._manager.all_steps())
 
     def save(self, state: State, record: dict[str, Any], best_step: int | None = None) -> None:
         """Saves a state and its record (JSON) under the state's step.
@@ -137,6 +135,7 @@ class Checkpoints:
                 record=ocp.args.JsonSave(record),
             ),
         )
+        self._drop_superseded(int(state.step))
 
     def wait(self) -> None:
         """Waits until everything saved is on disk, so that it can be restored."""
@@ -144,25 +143,29 @@ class Checkpoints:
 
     def restore_latest(self) -> tuple[State, dict[str, Any]] | None:
         """Returns the last sound checkpoint's `(state, record)`, or None if there is none."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in reversed(self.steps()):
             try:
                 return self.restore(step)
             except InputError as err:
                 print(f"{err}; taking the checkpoint before it")
-                self._put_aside(step)
+                self.put_aside(step)
         return None
 
     def go_back(self, step: int) -> tuple[State, dict[str, Any]] | None:
-        """Returns what was saved at this step and forgets all that came after it.
+        """Returns what was saved at this step, and trains on from there; None is the beginning.
 
-        None, and nothing is forgotten, if there is no such checkpoint; step 0 is the beginning, of
-        which there is none.
+        Later checkpoints are kept beside the others until one has been saved in their place.
+
+        Args:
+          step: of a checkpoint; or 0, the beginning, of which there is none.
+
+        Raises:
+          InputError: it is not readable; nothing has changed then.
         """
-        found = self.restore(step) if step in self._manager.all_steps() else None
-        if found or step == 0:
-            for later in self._manager.all_steps():
-                if later > step:
-                    self._manager.delete(later)
+        found = self.restore(step) if step else None
+        for later in [saved for saved in self.steps() if saved > step]:
+            self._move(later, self._superseded)
+            self._replaced_at = later
         return found
 
     def restore(self, step: int) -> tuple[State, dict[str, Any]]:
@@ -208,15 +211,39 @@ class Checkpoints:
             raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
         return {name: restored[name] for name in wanted}, dict(restored["record"])
 
-    def _put_aside(self, step: int) -> None:
+    def put_aside(self, step: int) -> None:
         """Renames a bad checkpoint, so that its step can be written again and it can be studied."""
+        self._damaged = True
+        self._move(step, self._directory.parent / "bad_checkpoints")
+
+    @property
+    def _superseded(self) -> Path:
+        """Holds checkpoints that the run has gone back from."""
+        return self._directory.parent / "superseded_checkpoints"
+
+    def _move(self, step: int, folder: Path) -> None:
+        """Renames a checkpoint into another folder, replacing one of its name."""
         with hosts.together():
             if hosts.is_writer():
-                bad = self._directory.parent / "bad_checkpoints"
-                bad.mkdir(exist_ok=True)
-                shutil.rmtree(bad / str(step), ignore_errors=True)
-                (self._directory / str(step)).rename(bad / str(step))
+                folder.mkdir(exist_ok=True)
+                shutil.rmtree(folder / str(step), ignore_errors=True)
+                (self._directory / str(step)).rename(folder / str(step))
         self._manager.reload()
+
+    def _drop_superseded(self, step: int) -> None:
+        """Removes the checkpoints that the run went back from, once this step replaces them all."""
+        if self._replaced_at is None or step < self._replaced_at:
+            return
+        self.wait()
+        if hosts.is_writer():
+            shutil.rmtree(self._superseded, ignore_errors=True)
+        self._replaced_at = None
+
+
+def newest_in(folder: Path) -> int | None:
+    """The highest step of the checkpoints in a folder; None without any."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def by_number(tree: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.compile import ByLength
 from jaxft.training.log import RunLog
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
+from jaxft.training.optimizer import updates_by
 from jaxft.training.step import Params, State
 from jaxft.training.together import Group, Trial
 
@@ -56,6 +57,7 @@ class Plan:
       buckets: padded lengths (`jaxft.data.batches`).
       patience: epochs without a better dev macro-F1 before it stops; 0 never stops early.
       save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
+      accumulate: batches in one update.
     """
 
     batch_size: int
@@ -64,10 +66,28 @@ class Plan:
     buckets: tuple[int, ...]
     patience: int = 0
     save_every: int = 0
+    accumulate: int = 1
 
     def steps_per_epoch(self, examples: int) -> int:
         """Batches an epoch; the last may be padded."""
         return -(-examples // self.batch_size)
+
+
+class Step(NamedTuple):
+    """A step whose metrics have not been read yet.
+
+    Attributes:
+      number: from 1, counted from the beginning of training.
+      epoch, batch: from 1; the batch's number in its epoch.
+      slots: a batch for each member.
+      metrics: name -> float32, one value or one a member.
+    """
+
+    number: int
+    epoch: int
+    batch: int
+    slots: tuple[Slot, ...]
+    metrics: dict[str, jax.Array]
 
 
 @dataclass
@@ -75,13 +95,16 @@ class Member:
     """One of the runs: what it has come to, and where that is written down.
 
     Attributes:
+      number: its place among the runs of a command that may train together.
       label: what its lines begin with, where several runs print some.
       schedule: update -> its learning rate, for the log.
       record: `new_record()`, or the one restored with the state; every finished epoch adds
-        `{"epoch", "step", "train_loss", "dev"}` to its history.
+        `{"epoch", "step", "train_loss", "dev"}` to its history. `diverged` is None, or says where
+        the run became non-finite (`note_divergence`).
     """
 
     trial: Trial
+    number: int
     label: str
     schedule: optax.Schedule
     workdir: Path
@@ -91,8 +114,11 @@ class Member:
 
 
 def new_record() -> dict[str, Any]:
-    """What is saved beside the state: finished epochs, the running epoch's losses, seconds."""
-    return {"history": [], "losses": [], "train_s": 0.0}
+    """What is saved beside the state.
+
+    Finished epochs, the running epoch's losses, seconds, and where the run became non-finite.
+    """
+    return {"history": [], "losses": [], "train_s": 0.0, "diverged": None}
 
 
 def fit(
@@ -106,51 +132,62 @@ def fit(
     frozen: Params,
     own: tuple[jax.Array, ...],
     *,
-    accumulate: int,
     mesh: Mesh,
+    until: int | None = None,
+    after_steps: Callable[[], None] = lambda: None,
 ) -> State:
     """Trains from `state` to the last epoch, or to an early stop, and returns the last state.
+
+    A run stops early by its patience, or at the end of the epoch in which its loss or its dev
+    logits became NaN or infinite. Runs that train together stop when all of them would.
 
     Args:
       run_train: `(state, frozen, batch, *own) -> (state, metrics)`, compiled by length.
       dev_scores: the scores of the dev split under some trained leaves, of each member.
       members: one for each run of the group; their records are brought up to date.
       own: the dropout keys, and the learning rates if they differ.
-      accumulate: microbatches an update.
+      until: the step to stop at, saved; None trains all epochs.
+      after_steps: called at the end of an epoch's steps, before the dev split is scored.
 
     Raises:
       InterruptedRunError: after saving, at SIGINT or SIGTERM.
     """
     per_epoch = plan.steps_per_epoch(len(data.ids))
-    done = int(state.step)
+    done, end = int(state.step), plan.epochs * per_epoch if until is None else until
     size = len(members) * plan.batch_size
     bar = progress_bar(total=plan.epochs * len(data.ids) * len(members), initial=done * size)
     with bar, catch_signals() as received:
         for epoch in range(done // per_epoch, plan.epochs):
-            if all(stops_early(member.record["history"], plan.patience) for member in members):
+            if done >= end or all(is_over(member.record, plan.patience) for member in members):
                 break
-            pending: list[dict[str, jax.Array]] = []
+            pending: list[Step] = []
             for slots in epoch_slots(plan, data, members, epoch)[done - epoch * per_epoch :]:
                 start = time.perf_counter()
                 batch = device_batch(data, slots, plan.batch_size, mesh)
                 state, metrics = run_train(state, frozen, batch, *own)
-                pending.append(metrics)
                 done += 1
+                pending.append(Step(done, epoch + 1, done - epoch * per_epoch, slots, metrics))
                 is_last = done == (epoch + 1) * per_epoch
                 stop = stop_asked(received, done)  # once a step: a signal may come at any line
-                if is_last or stop or done % LOG_EVERY == 0 or due(done, plan.save_every):
+                pause = stop or done == end
+                if is_last or pause or done % LOG_EVERY == 0 or due(done, plan.save_every):
                     # Reading a metric waits for the device, so several steps are read at once.
-                    log_steps(members, pending, done, epoch + 1, (done - 1) // accumulate)
+                    log_steps(members, pending, updates_by(done - 1, per_epoch, plan.accumulate))
                     pending = []
                 for member in members:
                     member.record["train_s"] += time.perf_counter() - start
                 bar.update(sum(len(slot.indices) for slot in slots))
-                if not is_last and (stop or due(done, plan.save_every)):
+                if is_last:
+                    break
+                if pause or due(done, plan.save_every):
                     save(group, members, state)
-                if stop and not is_last:
+                if stop:
                     interrupt(received, done, members)
+                if done == end:
+                    return state
+            after_steps()
             for member, dev in zip(members, dev_scores(state.trained), strict=True):
-                end_epoch(epoch + 1, done, member, dev, bar)
+                end_epoch(epoch + 1, done, per_epoch, member, dev, bar)
             save(group, members, state)
             if stop or received:
                 interrupt(received, done, members)
@@ -168,20 +205,44 @@ def epoch_slots(
     return list(zip(*orders, strict=True))
 
 
-def log_steps(
-    members: Sequence[Member], pending: list[Any], step: int, epoch: int, update: int
-) -> None:
+def log_steps(members: Sequence[Member], pending: Sequence[Step], update: int) -> None:
     """Adds the steps' losses to each member's record, and their means to its log.
 
     Args:
       update: the number of the last one, from 0.
     """
-    fetched = [{name: np.atleast_1d(fetch(x)) for name, x in m.items()} for m in pending]
+    last = pending[-1]
+    fetched = [{name: np.atleast_1d(fetch(x)) for name, x in s.metrics.items()} for s in pending]
     for number, member in enumerate(members):
         own = [{name: float(x[number]) for name, x in metrics.items()} for metrics in fetched]
         member.record["losses"] += [metrics["loss"] for metrics in own]
         rate = float(member.schedule(update))
-        member.log.write(step, epoch, train=means(own) | {"learning_rate": rate})
+        member.log.write(last.number, last.epoch, train=means(own) | {"learning_rate": rate})
+        for step, metrics in zip(pending, own, strict=True):
+            if not math.isfinite(metrics["loss"]):
+                examples = step.slots[number].indices.tolist()
+                note_divergence(member, "loss", step.number, step.epoch, step.batch, examples)
+
+
+def note_divergence(
+    member: Member, quantity: str, step: int, epoch: int, batch: int, examples: list[int]
+) -> None:
+    """Records and prints where a run became NaN or infinite, the first time that it does.
+
+    Args:
+      quantity: "loss", of the batch, or "logits", of the dev split after the step.
+      examples: the numbers, in the training split, of the examples of the batch.
+    """
+    if member.record.get("diverged"):
+        return
+    where = {"step": step, "epoch": epoch, "batch": batch, "examples": examples}
+    member.record["diverged"] = {**where, "quantity": quantity}
+    what = "the loss is" if quantity == "loss" else "the dev logits are"
+    shown = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
+    tqdm.write(
+        f"{member.label}DIVERGED at step {step} (epoch {epoch}, batch {batch}): {what} not finite"
+        + (f"; training examples {shown}, from 0" if examples else "")
+    )
 
 
 def save(group: Group, members: Sequence[Member], state: State) -> None:
@@ -203,40 +264,64 @@ def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoRe
     raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 
-def end_epoch(epoch: int, step: int, member: Member, dev: Scores, bar: tqdm) -> None:
+def end_epoch(
+    epoch: int, step: int, per_epoch: int, member: Member, dev: Scores, bar: tqdm
+) -> None:
     """Logs an epoch, adds it to the member's record and clears the running losses."""
     train_loss = float(np.mean(member.record["losses"]))
-    member.log.write(step, epoch, dev={k: dev[k] for k in ("loss", "accuracy", "macro_f1")})
+    shown = {k: math.nan if dev[k] is None else dev[k] for k in ("loss", "accuracy", "macro_f1")}
+    member.log.write(step, epoch, dev=shown)
     bar.write(
-        f"{member.label}epoch {epoch:>3}  train loss {train_loss:.4f}  dev loss {dev['loss']:.4f}  "
-        f"accuracy {dev['accuracy']:.4f}  macro-F1 {dev['macro_f1']:.4f}"
+        f"{member.label}epoch {epoch:>3}  train loss {train_loss:.4f}  dev "
+        + "loss {loss:.4f}  accuracy {accuracy:.4f}  macro-F1 {macro_f1:.4f}".format(**shown)
         + ("  (one class only)" if dev["collapsed"] else "")
     )
+    if not is_finite(dev):
+        note_divergence(member, "logits", step, epoch, per_epoch, [])
     entry = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev}
     history = [*member.record["history"], entry]
     member.record = {**member.record, "history": history, "losses": []}
 
 
-def best_entry(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the best dev macro-F1; of equals the later, which has trained longer."""
-
-    def rank(entry: dict[str, Any]) -> tuple[float, int]:
-        score = entry["dev"]["macro_f1"]
-        return (score if math.isfinite(score) else -math.inf, entry["epoch"])
-
-    return max(history, key=rank)
+def is_finite(dev: Scores) -> bool:
+    """Whether scores come from logits that are all finite."""
+    return dev["macro_f1"] is not None and math.isfinite(dev["macro_f1"])
 
 
-def best_step(history: list[dict[str, Any]]) -> int | None:
-    """The step at which the best epoch ended; None before the first epoch has."""
-    return best_entry(history)["step"] if history else None
+def best_entry(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The epoch with the best dev macro-F1; of equals the later, which has trained longer.
+
+    None if no epoch has finite scores. An epoch is `lost` if its checkpoint could not be read.
+    """
+    finite = [e for e in history if is_finite(e["dev"]) and "lost" not in e]
+    return max(finite, key=lambda e: (e["dev"]["macro_f1"], e["epoch"]), default=None)
 
 
-def stops_early(history: list[dict[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` epochs brought nothing better."""
+def best_step(history: Sequence[dict[str, Any]]) -> int | None:
+    """The step at which the best epoch ended; None if there is no best one yet."""
+    best = best_entry(history)
+    return best["step"] if best else None
+
+
+def is_over(record: dict[str, Any], patience: int) -> bool:
+    """Whether a run needs no further epoch: nothing better comes, or nothing finite."""
+    return bool(record.get("diverged")) or stops_early(record["history"], patience)
+
+
+def stops_early(history: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` epochs brought nothing better; an equal score is no better."""
     if not patience or not history:
         return False
-    return history[-1]["epoch"] - best_entry(history)["epoch"] >= patience
+    return history[-1]["epoch"] - last_improvement(history) >= patience
+
+
+def last_improvement(history: Sequence[dict[str, Any]]) -> int:
+    """The last epoch whose dev macro-F1 was above that of all before; 0 if none was finite."""
+    highest, found = -math.inf, 0
+    for entry in history:
+        if is_finite(entry["dev"]) and entry["dev"]["macro_f1"] > highest:
+            highest, found = entry["dev"]["macro_f1"], entry["epoch"]
+    return found
 
 
 def logits_of(

@@ -1,6 +1,7 @@
 """AdamW on the trained partitions, nothing on the frozen one.
 
-    schedule = make_schedule("linear", 1e-3, total_steps=300, warmup=0.06)
+    updates = epochs * updates_by(per_epoch, per_epoch, accumulate)
+    schedule = make_schedule("linear", 1e-3, updates, warmup=0.06)
     optimizer = make_optimizer(labels, schedule, weight_decay=0.01, clip=1.0, accumulate=1)
 
 Clipping and accumulation see the trained gradients only. Given all gradients they would keep every
@@ -9,7 +10,10 @@ of temporaries against 685.
 """
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxft.errors import InputError, check_choice
@@ -50,14 +54,17 @@ def make_optimizer(
     weight_decay: float,
     clip: float,
     accumulate: int,
-) -> optax.GradientTransformation:
+    per_epoch: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a label tree, to be given the trained leaves (or a tree of all).
 
     Args:
       labels: path -> label (`jaxft.training.partition`).
       weight_decay: AdamW's (Loshchilov and Hutter 2019), left off `:no_decay` labels.
       clip: largest global norm of the trained gradients; 0 turns clipping off.
-      accumulate: microbatches averaged into one update.
+      accumulate: microbatches in one update, which is the mean over their examples.
+      per_epoch: microbatches in an epoch; the last update of an epoch takes those that are left.
+        None: there is no such end.
     """
     transforms = {label: adamw(label, schedule, weight_decay) for label in set(labels.values())}
     optimizer: optax.GradientTransformation = optax.multi_transform(
@@ -73,9 +80,88 @@ def make_optimizer(
         )
         optimizer = optax.chain(clipping, optimizer)
     if accumulate > 1:
-        steps = optax.MultiSteps(optimizer, every_k_schedule=accumulate)
-        optimizer = optax.GradientTransformation(steps.init, steps.update)
-    return optimizer
+        return accumulated(optimizer, accumulate, per_epoch)
+    return optax.with_extra_args_support(optimizer)
+
+
+class AccumulatedState(NamedTuple):
+    """The state of `accumulated`.
+
+    Attributes:
+      microbatches: int32, seen since training began.
+      examples: float32, those that the sums are over.
+      sums: path -> float32, the gradients of each example's loss, summed.
+      inner: the optimizer's own state.
+    """
+
+    microbatches: jax.Array
+    examples: jax.Array
+    sums: dict[str, jax.Array]
+    inner: Any
+
+
+def accumulated(
+    optimizer: optax.GradientTransformation, every: int, per_epoch: int | None
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optimizer that updates once for `every` microbatches, and with 0 in between.
+
+    Its `update` takes `examples`, how many the gradients are the mean over. An update is the
+    gradient of the mean loss over all examples of its microbatches, so a short batch counts for
+    the examples it has. `optax.MultiSteps` averages over batches, and drops those that are left
+    at the end.
+
+    Args:
+      per_epoch: see `make_optimizer`.
+    """
+
+    def init(params: Any) -> AccumulatedState:
+        # Arrays of their own: a step gives all of them away, and none may be given away twice.
+        sums = jax.tree.map(jnp.zeros_like, params)
+        return AccumulatedState(jnp.int32(0), jnp.float32(0), sums, optimizer.init(params))
+
+    def update(
+        grads: Any, state: AccumulatedState, params: Any = None, *, examples: Any = 1.0, **_: Any
+    ) -> tuple[Any, AccumulatedState]:
+        sums = jax.tree.map(lambda total, grad: total + examples * grad, state.sums, grads)
+        total = state.examples + examples
+        seen = state.microbatches + 1
+        in_epoch = seen if per_epoch is None else (seen - 1) % per_epoch + 1
+        is_whole = in_epoch % every == 0
+        if per_epoch is not None:
+            is_whole |= in_epoch == per_epoch
+
+        def apply() -> tuple[Any, AccumulatedState]:
+            means = jax.tree.map(lambda x: x / total, sums)
+            updates, inner = optimizer.update(means, state.inner, params)
+            empty = jax.tree.map(jnp.zeros_like, sums)
+            return updates, AccumulatedState(seen, jnp.zeros_like(total), empty, inner)
+
+        def wait() -> tuple[Any, AccumulatedState]:
+            nothing = jax.tree.map(jnp.zeros_like, grads)
+            return nothing, AccumulatedState(seen, total, sums, state.inner)
+
+        return jax.lax.cond(is_whole, apply, wait)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def updates_by(microbatches: int, per_epoch: int, accumulate: int) -> int:
+    """Returns how many updates so many microbatches have made.
+
+    updates_by(10, per_epoch=10, accumulate=4)  # 3: of 4, 4 and 2 microbatches
+    """
+    epochs, left = divmod(microbatches, per_epoch)
+    return epochs * -(-per_epoch // accumulate) + left // accumulate
+
+
+def check_accumulate(accumulate: int, per_epoch: int) -> None:
+    """Raises InputError if an update would take more microbatches than an epoch has."""
+    if accumulate > per_epoch:
+        batches = "1 batch" if per_epoch == 1 else f"{per_epoch} batches"
+        raise InputError(
+            f"optim.accumulate: {accumulate}; an epoch has {batches}, expected {per_epoch} or "
+            "less; or a smaller batch_size"
+        )
 
 
 def adamw(

@@ -58,7 +58,7 @@ def loss_and_grads(
 
 def train_step(
     forward: Forward,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     state: State,
     frozen: Params,
     batch: Batch,
@@ -81,7 +81,9 @@ def train_step(
     """
     dropout_key = jax.random.fold_in(key, state.step)
     loss, grads = loss_and_grads(forward, state.trained, frozen, batch, dropout_key)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
+    updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.trained, examples=batch["weights"].sum()
+    )
     if learning_rate is not None:
         updates = optax.tree.scale(learning_rate, updates)
     trained = optax.apply_updates(state.trained, updates)

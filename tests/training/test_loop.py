@@ -25,6 +25,7 @@ from jaxft.training.loop import (
     Member,
     Plan,
     best_entry,
+    best_step,
     fit,
     logits_of,
     new_record,
@@ -42,10 +43,10 @@ PLAN = Plan(
     eval_batch_size=4,
     epochs=3,
     buckets=(8, 16),
+    accumulate=2,
 )
 SEED = 7
-PER_EPOCH = 5  # 18 examples; an update takes 2 batches, so an epoch ends in the middle of one
-ACCUMULATE = 2
+PER_EPOCH = 5  # 18 examples; an update takes 2 batches, the last one of an epoch what is left
 
 
 # ---------------------------------------------------------------- which epoch counts
@@ -63,14 +64,20 @@ def history(scores: list[float]) -> list[dict[str, Any]]:
         ([0.5, 0.3, 0.5, 0.4], 3),
         ([math.nan, 0.1, math.nan], 2),
         ([0.0, math.nan], 1),
-        ([math.nan, math.nan], 2),
         ([0.2, math.inf, -math.inf], 1),
+        ([0.2, None], 1),
     ],
 )
 def test_the_best_epoch_is_the_latest_of_the_highest_finite_score(
     scores: list[float], best: int
 ) -> None:
     assert best_entry(history(scores))["epoch"] == best
+
+
+@pytest.mark.parametrize("scores", [[], [math.nan], [None, math.inf]])
+def test_without_a_finite_score_no_epoch_is_the_best(scores: list[float]) -> None:
+    assert best_entry(history(scores)) is None
+    assert best_step(history(scores)) is None
 
 
 some_scores = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, math.nan]), min_size=1, max_size=12)
@@ -80,10 +87,11 @@ some_scores = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, math.nan]), min_size
 def test_it_stops_when_as_many_epochs_as_its_patience_brought_nothing(
     scores: list[float], patience: int
 ) -> None:
-    finite = [score if math.isfinite(score) else -1 for score in scores]
+    finite = [score if math.isfinite(score) else -math.inf for score in scores]
     earlier, recent = finite[:-patience], finite[-patience:]
-    # Equally good counts as better: best_entry takes the later of equals.
-    expected = bool(earlier) and max(recent) < max(earlier)
+    # An equal score is no better one, whichever of the two best_entry takes.
+    is_over = max(recent) <= max(earlier, default=-math.inf)
+    expected = len(scores) >= patience and is_over
     assert stops_early(history(scores), patience) is expected
 
 
@@ -120,9 +128,14 @@ class Run:
 
     def __init__(self, model: Model, params: dict, data: Encoded, mesh: Mesh) -> None:
         self.data, self.mesh = data, mesh
-        self.schedule = make_schedule("linear", 1e-2, total_steps=8, warmup=0.2)
+        self.schedule = make_schedule("linear", 1e-2, total_steps=9, warmup=0.2)
         self.optimizer = make_optimizer(
-            model.labels, self.schedule, weight_decay=0.01, clip=1.0, accumulate=ACCUMULATE
+            model.labels,
+            self.schedule,
+            weight_decay=0.01,
+            clip=1.0,
+            accumulate=PLAN.accumulate,
+            per_epoch=PER_EPOCH,
         )
         self.trained, frozen = split(params, model.labels)
         self.frozen = jax.device_put(frozen, replicated(mesh))
@@ -142,6 +155,7 @@ class Run:
         run_train: Callable[..., Any] | None = None,
         dev_scores: Callable[[Any], dict[str, Any]] | None = None,
         seed: int = SEED,
+        until: int | None = None,
     ) -> tuple[State, dict[str, Any]]:
         """Begins or continues the run in `workdir`."""
         scores = dev_scores or scores_of
@@ -149,7 +163,7 @@ class Run:
             state, record = checkpoints.restore_latest() or (self.start(), new_record())
             with RunLog(workdir, resume_step=int(state.step)) as log:
                 member = Member(
-                    *(Trial(seed, 1e-2), "", self.schedule), workdir, record, checkpoints, log
+                    *(Trial(seed, 1e-2), 0, "", self.schedule), workdir, record, checkpoints, log
                 )
                 state = fit(
                     plan,
@@ -161,8 +175,8 @@ class Run:
                     state,
                     self.frozen,
                     (self.key,),
-                    accumulate=ACCUMULATE,
                     mesh=self.mesh,
+                    until=until,
                 )
                 return state, member.record
 
@@ -210,7 +224,8 @@ def test_an_undisturbed_run_trains_logs_and_saves(run: Run, undisturbed) -> None
     lines = read_log(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines if "dev" in line] == [5, 10, 15]
     rates = {line["step"]: line["train"]["learning_rate"] for line in lines if "train" in line}
-    assert rates == {n: pytest.approx(float(run.schedule((n - 1) // 2))) for n in (5, 10, 15)}
+    # Of an epoch's three updates the last.
+    assert rates == {n: pytest.approx(float(run.schedule(3 * n // 5 - 1))) for n in (5, 10, 15)}
 
 
 class KilledError(Exception):
@@ -282,6 +297,17 @@ def test_a_finished_run_trains_no_more(run: Run, undisturbed, tmp_path: Path) ->
     first = run(tmp_path)
     check_same(first, undisturbed)
     check_same(run(tmp_path, run_train=failing_at(run, 16, kill)), undisturbed)
+
+
+@pytest.mark.parametrize("steps", [(4, 5, 13), (10,), (1, 2, 15)])
+def test_in_parts_a_run_comes_to_the_same_bits(
+    run: Run, undisturbed, tmp_path: Path, steps: tuple[int, ...]
+) -> None:
+    for step in steps:
+        state, _ = run(tmp_path, until=step)
+        assert int(state.step) == step
+        assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    check_same(run(tmp_path), undisturbed)
 
 
 def test_an_early_stop_stays_one_after_a_resume(run: Run, tmp_path: Path) -> None:

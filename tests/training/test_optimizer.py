@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxft.data.batches import make_batch
 from jaxft.errors import InputError
-from jaxft.training.optimizer import SCHEDULES, make_optimizer, make_schedule
+from jaxft.training.optimizer import SCHEDULES, make_optimizer, make_schedule, updates_by
 from jaxft.training.partition import split
 from jaxft.training.state import Model
 from jaxft.training.step import State, train_step
@@ -238,6 +238,44 @@ def test_parameters_move_only_at_every_kth_microbatch() -> None:
     for step in range(6):
         updates, state = tx.update(only_trained(random_tree(step)), state, params)
         assert all(bool(u.any()) == (step % 3 == 2) for u in updates.values())
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 9), st.integers(1, 4), st.data())
+def test_every_example_of_an_epoch_counts_alike(
+    per_epoch: int, accumulate: int, data: st.DataObject
+) -> None:
+    # Microbatches of any size; their gradients are means over them.
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=per_epoch, max_size=per_epoch))
+    tx = make_optimizer(
+        LABELS,
+        make_schedule("constant", 0.1, total_steps=10, warmup=0.0),
+        weight_decay=0.0,
+        clip=0.0,
+        accumulate=accumulate,
+        per_epoch=per_epoch,
+    )
+    params = only_trained(random_tree(0))
+    state, moved, total = tx.init(params), [], dict.fromkeys(params, 0.0)
+    for number, size in enumerate(sizes, 1):
+        grads = only_trained(random_tree(number))
+        updates, state = tx.update(grads, state, params, examples=jnp.float32(size))
+        if not moved:
+            total = {path: total[path] + size * grads[path] for path in params}
+        if any(bool(u.any()) for u in updates.values()):
+            moved.append(number)
+            if len(moved) == 1:  # Adam's first moment is now 0.1 of the gradient it was given
+                for path, mu in first_moments(state).items():
+                    mean = total[path] / sum(sizes[:number])
+                    np.testing.assert_allclose(mu, 0.1 * mean, rtol=1e-4, atol=1e-6)
+    ends = [n for n in range(1, per_epoch + 1) if n % accumulate == 0 or n == per_epoch]
+    assert moved == ends
+    assert len(moved) == updates_by(per_epoch, per_epoch, accumulate)
+
+
+def test_what_is_left_of_an_epoch_makes_an_update() -> None:
+    assert updates_by(10, per_epoch=10, accumulate=4) == 3
+    assert [updates_by(n, 5, 2) for n in range(11)] == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5, 6]
 
 
 # ---------------------------------------------------------------- PyTorch
