@@ -489,13 +489,18 @@ def restore_best(member: loop.Member) -> State | None:
 
 
 def give_up(member: loop.Member, best: dict[str, Any], reason: str) -> None:
-    """Marks an epoch whose checkpoint cannot be read, and puts the checkpoint aside."""
+    """Gives up an epoch whose checkpoint cannot be read, and those that have none to go back to."""
     if best["step"] in member.checkpoints.steps():
         member.checkpoints.put_aside(best["step"])
-    best["lost"] = reason
+    *earlier, _ = member.record["history"]
+    saved = set(member.checkpoints.steps())
+    for entry in earlier:
+        if entry["step"] not in saved:
+            entry["lost"] = True
+    member.record.setdefault("lost_epochs", []).append(best["epoch"])
     print(
-        f"{member.label}{reason}; epoch {best['epoch']}, the best on dev by macro-F1, is lost, and "
-        "the best of the epochs that are left is taken"
+        f"{member.label}{reason}; it was of epoch {best['epoch']}, the best on dev by macro-F1; the "
+        "best of the epochs that are still saved is taken"
     )
 
 
@@ -510,7 +515,6 @@ def make_results(
     """
     config, dataset, history = setup.config, setup.dataset, member.record["history"]
     best, last = loop.best_entry(history), history[-1]
-    lost = [entry for entry in history if "lost" in entry]
     unseen = checks.unseen(dataset)
     scores = {
         name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
@@ -521,7 +525,7 @@ def make_results(
         **describe(trial_config(config, member.trial), dataset),
         "diverged": member.record.get("diverged"),
         "best_epoch": best and best["epoch"],
-        "lost_epochs": [entry["epoch"] for entry in lost],
+        "lost_epochs": member.record.get("lost_epochs", []),
         "selected_epoch": chosen["epoch"],
         **scores[config.select],
         "dev": chosen["dev"],

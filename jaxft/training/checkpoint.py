@@ -14,9 +14,12 @@ caller's to ensure (`jaxft.rundir`).
 import copy
 import hashlib
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,6 +68,7 @@ class Checkpoints:
           shapes: the State as ShapeDtypeStructs with shardings, so that a checkpoint restores onto
             any mesh.
         """
+        say_damage_once()
         self._shapes = shapes
         self._directory = directory.resolve()  # orbax wants an absolute path
         self._damaged = False
@@ -238,6 +242,28 @@ class Checkpoints:
         if hosts.is_writer():
             shutil.rmtree(self._superseded, ignore_errors=True)
         self._replaced_at = None
+
+
+@cache
+def say_damage_once() -> None:
+    """Drops what libraries print about a damaged checkpoint, hundreds of lines around our one.
+
+    Orbax logs each metadata file that is no JSON. When one array cannot be read it also closes its
+    event loop while other reads are under way, and each of those fails when it wants to report.
+    """
+    noise = {
+        "absl": "Failed to json parse Metadata file",
+        "asyncio": "Future exception was never retrieved",
+    }
+    for name, start in noise.items():
+        logging.getLogger(name).addFilter(lambda record, s=start: not str(record.msg).startswith(s))
+    before = sys.unraisablehook
+
+    def hook(args: Any) -> None:
+        if not (type(args.exc_value) is RuntimeError and "Event loop is closed" in str(args[1])):
+            before(args)
+
+    sys.unraisablehook = hook
 
 
 def newest_in(folder: Path) -> int | None:

@@ -276,24 +276,25 @@ def end_epoch(
         + "loss {loss:.4f}  accuracy {accuracy:.4f}  macro-F1 {macro_f1:.4f}".format(**shown)
         + ("  (one class only)" if dev["collapsed"] else "")
     )
-    if not is_finite(dev):
-        note_divergence(member, "logits", step, epoch, per_epoch, [])
     entry = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev}
+    if not is_finite(entry):
+        note_divergence(member, "logits", step, epoch, per_epoch, [])
     history = [*member.record["history"], entry]
     member.record = {**member.record, "history": history, "losses": []}
 
 
-def is_finite(dev: Scores) -> bool:
-    """Whether scores come from logits that are all finite."""
-    return dev["macro_f1"] is not None and math.isfinite(dev["macro_f1"])
+def is_finite(entry: dict[str, Any]) -> bool:
+    """Whether an epoch's losses and dev logits were finite throughout."""
+    figures = entry["train_loss"], entry["dev"]["macro_f1"]
+    return all(x is not None and math.isfinite(x) for x in figures)
 
 
 def best_entry(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The epoch with the best dev macro-F1; of equals the later, which has trained longer.
 
-    None if no epoch has finite scores. An epoch is `lost` if its checkpoint could not be read.
+    None if no epoch was finite. An epoch is `lost` if its checkpoint could not be read.
     """
-    finite = [e for e in history if is_finite(e["dev"]) and "lost" not in e]
+    finite = [e for e in history if is_finite(e) and "lost" not in e]
     return max(finite, key=lambda e: (e["dev"]["macro_f1"], e["epoch"]), default=None)
 
 
@@ -319,7 +320,7 @@ def last_improvement(history: Sequence[dict[str, Any]]) -> int:
     """The last epoch whose dev macro-F1 was above that of all before; 0 if none was finite."""
     highest, found = -math.inf, 0
     for entry in history:
-        if is_finite(entry["dev"]) and entry["dev"]["macro_f1"] > highest:
+        if is_finite(entry) and entry["dev"]["macro_f1"] > highest:
             highest, found = entry["dev"]["macro_f1"], entry["epoch"]
     return found
 

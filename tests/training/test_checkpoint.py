@@ -227,7 +227,8 @@ def test_the_latest_two_and_the_best_are_kept(
         history: list[dict[str, Any]] = []
         for step, score in enumerate(scores, 1):
             if score is not None:
-                history.append({"epoch": step, "step": step, "dev": {"macro_f1": score}})
+                dev = {"macro_f1": score}
+                history.append({"epoch": step, "step": step, "train_loss": 1.0, "dev": dev})
             checkpoints.save(states(step), make_record(step), best_step(history))
     wanted = {len(scores) - 1, len(scores), best_step(history)} - {None}
     folders = (tmp_path / "run" / "checkpoints").iterdir()

@@ -53,7 +53,10 @@ PER_EPOCH = 5  # 18 examples; an update takes 2 batches, the last one of an epoc
 
 
 def history(scores: list[float]) -> list[dict[str, Any]]:
-    return [{"epoch": n, "dev": {"macro_f1": score}} for n, score in enumerate(scores, 1)]
+    return [
+        {"epoch": n, "train_loss": 1.0, "dev": {"macro_f1": score}}
+        for n, score in enumerate(scores, 1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,11 @@ def test_the_best_epoch_is_the_latest_of_the_highest_finite_score(
     scores: list[float], best: int
 ) -> None:
     assert best_entry(history(scores))["epoch"] == best
+
+
+def test_an_epoch_with_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    first, second = history([0.1, 0.9])
+    assert best_entry([first, {**second, "train_loss": math.inf}]) is first
 
 
 @pytest.mark.parametrize("scores", [[], [math.nan], [None, math.inf]])
