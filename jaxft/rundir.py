@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from flax.traverse_util import flatten_dict
 
-from jaxft import wiring
+from jaxft import locks, wiring
 from jaxft.errors import InputError
 
 # What a run was made from, by the digests of env.json. An older jaxft wrote only some of them.
@@ -56,7 +56,7 @@ def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) ->
     check(workdir, config, env)  # before anything is written into a directory of something else
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(workdir / ".lock").acquire(timeout=0)
+        lock = locks.take(workdir / ".lock")
     except Timeout as err:
         raise InputError(f"{workdir}: another process is writing this run") from err
     with lock:

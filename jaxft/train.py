@@ -35,6 +35,7 @@ from jaxft.data.batches import choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
 from jaxft.errors import InputError
+from jaxft.files import replace_text
 from jaxft.memory import leak
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import (
@@ -499,8 +500,8 @@ def give_up(member: loop.Member, best: dict[str, Any], reason: str) -> None:
             entry["lost"] = True
     member.record.setdefault("lost_epochs", []).append(best["epoch"])
     print(
-        f"{member.label}{reason}; it was of epoch {best['epoch']}, the best on dev by macro-F1; the "
-        "best of the epochs that are still saved is taken"
+        f"{member.label}{reason}; it was of epoch {best['epoch']}, the best on dev by macro-F1; "
+        "the best of the epochs that are still saved is taken"
     )
 
 
@@ -555,7 +556,7 @@ def finish(
             write_predictions(workdir, test_logits_NxC, setup.dataset)
             write_report(workdir, results, env["command"])
             member.log.write_result(hparams.settings(results), hparams.scores(results))
-            (workdir / "DONE").write_text("")
+            replace_text(workdir / "DONE", "")
     print("\n" + tables.result_table(results))
     print(f"\nrun directory: {workdir}")
 
@@ -727,9 +728,12 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
 
 def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -> None:
     """Writes predictions_test.jsonl, in the order of the test split."""
-    unseen = checks.unseen(dataset)
     rows = predictions(logits_NxC, dataset.test, dataset.labels)
-    marked = [{**row, "in_train": not new} for row, new in zip(rows, unseen, strict=True)]
+    seen = [checks.seen_in(dataset, split) for split in ("train", "dev")]
+    marked = [
+        {**row, "in_train": in_train, "in_dev": in_dev}
+        for row, in_train, in_dev in zip(rows, *seen, strict=True)
+    ]
     wiring.write_jsonl(workdir / "predictions_test.jsonl", marked)
 
 
@@ -748,7 +752,7 @@ def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
     plots.confusion_matrix(
         results["test"], results["labels"], folder / "confusion_test.png", title=title
     )
-    (workdir / "README.md").write_text(card.model_card(results, command=command), "utf-8")
+    replace_text(workdir / "README.md", card.model_card(results, command=command))
 
 
 def join_hosts(argv: list[str]) -> list[str]:

@@ -193,8 +193,8 @@ def finite(tree: Any) -> Any:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Replaces a file as a whole by a JSON object a line."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    replace_text(path, "".join(lines))
+    lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    replace_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_json(path: Path) -> Any:

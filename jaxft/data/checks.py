@@ -14,6 +14,8 @@ import numpy as np
 from jaxft.data.examples import Dataset, Example
 
 SPLITS = ("train", "dev", "test")
+# Which split's texts are looked for in which other one.
+OVERLAPS = (("dev", "train"), ("test", "train"), ("test", "dev"))
 PERCENTILES = (50, 90, 99, 100)
 
 Key = tuple[str, str | None]
@@ -31,8 +33,8 @@ def report(
     {train, dev, test} -> {examples, classes, and with lengths: lengths, with max_length:
     truncated, truncated_percent}; train_duplicates (examples
     that occurred earlier in train), train_conflicts (texts of train that carry several labels);
-    for dev and test, dev_in_train and dev_in_train_other_label (those of them that stand in train
-    with another label only); max_length.
+    dev_in_train, test_in_train and test_in_dev (examples whose text is in the other split, too),
+    each with `_other_label` (those that are there under another label only); max_length.
     """
     labels_in_train = _labels_by_text(dataset.train)
     splits = {
@@ -51,18 +53,28 @@ def report(
         "train_duplicates": len(dataset.train) - len(labels_in_train),
         "train_conflicts": sum(len(labels) > 1 for labels in labels_in_train.values()),
     }
-    for split in ("dev", "test"):
-        found = [e for e in getattr(dataset, split) if _key(e) in labels_in_train]
-        other = [e for e in found if e.label not in labels_in_train[_key(e)]]
-        figures[f"{split}_in_train"] = len(found)
-        figures[f"{split}_in_train_other_label"] = len(other)
+    labels_in = {"train": labels_in_train, "dev": _labels_by_text(dataset.dev)}
+    for split, where in OVERLAPS:
+        found = [e for e in getattr(dataset, split) if _key(e) in labels_in[where]]
+        other = [e for e in found if e.label not in labels_in[where][_key(e)]]
+        figures[f"{split}_in_{where}"] = len(found)
+        figures[f"{split}_in_{where}_other_label"] = len(other)
     return figures
 
 
+def seen_in(dataset: Dataset, split: str) -> list[bool]:
+    """Returns for each test example whether its text (and pair) is in `split`, too."""
+    texts = {_key(example) for example in getattr(dataset, split)}
+    return [_key(example) in texts for example in dataset.test]
+
+
 def unseen(dataset: Dataset) -> list[bool]:
-    """Returns for each test example whether its text (and pair) does not stand in train."""
-    train = {_key(example) for example in dataset.train}
-    return [_key(example) not in train for example in dataset.test]
+    """Returns for each test example whether its text is in neither train nor dev.
+
+    The weights were fitted to train, and the epoch was chosen on dev.
+    """
+    seen = zip(seen_in(dataset, "train"), seen_in(dataset, "dev"), strict=True)
+    return [not any(places) for places in seen]
 
 
 def _key(example: Example) -> Key:
@@ -123,6 +135,7 @@ def _overlap_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     held = [cell(figures[f"{split}_in_train"], split) for split in ("dev", "test")]
     other = [cell(figures[f"{split}_in_train_other_label"], split) for split in ("dev", "test")]
+    in_dev = [cell(figures[f"test_in_dev{kind}"], "test") for kind in ("", "_other_label")]
     return [
         (),
         ("repeated text", "", "", ""),
@@ -130,6 +143,8 @@ def _overlap_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         ("  under several labels", f"{figures['train_conflicts'] or 'none'}", "", ""),
         ("  also in train", "", *held),
         ("  there under another label", "", *other),
+        ("  also in dev", "", "", in_dev[0]),
+        ("  there under another label", "", "", in_dev[1]),
     ]
 
 

@@ -21,8 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
-
+from jaxft import locks
 from jaxft.data.readers import describe_folder
 from jaxft.errors import InputError, check_choice
 
@@ -211,7 +210,7 @@ def fetch(file: RemoteFile, target: Path) -> None:
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with locks.take(Path(f"{target}.lock"), timeout=-1):
             if _holds(target, file):
                 return
             url = _url(file)

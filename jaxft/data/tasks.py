@@ -533,5 +533,9 @@ def _largest_remainder(counts: dict[str, int], total: int) -> dict[str, int]:
 
 def _with_few_shot(dataset: Dataset, count: int, seed: int) -> Dataset:
     drawn = draw_few_shot(dataset.train, dataset.labels, count, seed)
-    note = f"few-shot: {count} of {len(dataset.train):,} train examples, drawn with seed {seed}"
-    return replace(dataset, train=drawn, notes=(*dataset.notes, note))
+    notes = (
+        f"few-shot: {count} of {len(dataset.train):,} train examples, drawn with seed {seed}",
+        f"few-shot: dev is whole, {len(dataset.dev):,} labelled texts; choosing the epoch on it uses "
+        f"them beside the {count} of train (--config.select=last does not)",
+    )
+    return replace(dataset, train=drawn, notes=(*dataset.notes, *notes))

@@ -26,9 +26,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, Timeout
 
-from jaxft import wiring
+from jaxft import locks, wiring
 from jaxft.grid.expand import Setting, flags_of
 from jaxft.training.together import are_together
 
@@ -185,7 +185,7 @@ def claimed(workdir: Path, bundle: Sequence[Cell]) -> Iterator[bool]:
         try:
             for cell in bundle:
                 # Whoever only looks holds it for a moment.
-                held.enter_context(lock_of(workdir, cell.name).acquire(timeout=1))
+                held.enter_context(lock_of(workdir, cell.name, timeout=1))
         except Timeout:
             held.close()
             yield False
@@ -198,14 +198,18 @@ def is_locked(workdir: Path, name: str) -> bool:
     if not (workdir / "locks" / name).exists():
         return False
     try:
-        with lock_of(workdir, name).acquire(timeout=0):
+        with lock_of(workdir, name):
             return False
     except Timeout:
         return True
 
 
-def lock_of(workdir: Path, name: str) -> FileLock:
-    """The lock of a cell; beside its run, for a directory with a foreign file is no new run."""
+def lock_of(workdir: Path, name: str, timeout: float = 0) -> AcquireReturnProxy:
+    """The lock of a cell, held; beside its run, for a directory with a foreign file is no new run.
+
+    Raises:
+      filelock.Timeout: another process has it.
+    """
     path = workdir / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
+    return locks.take(path, timeout)

@@ -13,8 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
+from jaxft import locks
 from jaxft.data.sources import cache_dir, sha256
 from jaxft.errors import InputError
 
@@ -93,7 +92,7 @@ def minilm() -> Path:
     """Returns the directory of all-MiniLM-L6-v2, fetched at first use and checked every time."""
     home = cache_dir() / "minilm"
     home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{home}.lock"):
+    with locks.take(Path(f"{home}.lock"), timeout=-1):
         weights = home / "model.safetensors"
         is_whole = weights.is_file() and (home / "config.json").is_file()
         if not (is_whole and sha256(weights) == MINILM_SHA256):

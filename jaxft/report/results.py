@@ -1,6 +1,6 @@
 """results.json and predictions of a run, from its logits.
 
-test = split_results(logits_NxC, labels_N, dataset, unseen)
+results = test_results(logits_NxC, labels_N, dataset, unseen)
 rows = predictions(logits_NxC, dataset.test, labels)
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.examples import Dataset, Example
-from jaxft.training.metrics import from_confusion, score
+from jaxft.training.metrics import from_confusion, not_finite, score
 
 
 def majority_class(dataset: Dataset) -> int:
@@ -23,7 +23,7 @@ def majority_class(dataset: Dataset) -> int:
 def test_results(
     logits_NxC: np.ndarray, labels_N: np.ndarray, dataset: Dataset, unseen: Sequence[bool]
 ) -> dict[str, Any]:
-    """Returns `test`, `test_unseen` (texts that do not stand in train) and, if merged, `tasks`."""
+    """Returns `test`, `test_unseen` (texts in neither train nor dev) and, if merged, `tasks`."""
     majority = majority_class(dataset)
     new = np.asarray(unseen, bool)
     results = {
@@ -47,17 +47,26 @@ def scores_by_task(
         rows = np.asarray([example.task == task for example in dataset.test])
         if not rows.any():
             continue
-        confusion = np.zeros((len(dataset.labels),) * 2, int)
-        np.add.at(confusion, (labels_N[rows], logits_NxC[rows].argmax(-1)), 1)
         classes = [dataset.labels.index(name) for name in names]
         counts = Counter(example.label for example in dataset.train if example.task == task)
         majority = dataset.labels.index(max(names, key=lambda name: counts[name]))
         scores[task] = {
             "examples": int(rows.sum()),
-            **from_confusion(confusion, dataset.labels, classes),
+            **part_scores(logits_NxC[rows], labels_N[rows], dataset.labels, classes),
             "majority_accuracy": float(np.mean(labels_N[rows] == majority)),
         }
     return scores
+
+
+def part_scores(
+    logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], classes: Sequence[int]
+) -> dict[str, Any]:
+    """Scores over some of the classes; none where a logit is not finite."""
+    if not np.isfinite(logits_NxC).all():
+        return not_finite()
+    confusion = np.zeros((len(names),) * 2, int)
+    np.add.at(confusion, (labels_N, logits_NxC.argmax(-1)), 1)
+    return from_confusion(confusion, names, classes)
 
 
 def probabilities(logits_NxC: np.ndarray) -> np.ndarray:
@@ -69,8 +78,13 @@ def probabilities(logits_NxC: np.ndarray) -> np.ndarray:
 def predictions(
     logits_NxC: np.ndarray, examples: Sequence[Example], labels: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yields one JSON-ready row an example: its text, the predicted label and all probabilities."""
-    for example, row_C in zip(examples, probabilities(logits_NxC), strict=True):
+    """Yields one JSON-ready row an example: its text, the predicted label and all probabilities.
+
+    Where a logit is not finite, the prediction and the probabilities are None.
+    """
+    finite_N = np.isfinite(logits_NxC).all(-1)
+    rows = zip(examples, probabilities(np.nan_to_num(logits_NxC)), finite_N, strict=True)
+    for example, row_C, is_finite in rows:
         gold = {"label": example.label} if example.label else {}
         pair = {} if example.pair is None else {"pair": example.pair}
         yield {
@@ -78,6 +92,8 @@ def predictions(
             "text": example.text,
             **pair,
             **gold,
-            "prediction": labels[int(row_C.argmax())],
-            "probabilities": {name: float(p) for name, p in zip(labels, row_C, strict=True)},
+            "prediction": labels[int(row_C.argmax())] if is_finite else None,
+            "probabilities": {
+                name: float(p) if is_finite else None for name, p in zip(labels, row_C, strict=True)
+            },
         }

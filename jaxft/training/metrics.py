@@ -4,7 +4,9 @@
     scores["macro_f1"], scores["per_class"]["neutral"]["recall"], scores["collapsed"]
 
 Loss and confusion matrix are gathered by clu.metrics; everything else is read off the confusion
-matrix, with scikit-learn's definitions and zero_division=0.
+matrix. Macro-F1 is scikit-learn's f1_score(labels=range(C), average="macro", zero_division=0): the
+mean over all classes of the task, in which a class that is neither true nor predicted counts as 0.
+Without `labels` scikit-learn leaves such a class out, and its mean is higher.
 """
 
 from collections.abc import Sequence
@@ -62,13 +64,17 @@ def score(
 
     Returns:
       `examples`, `accuracy`, `micro_f1`, `macro_f1`, `loss` (nats), `per_class`, `confusion` (rows
-      are true classes), `majority_accuracy` and `collapsed` (one class predicted throughout).
-      With no examples, every figure is None.
+      are true classes), `majority_accuracy`, `collapsed` (one class predicted throughout) and
+      `finite`. With no examples, every figure is None. Where a logit is NaN or infinite, `finite`
+      is False and nothing is scored: NaN's argmax is class 0, which is often the majority class.
     """
     if len(labels_N) == 0:
         return {"examples": 0} | dict.fromkeys(
             ["accuracy", "micro_f1", "macro_f1", "loss", "majority_accuracy", "collapsed"]
         )
+    majority_accuracy = {"majority_accuracy": float(np.mean(labels_N == majority))}
+    if not np.isfinite(logits_NxC).all():
+        return {"examples": len(labels_N), **not_finite(), "loss": None, **majority_accuracy}
     logits, labels = jnp.asarray(logits_NxC), jnp.asarray(labels_N)
     gathered = Gathered.single_from_model_output(
         logits=logits,
@@ -81,14 +87,20 @@ def score(
         "examples": len(labels_N),
         **from_confusion(confusion, names),
         "loss": float(gathered["loss"]),
-        "majority_accuracy": float(np.mean(labels_N == majority)),
+        **majority_accuracy,
     }
+
+
+def not_finite() -> dict[str, Any]:
+    """The scores of `from_confusion` where a logit is NaN or infinite: there are none."""
+    scores = dict.fromkeys(["accuracy", "micro_f1", "macro_f1", "confusion"])
+    return {**scores, "per_class": {}, "collapsed": False, "finite": False}
 
 
 def from_confusion(
     confusion_CxC: np.ndarray, names: Sequence[str], classes: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """Returns accuracy, micro and macro F1, the figures of each class, and `collapsed`.
+    """Returns accuracy, micro and macro F1, the figures of each class, `collapsed` and `finite`.
 
     Args:
       classes: the classes to average over, all by default; a part of a merged task has only some.
@@ -116,6 +128,7 @@ def from_confusion(
         },
         "confusion": confusion_CxC.tolist(),
         "collapsed": bool((predicted_C > 0).sum() == 1),
+        "finite": True,
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxft.data.checks import render, report, unseen
+from jaxft.data.checks import render, report, seen_in, unseen
 from jaxft.data.examples import Dataset, Example
 from jaxft.data.tasks import CATALOGUE, load
 
@@ -28,7 +28,7 @@ DATASET = Dataset(
         example("three", "b"),
         example("one", "a", "sentence"),  # another: it has a pair
     ),
-    dev=(example(" three", "b"), example("new", "a")),
+    dev=(example(" three", "b"), example("One", "b")),
     test=(
         example("one", "b"),
         example("two", "a"),
@@ -52,11 +52,15 @@ def test_overlap_by_hand() -> None:
         "dev_in_train_other_label": 0,
         "test_in_train": 3,
         "test_in_train_other_label": 1,
+        "test_in_dev": 1,
+        "test_in_dev_other_label": 1,
         "max_length": None,
     }
     assert {name: figures[name] for name in expected} == expected
     assert figures["splits"]["test"] == {"examples": 5, "classes": {"a": 4, "b": 1}}
-    assert unseen(DATASET) == [False, False, False, True, True]
+    assert seen_in(DATASET, "train") == [True, True, True, False, False]
+    assert seen_in(DATASET, "dev") == [False, False, False, False, True]
+    assert unseen(DATASET) == [False, False, False, True, False]
 
 
 def test_lengths() -> None:
@@ -91,14 +95,16 @@ t: made by hand
 
                                train             dev            test
 examples                           6               2               5
-  a                                4  66.7%        1  50.0%        4  80.0%
-  b                                2  33.3%        1  50.0%        1  20.0%
+  a                                4  66.7%        0   0.0%        4  80.0%
+  b                                2  33.3%        2 100.0%        1  20.0%
 
 repeated text
   within train                     2  33.3%
   under several labels             1
   also in train                                    1  50.0%        3  60.0%
   there under another label                     none               1  20.0%
+  also in dev                                                      1  20.0%
+  there under another label                                        1  20.0%
 
 tokens
   median                           5               4               3
@@ -113,16 +119,30 @@ note: a note"""
 
 @needs_real
 @pytest.mark.parametrize(
-    ("task", "in_train", "other_label", "duplicates"),
-    [("acl", 52, 5, 418), ("restaurant", 1, 0, 36), ("agnews", 0, 0, 0)],
+    ("task", "dev_in_train", "in_train", "other_label", "in_dev", "seen", "duplicates"),
+    [
+        ("acl", 43, 52, 5, 9, 54, 418),
+        ("restaurant", 0, 1, 0, 0, 1, 36),
+        ("agnews", 0, 0, 0, 0, 0, 0),
+    ],
 )
-def test_published_overlap(task: str, in_train: int, other_label: int, duplicates: int) -> None:
+def test_published_overlap(
+    task: str,
+    dev_in_train: int,
+    in_train: int,
+    other_label: int,
+    in_dev: int,
+    seen: int,
+    duplicates: int,
+) -> None:
     dataset = load(task, data_dir=str(REAL))
     figures = report(dataset)
+    assert figures["dev_in_train"] == dev_in_train
     assert figures["test_in_train"] == in_train
     assert figures["test_in_train_other_label"] == other_label
+    assert figures["test_in_dev"] == in_dev
     assert figures["train_duplicates"] == duplicates
-    assert unseen(dataset).count(False) == in_train
+    assert unseen(dataset).count(False) == seen
 
 
 @pytest.mark.parametrize("task", list(CATALOGUE))

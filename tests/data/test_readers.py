@@ -87,6 +87,37 @@ BAD = [
     ("XML open", "a.xml", '<s>\n<sentence id="1">\n</s>', 3, ["broken XML"]),
     ("XML empty", "a.xml", "", 1, ["broken XML"]),
     (
+        "XML entity from elsewhere",
+        "a.xml",
+        '<!DOCTYPE s [<!ENTITY x SYSTEM "/etc/hosts">]>\n<s><sentence id="1">\n<text>food is &x;'
+        ' good</text><aspectTerm term="food" polarity="positive"/></sentence></s>',
+        3,
+        ["an entity from '/etc/hosts' is not read"],
+    ),
+    (
+        "XML entity undefined",
+        "a.xml",
+        '<s><sentence id="1">\n<text>food is &x; good</text></sentence></s>',
+        2,
+        ["undefined entity"],
+    ),
+    (
+        "XML entities defined in another file",
+        "a.xml",
+        '<!DOCTYPE s SYSTEM "a.dtd">\n<s><sentence id="1"><text>food is &x; good</text>'
+        "</sentence></s>",
+        1,
+        ["'a.dtd' is not read"],
+    ),
+    (
+        "XML parameter entity",
+        "a.xml",
+        '<!DOCTYPE s [\n<!ENTITY % p "">%p;]><s><sentence id="1"><text>x &y; z</text>'
+        "</sentence></s>",
+        2,
+        ["parameter entity %p;"],
+    ),
+    (
         "XML polarity",
         "a.xml",
         '<s>\n<sentence id="1"><text>Ok food</text>\n<aspectTerm term="food"/></sentence></s>',
@@ -212,6 +243,17 @@ def test_json_object_gives_its_keys_as_ids(tmp_path: Path) -> None:
         ("x_0", "a.json:1"),
         ("x_1", "a.json:3"),
     ]
+
+
+def test_entities_that_the_document_defines_are_expanded(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(
+        '<!DOCTYPE s [<!ENTITY very "really">]><s><sentence id="1">'
+        "<text>food is &very; &amp; &#233;t&#xe9; good</text>"
+        '<aspectTerm term="food" polarity="positive"/></sentence></s>'
+    )
+    (found,), _ = read_semeval_xml(path, task="t", labels=LABELS)
+    assert found.pair == "food is really & \u00e9t\u00e9 good"
 
 
 def test_semeval_xml(tmp_path: Path) -> None:

@@ -52,6 +52,37 @@ def test_scores_equal_scikit_learn(split: tuple[np.ndarray, np.ndarray]) -> None
         assert list(scores["per_class"][name].values()) == pytest.approx(figures)
 
 
+def test_a_class_that_occurs_nowhere_counts_as_0_in_macro_f1() -> None:
+    labels = np.asarray([0, 0, 1, 1], np.int32)
+    predicted = np.asarray([0, 0, 1, 0])
+    ours = score(10 * np.eye(3, dtype=np.float32)[predicted], labels, NAMES[:3], majority=0)
+
+    def sklearns(**options: list[int]) -> float:
+        return sklearn.metrics.f1_score(
+            labels, predicted, average="macro", zero_division=0, **options
+        )
+
+    assert ours["macro_f1"] == pytest.approx(sklearns(labels=[0, 1, 2]))
+    # Its default leaves the class out.
+    assert sklearns() == pytest.approx(1.5 * ours["macro_f1"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_have_no_score(value: float) -> None:
+    # Class 0 is the most frequent one, and the argmax of a row of NaN.
+    labels = np.asarray([0, 0, 0, 1], np.int32)
+    logits = np.eye(2, dtype=np.float32)[labels]
+    logits[2, 1] = value
+    scores = score(logits, labels, NAMES[:2], majority=0)
+    assert scores["finite"] is False
+    assert scores["examples"] == 4
+    assert scores["majority_accuracy"] == 0.75
+    for name in ("accuracy", "micro_f1", "macro_f1", "loss", "confusion"):
+        assert scores[name] is None
+    assert scores["per_class"] == {}
+    assert scores["collapsed"] is False
+
+
 @settings(deadline=None, max_examples=30)
 @given(splits())
 def test_loss_equals_scikit_learns_log_loss(split: tuple[np.ndarray, np.ndarray]) -> None:
