@@ -81,6 +81,7 @@ def parse_config(
       new_fields: whether --config.FIELD may name one that the file does not have.
     """
     sys.path.insert(0, str(ROOT))  # a config file elsewhere may import configs.base
+    argv = config_first(argv)
     check_config_file(given(argv, "config"))
     config_flag = config_flags.DEFINE_config_file(
         "config",
@@ -105,6 +106,16 @@ def parse_config(
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --")
     return config
+
+
+def config_first(argv: list[str]) -> list[str]:
+    """Moves --config in front: ml_collections reads the file before a field can be set in it."""
+    for i, argument in enumerate(argv[1:], 1):
+        if re.fullmatch(r"--?config", argument):
+            return [argv[0], *argv[i : i + 2], *argv[1:i], *argv[i + 2 :]]
+        if re.match(r"--?config=", argument):
+            return [argv[0], argument, *argv[1:i], *argv[i + 1 :]]
+    return argv
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -190,24 +190,28 @@ def read_model(config: ConfigDict) -> tuple[dict[str, Any], list[str], int]:
     Of a well-known model only its name is needed, of any other the config and the headers of its
     weights.
     """
-    num_labels = count_labels(config)
+    labels = label_names(config)
     name = config.model.name
     if name in ARCHITECTURES:
-        return ARCHITECTURES[name], [], num_labels
+        return ARCHITECTURES[name], [], len(labels)
     directory = hub.locate(name)
-    backbone = backbones.load(directory, num_labels)
-    fresh = weights.read_fresh(directory, backbones.parameter_shapes(backbone), backbone.family)
-    return backbones.read_config(directory), fresh, num_labels
+    backbone = backbones.load(directory, len(labels))
+    shapes = backbones.parameter_shapes(backbone)
+    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
+    return backbones.read_config(directory), fresh, len(labels)
 
 
-def count_labels(config: ConfigDict) -> int:
-    """Returns how many labels a task has; the files are read only where nothing else tells."""
+def label_names(config: ConfigDict) -> Sequence[str]:
+    """Returns the labels of a task; its files are read only where nothing else tells."""
     if config.data.labels:
-        return len(config.data.labels)
+        return config.data.labels
     names = [part.name for part in tasks.parse_task(config.task)]
-    if all(name in tasks.CATALOGUE for name in names):
-        return sum(len(tasks.CATALOGUE[name].labels) for name in names)
-    return len(wiring.load_dataset(config).labels)
+    if not all(name in tasks.CATALOGUE for name in names):
+        return wiring.load_dataset(config).labels
+    if len(names) == 1:
+        return tasks.CATALOGUE[names[0]].labels
+    # As `tasks.merge` calls them.
+    return [f"{name}:{label}" for name in names for label in tasks.CATALOGUE[name].labels]
 
 
 def describe(job: Job) -> str:

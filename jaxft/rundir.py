@@ -28,7 +28,7 @@ ORIGINS = {
     "data_sha256": "data",
     "splits_sha256": "data",
     "weights_sha256": "weights",
-    "model_sha256": "model's weights, config.json or tokenizer files",
+    "model_sha256": "model",
 }
 
 
@@ -86,8 +86,16 @@ def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, A
     for name, what in ORIGINS.items():
         if name in before and before[name] != env[name]:
             raise InputError(
-                f"--workdir: the {what} changed since {workdir} was begun; use another"
+                f"--workdir: the {what}{changed_parts(before[name], env[name])} changed since "
+                f"{workdir} was begun; use another"
             )
+
+
+def changed_parts(before: Any, now: Any) -> str:
+    """` (config, tokenizer)`: which parts of a model or a dataset differ, if digests tell them."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ""
+    return f" ({', '.join(name for name in now if before.get(name) != now[name])})"
 
 
 # ---------------------------------------------------------------- launches

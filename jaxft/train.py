@@ -45,6 +45,7 @@ from jaxft.memory.compiled import (
     flops,
     measured_peak,
 )
+from jaxft.models import hub
 from jaxft.models import trained as trained_files
 from jaxft.report import card, hparams, plots, tables
 from jaxft.report.results import majority_class, predictions, test_results
@@ -149,13 +150,13 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     with hosts.together():
         devices = mesh.make_mesh(**config.mesh)
         dataset = wiring.load_dataset(config)
-    hosts.agree({"data": wiring.fingerprint(dataset)})
+    hosts.agree({"data": wiring.split_fingerprints(dataset)})
     with hosts.together():
-        parts = wiring.load_parts(config, len(dataset.labels))
+        parts = wiring.load_parts(config, dataset.labels)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
         env = wiring.environment(parts, dataset, argv)
-    hosts.agree({"weights": env["weights_sha256"]})
+    hosts.agree({"model": env["model_sha256"]})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
@@ -713,17 +714,29 @@ def timing(
 
 
 def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -> None:
-    """Writes the trained parameters, with all that predicting with them takes."""
+    """Writes the trained parameters, with all that predicting with them takes.
+
+    Full fine-tuning leaves a whole model: nothing of the one that it began with is needed.
+    """
+    config, env, dataset = wiring.to_json(setup.config), setup.env, setup.dataset
+    is_pair = any(example.pair is not None for example in dataset.test)
     settings = {
-        "labels": setup.dataset.labels,
-        "pair": any(example.pair is not None for example in setup.dataset.test),
+        "task": setup.config.task,
+        "labels": dataset.labels,
+        "majority": dataset.labels[majority_class(dataset)],
+        "pair": is_pair,
+        "columns": wiring.columns_of(setup.config, is_pair),
+        "method": config["method"],
+        "base_model": {**config["model"], "sha256": env["model_sha256"]},
         "buckets": setup.plan.buckets,
         "max_length": setup.config.data.max_length,
         "eval_batch_size": setup.plan.eval_batch_size,
-        "weights_sha256": setup.env["weights_sha256"],
+        "weights_sha256": env["weights_sha256"],
     }
-    folder = wiring.trained_folder(setup.config.method.name)
-    trained_files.save(workdir / folder, trained, settings)
+    folder = workdir / wiring.trained_folder(setup.config.method.name)
+    trained_files.save(folder, trained, settings)
+    if setup.config.method.name == "full":
+        hub.copy_description(setup.parts.directory, folder)
 
 
 def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -> None:

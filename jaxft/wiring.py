@@ -1,7 +1,7 @@
 """From a config to the parts of a run; what train and predict build alike.
 
     dataset = load_dataset(config)
-    parts = load_parts(config, len(dataset.labels))     # directory, tokenizer, weights, model
+    parts = load_parts(config, dataset.labels)          # directory, tokenizer, weights, model
 
 The only place, beside the commands, that reads a ConfigDict.
 """
@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import platform
+import re
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
+from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
 from jaxft.errors import InputError
 from jaxft.files import replace_text
@@ -66,15 +68,29 @@ def load_dataset(config: ConfigDict) -> Dataset:
     )
 
 
-def load_parts(config: ConfigDict, num_labels: int) -> Parts:
-    """Returns the checkpoint's tokenizer and weights and the method's model."""
-    directory = hub.locate(config.model.name)
-    backbone = backbones.load(directory, num_labels, config.model.dtype, config.model.remat)
+def load_parts(
+    config: ConfigDict,
+    labels: Sequence[str],
+    directory: Path | None = None,
+    *,
+    trained: bool = False,
+) -> Parts:
+    """Returns the checkpoint's tokenizer and weights and the method's model.
+
+    Args:
+      config: with `model`, `method` and `data.max_length`.
+      labels: of the task, in order.
+      directory: where the checkpoint is; None looks for `config.model.name`.
+      trained: whether all weights come from elsewhere, and none are read here.
+    """
+    directory = directory or hub.locate(config.model.name)
+    backbone = backbones.load(directory, len(labels), config.model.dtype, config.model.remat)
     tokenizer = encode.load_tokenizer(directory)
-    encode.check_vocabulary(tokenizer, directory)
+    encode.check_vocabulary(tokenizer, backbone.config.vocab_size, directory)
     encode.check_max_length(config.data.max_length, backbone.max_length)
     shapes = backbones.parameter_shapes(backbone)
-    arrays, fresh = weights.read(directory, shapes, backbone.family)
+    read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
+    arrays, fresh = read
     model = build_model(backbone, fresh, config.method.name, method_options(config))
     return Parts(directory, tokenizer, arrays, fresh, model)
 
@@ -83,9 +99,24 @@ def method_options(config: ConfigDict) -> Options:
     """Returns the method's options; `--config.method.targets=query,key` is two targets."""
     fields = config.method.to_dict()
     del fields["name"]
-    given = [part for target in fields["targets"] for part in target.split(",")]
+    given = [part for target in fields["targets"] for part in split_targets(target)]
     fields["layers"] = tuple(fields["layers"])
     return Options(**{**fields, "targets": tuple(given)})
+
+
+def split_targets(text: str) -> list[str]:
+    """Splits at the commas that are no part of a regex, which stand outside all brackets.
+
+    split_targets(r".*/(query|value){1,2},key")     # [".*/(query|value){1,2}", "key"]
+    """
+    parts, depth = [""], 0
+    for token in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped bracket is none
+        depth += (token in "([{") - (token in ")]}")
+        if token == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -121,6 +152,13 @@ def default_workdir(config: ConfigDict) -> Path:
     return Path("runs") / f"{task}-{config.method.name}-{model}-seed{config.seed}-{digest}"
 
 
+def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
+    """Returns what the columns of a run's own files are called; "" is a column that they lack."""
+    if config.task == "custom":
+        return config.data.columns.to_dict()
+    return asdict(ASPECT_COLUMNS if is_pair else Columns())
+
+
 def trained_folder(method: str) -> str:
     """Where in a run the trained leaves lie: a whole model, or what stands beside a backbone."""
     return "model" if method == "full" else "adapter"
@@ -137,7 +175,7 @@ def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, An
         "data_sha256": fingerprint(dataset),
         "splits_sha256": split_fingerprints(dataset),
         "weights_sha256": weights_digest(parts.directory),
-        "model_sha256": model_digest(parts.directory),
+        "model_sha256": model_digests(parts.directory),
         "versions": {name: version(name) for name in PACKAGES},
     }
 
@@ -169,11 +207,18 @@ def weights_digest(directory: Path) -> str:
     return digests if len(files) == 1 else hashlib.sha256(digests.encode()).hexdigest()
 
 
-def model_digest(directory: Path) -> str:
-    """Interim."""
-    files = [directory / "config.json", *(directory / n for n in hub.TOKENIZER_FILES)]
-    own = [f"{path.name} {sha256(path)}" for path in files if path.is_file()]
-    return hashlib.sha256("\n".join([weights_digest(directory), *own]).encode()).hexdigest()
+def model_digests(directory: Path) -> dict[str, str]:
+    """sha256 of all that a checkpoint's predictions depend on: weights, config.json, tokenizer.
+
+    The number of heads, the activation and LayerNorm's epsilon are in config.json alone.
+    """
+    present = [directory / name for name in hub.TOKENIZER_FILES if (directory / name).is_file()]
+    tokenizer = "\n".join(f"{path.name} {sha256(path)}" for path in present)
+    return {
+        "weights": weights_digest(directory),
+        "config": sha256(directory / "config.json"),
+        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+    }
 
 
 def write_json(path: Path, content: Any) -> None:

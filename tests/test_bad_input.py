@@ -249,7 +249,7 @@ def test_predict_refuses_what_is_no_finished_run(
     texts.write_text("one\n")
     output = f"--output={tmp_path / 'out.jsonl'}"
     line = refused(capsys, predict, f"--run={tmp_path / 'no'}", f"--input={texts}", output)
-    assert "config.json" in line
+    assert f"no directory {tmp_path / 'no'}" in line
     line = refused(capsys, predict, f"--run={tmp_path}", f"--input={texts}", output)
     assert "not finished" in line
     assert "--input" in refused(capsys, predict, f"--run={tmp_path}", output)

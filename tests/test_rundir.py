@@ -14,7 +14,7 @@ ENV = {
     "data_sha256": "a",
     "splits_sha256": {"train": "a", "dev": "b", "test": "c"},
     "weights_sha256": "b",
-    "model_sha256": "c",
+    "model_sha256": {"weights": "b", "config": "c", "tokenizer": "d"},
     "command": "python -m jaxft.train",
     "backend": "cpu",
     "devices": ["cpu"],
@@ -38,10 +38,12 @@ def test_a_directory_can_be_claimed_again_by_the_same_run_only(tmp_path: Path) -
         claim(run, CONFIG, {**ENV, "data_sha256": "c"})
     with pytest.raises(InputError, match="the weights changed"):
         claim(run, CONFIG, {**ENV, "weights_sha256": "c"})
-    with pytest.raises(InputError, match="the data changed"):
+    with pytest.raises(InputError, match=r"the data \(dev\) changed"):
         claim(run, CONFIG, {**ENV, "splits_sha256": {**ENV["splits_sha256"], "dev": "d"}})
-    with pytest.raises(InputError, match=r"config\.json or tokenizer files changed"):
-        claim(run, CONFIG, {**ENV, "model_sha256": "d"})
+    with pytest.raises(InputError, match=r"the model \(config, tokenizer\) changed"):
+        claim(
+            run, CONFIG, {**ENV, "model_sha256": {"weights": "b", "config": "d", "tokenizer": "e"}}
+        )
 
 
 def test_what_a_run_trains_beside_makes_it_no_other_run(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@
 An aspect task is encoded as the pair (term, sentence), which BERT tells apart by token types.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +56,14 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def check_vocabulary(tokenizer: Any, directory: Path) -> None:
+def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:
     """Raises InputError if the tokenizer knows ids that the embedding does not hold.
 
     Flax reads past the table without an error; the logits would be NaN.
+
+    Args:
+      size: words that the embedding holds.
     """
-    size = json.loads((directory / "config.json").read_text())["vocab_size"]
     if len(tokenizer) > size:
         raise InputError(
             f"{directory}: the tokenizer has {len(tokenizer)} tokens, config.json vocab_size {size}"

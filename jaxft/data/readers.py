@@ -127,6 +127,11 @@ def read_text(path: Path) -> str:
     Raises:
       InputError: the file is missing, unreadable, empty or not UTF-8.
     """
+    return read_decoded(path).rstrip("\r\n")
+
+
+def read_decoded(path: Path) -> str:
+    """Returns the whole text of a UTF-8 file; see `read_text`."""
     data = read_bytes(path)
     body = data.removeprefix(codecs.BOM_UTF8)
     # UTF-16 without a mark is valid UTF-8 as long as it is ASCII: every second byte is then a NUL.
@@ -140,7 +145,6 @@ def read_text(path: Path) -> str:
         offset = error.start + len(data) - len(body)
         what = f"not UTF-8 (byte 0x{body[error.start]:02x} at offset {offset})"
         raise InputError(f"{path}:{line}: {what}; likely latin-1: convert it to UTF-8") from None
-    text = text.rstrip("\r\n")
     if not text.strip():
         raise InputError(f"{path}:1: the file is empty")
     return text
@@ -501,8 +505,9 @@ class _StrictParser(xml.sax.expatreader.ExpatParser):
 
     def reset(self) -> None:
         super().reset()
-        self._parser.StartDoctypeDeclHandler = self._doctype
-        self._parser.EntityDeclHandler = self._declared
+        parser = self._parser  # type: ignore[attr-defined]  # no part of typeshed's class
+        parser.StartDoctypeDeclHandler = self._doctype
+        parser.EntityDeclHandler = self._declared
 
     def external_entity_ref(self, *names: str | None) -> int:
         *_, sysid, pubid = names

@@ -535,7 +535,7 @@ def _with_few_shot(dataset: Dataset, count: int, seed: int) -> Dataset:
     drawn = draw_few_shot(dataset.train, dataset.labels, count, seed)
     notes = (
         f"few-shot: {count} of {len(dataset.train):,} train examples, drawn with seed {seed}",
-        f"few-shot: dev is whole, {len(dataset.dev):,} labelled texts; choosing the epoch on it uses "
-        f"them beside the {count} of train (--config.select=last does not)",
+        f"few-shot: dev is whole; choosing the epoch on its {len(dataset.dev):,} labelled texts "
+        f"uses them beside the {count} of train (--config.select=last does not)",
     )
     return replace(dataset, train=drawn, notes=(*dataset.notes, *notes))

@@ -8,8 +8,9 @@ raised to float32: AdamW steps of 1e-3 on a bfloat16 parameter of 1.0 are all ro
 """
 
 import json
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +28,68 @@ CONVERT = (
 )
 # What a checkpoint may lack: the classifier, and BERT's pooler, which masked language models drop.
 MAY_BE_FRESH = ("classifier/", "bert/pooler/")
+# The layer that has an output for each label.
+OUTPUT = re.compile(r"classifier/(out_proj/)?(kernel|bias)")
 
 
-def read(directory: Path, shapes: Params, family: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def read(
+    directory: Path, shapes: Params, family: str, labels: Sequence[str] | None = None
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the parameters of a checkpoint and the paths it leaves to be initialised.
 
     Args:
       shapes: path -> ShapeDtypeStruct of the classifier without any PEFT module.
       family: `"bert"` or `"roberta"`.
+      labels: the task's label names, in order. A checkpoint's classifier is taken only if its
+        config names the same ones. None takes any classifier of the same size.
 
     Returns:
       `(params, fresh)`: path -> float32 array, and the sorted paths of `shapes` that the checkpoint
-      has not, or has in another size (a classifier over other labels).
+      has not, or not for these labels.
 
     Raises:
       InputError: there are no readable weights, or encoder weights are missing or of another size.
     """
-    found = read_file(directory, shapes, family)
+    found = of_labels(read_file(directory, shapes, family), directory, labels)
     fresh = lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
     paths = [path for path in shapes if path not in fresh]
     return {path: np.asarray(found[path], np.float32) for path in paths}, fresh
 
 
-def read_fresh(directory: Path, shapes: Params, family: str) -> list[str]:
+def read_fresh(
+    directory: Path, shapes: Params, family: str, labels: Sequence[str] | None = None
+) -> list[str]:
     """Returns the second result of `read` without loading a weight: files' headers tell the shapes.
 
     A msgpack file has no header, so it is read.
     """
     shards = shard_files(directory)
     if not shards:
-        return read(directory, shapes, family)[1]
+        return read(directory, shapes, family, labels)[1]
     found = from_pytorch_layout(read_safetensors(shards, as_placeholder), shapes, family)
+    found = of_labels(found, directory, labels)
     return lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
+
+
+def of_labels(
+    found: dict[str, Any], directory: Path, labels: Sequence[str] | None
+) -> dict[str, Any]:
+    """The parameters without a classifier over other labels than these, be they as many.
+
+    Six emotions fit six citation intents in size, and in nothing else.
+    """
+    if labels is None or label_names(directory) == list(labels):
+        return found
+    return {path: x for path, x in found.items() if not OUTPUT.fullmatch(path)}
+
+
+def label_names(directory: Path) -> list[str]:
+    """The labels of a checkpoint's classifier in order, by its config.json; empty if not named."""
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    names = config.get("id2label")
+    if not isinstance(names, dict):
+        return []
+    return [str(names.get(str(i))) for i in range(len(names))]
 
 
 def lacking(

@@ -108,9 +108,13 @@ def head(shapes: Params, options: Options) -> Method:
 
 
 def bitfit(shapes: Params, options: Options) -> Method:
-    """Every bias (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199)."""
-    del shapes, options
-    return Method("bitfit", (), ((r".*/bias", "adapter:no_decay"), FROZEN))
+    """Every bias (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199).
+
+    The pooler's is one of them only if the pooler is trained.
+    """
+    has_pooler = any(re.fullmatch(POOLER, path) for path in shapes)
+    kept = ((POOLER, "frozen"),) if has_pooler and not options.train_pooler else ()
+    return Method("bitfit", (), (*kept, (r".*/bias", "adapter:no_decay"), FROZEN))
 
 
 def lora_method(shapes: Params, options: Options) -> Method:

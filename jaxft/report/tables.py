@@ -98,6 +98,27 @@ def result_table(results: Mapping[str, Any]) -> str:
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
+def score_table(scores: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Returns the table of labelled texts that a finished run has predicted.
+
+    Args:
+      scores: `jaxft.training.metrics.score`.
+      settings: of the run (`jaxft.models.trained`): its labels and the majority class of train.
+    """
+    majority = f"majority ({shorten(settings.get('majority', 'class'), LABEL_WIDTH)})"
+    rows = [
+        (name, *(figure(s.get(k)) for k in ("accuracy", "macro_f1", "loss")), count(s))
+        for name, s in (("input", scores), (majority, majority_scores(scores)))
+    ]
+    blocks = [
+        columns(("", "accuracy", "macro-F1", "loss", "examples"), rows),
+        columns(("class", "precision", "recall", "F1", "support"), class_rows(scores)),
+    ]
+    if scores["collapsed"]:
+        blocks.append([collapsed_line("", scores, settings["labels"])])
+    return "\n\n".join("\n".join(lines) for lines in blocks)
+
+
 def headline(results: Mapping[str, Any]) -> str:
     """Task, method, model and seed in a line."""
     method = f"{results['method']} on {results['model']}"
@@ -211,11 +232,17 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     parts = [("", chosen(results))]
     parts += [(f" on {name}", scores) for name, scores in results.get("tasks", {}).items()]
     return [
-        f"COLLAPSED{where}: predicts {predicted_class(scores, results['labels'])!r} throughout; "
-        f"accuracy {figure(scores['accuracy'])} is no more than the share of that class"
+        collapsed_line(where, scores, results["labels"])
         for where, scores in parts
         if scores.get("collapsed")
     ]
+
+
+def collapsed_line(where: str, scores: Mapping[str, Any], labels: Sequence[str]) -> str:
+    return (
+        f"COLLAPSED{where}: predicts {predicted_class(scores, labels)!r} throughout; "
+        f"accuracy {figure(scores['accuracy'])} is no more than the share of that class"
+    )
 
 
 def predicted_class(scores: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -256,7 +256,7 @@ def say_damage_once() -> None:
         "asyncio": "Future exception was never retrieved",
     }
     for name, start in noise.items():
-        logging.getLogger(name).addFilter(lambda record, s=start: not str(record.msg).startswith(s))
+        logging.getLogger(name).addFilter(partial(is_other, start))
     before = sys.unraisablehook
 
     def hook(args: Any) -> None:
@@ -264,6 +264,11 @@ def say_damage_once() -> None:
             before(args)
 
     sys.unraisablehook = hook
+
+
+def is_other(start: str, record: logging.LogRecord) -> bool:
+    """Whether a log record does not start like this."""
+    return not str(record.msg).startswith(start)
 
 
 def newest_in(folder: Path) -> int | None:

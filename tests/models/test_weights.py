@@ -31,6 +31,7 @@ Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
 
 CLASSIFIER = ["classifier/bias", "classifier/kernel"]
+EMOTIONS, INTENTS = ("joy", "anger", "fear"), ("Background", "Uses", "Future")
 POOLER = ["bert/pooler/dense/bias", "bert/pooler/dense/kernel"]
 ROBERTA_HEAD = [f"classifier/{d}/{x}" for d in ("dense", "out_proj") for x in ("bias", "kernel")]
 
@@ -213,6 +214,30 @@ def test_a_classifier_over_other_labels_is_fresh(torch_checkpoint: Path, expecte
     _, params, fresh = read(torch_checkpoint, num_labels=5)
     assert fresh == CLASSIFIER
     assert_same(params, {path: x for path, x in expected.items() if path not in fresh})
+
+
+def test_a_classifier_is_taken_over_by_the_names_of_its_labels(
+    torch_checkpoint: Path, expected: Params
+) -> None:
+    backbone = backbones.load(torch_checkpoint, len(EMOTIONS))
+    shapes = backbones.parameter_shapes(backbone)
+    path = torch_checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "id2label": dict(enumerate(EMOTIONS))}))
+    try:
+        read_all, read_headers = (
+            [read(torch_checkpoint, shapes, "bert", labels) for labels in (EMOTIONS, INTENTS)]
+            for read in (weights.read, weights.read_fresh)
+        )
+    finally:
+        path.write_text(json.dumps(config))
+    (params, fresh), (_, other) = read_all
+    assert fresh == []
+    assert_same(params, expected)
+    assert other == CLASSIFIER
+    assert read_headers == [fresh, other]
+    # Without names they are LABEL_0, LABEL_1, ...: nobody knows of what.
+    assert weights.read(torch_checkpoint, shapes, "bert", INTENTS)[1] == CLASSIFIER
 
 
 def test_a_roberta_classifier_over_other_labels_keeps_its_dense_layer(
