@@ -89,6 +89,7 @@ def parse_config(
         lock_config=not new_fields,
         accept_new_attributes=new_fields,
     )
+    given_argv, sys.argv = sys.argv, argv  # config_flags looks there for the fields
     try:
         rest = flag_values(argv)
         config = config_flag.value
@@ -103,6 +104,8 @@ def parse_config(
         # Whatever a config file raises is the user's: it is Python of theirs.
         reason = f"{type(err).__name__}: {err}"
         raise InputError(f"--config: {given(argv, 'config')} failed: {reason}") from err
+    finally:
+        sys.argv = given_argv
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --")
     return config

@@ -79,18 +79,18 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
 
 
 def make_cells(settings: Sequence[Setting], code_sha256: str) -> list[Cell]:
-    """Returns the cells; data and weights are read once each, and fetched where that takes it."""
-    data: dict[str, str] = {}
-    weights: dict[str, str] = {}
+    """Returns the cells; data and models are read once each, and fetched where that takes it."""
+    data: dict[str, dict[str, str]] = {}
+    models: dict[str, dict[str, str]] = {}
     cells = []
     for setting in settings:
         config = setting.config
         key = json.dumps([setting.task, config.data.to_dict()])
         if key not in data:
-            data[key] = wiring.fingerprint(wiring.load_dataset(config))
-        if setting.model not in weights:
-            weights[setting.model] = wiring.weights_digest(hub.locate(setting.model))
-        cells.append(make_cell(setting, data[key], weights[setting.model], code_sha256))
+            data[key] = wiring.split_fingerprints(wiring.load_dataset(config))
+        if setting.model not in models:
+            models[setting.model] = wiring.model_digests(hub.locate(setting.model))
+        cells.append(make_cell(setting, data[key], models[setting.model], code_sha256))
     return cells
 
 

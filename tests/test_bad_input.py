@@ -54,6 +54,7 @@ FIELDS = [
     ("--config.optim.warmup=1.5", ["optim.warmup", "[0, 1)"]),
     ("--config.optim.schedule=linaer", ["optim.schedule", "did you mean 'linear'"]),
     ("--config.optim.accumulate=0", ["optim.accumulate", "above 0"]),
+    ("--config.optim.accumulate=9", ["optim.accumulate: 9", "an epoch has 4 batches"]),
     ("--config.select=bset", ["select", "did you mean 'best'"]),
     ("--config.data.max_length=600", ["data.max_length", "600", "4 to 64"]),
     ("--config.data.source=lokal", ["data.source", "did you mean 'local'"]),
@@ -253,3 +254,18 @@ def test_predict_refuses_what_is_no_finished_run(
     line = refused(capsys, predict, f"--run={tmp_path}", f"--input={texts}", output)
     assert "not finished" in line
     assert "--input" in refused(capsys, predict, f"--run={tmp_path}", output)
+
+
+def test_the_config_file_may_come_after_its_fields(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *file, model = (
+        f"--config={ROOT / 'configs/acl_lora.py'}",
+        f"--config.model.name={tiny_checkpoint}",
+    )
+    line = refused(capsys, train, "--config.epochs=0", model, *file)
+    assert "epochs: 0; expected a whole number above 0" in line
+    line = refused(
+        capsys, train, "--config.epochs=0", "--config", str(ROOT / "configs/acl_lora.py")
+    )
+    assert "epochs: 0; expected a whole number above 0" in line

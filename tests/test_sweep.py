@@ -204,6 +204,69 @@ def read_terminal(file: int) -> bytes:
         return b""
 
 
+# ---------------------------------------------------------------- workers that die at their start
+
+# The fork server imports this first. The first process that it forks counts the devices.
+AT_FORK = """
+import os, sys, threading, time
+
+def keep_on(number):
+    while True:
+        time.sleep(0.2)
+        os.kill(os.getpid(), number)
+
+def end():
+    with open(os.environ["END_COUNT"], "a") as file:
+        file.write("x")
+    number, first, before = (int(os.environ[f"END_{x}"]) for x in ("BY", "FROM", "BEFORE"))
+    if first <= os.path.getsize(os.environ["END_COUNT"]) < before:
+        if number == 9:
+            os.kill(os.getpid(), number)
+        # Again and again: the server ignores SIGTERM, and its children do until they begin.
+        threading.Thread(target=keep_on, args=(number,), daemon=True).start()
+
+if any("forkserver" in argument for argument in sys.orig_argv):
+    os.register_at_fork(after_in_child=end)
+"""
+
+
+def ending(
+    environment: dict[str, str], folder: Path, number: signal.Signals, first: int, before: int
+) -> dict[str, str]:
+    """An environment in which a fork server's children of these numbers end at once."""
+    (folder / "sitecustomize.py").write_text(AT_FORK)
+    return environment | {
+        "PYTHONPATH": str(folder),
+        "END_BY": str(int(number)),
+        "END_FROM": str(first),
+        "END_BEFORE": str(before),
+        "END_COUNT": str(folder / "count"),
+    }
+
+
+def test_a_first_worker_that_is_killed_before_its_log_is_open_is_tried_again(
+    table: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    killed = ending(environment, tmp_path, signal.SIGKILL, 2, 3)
+    one = command(table, tmp_path / "sweep", "--config.seeds=0", "--config.methods=lora")
+    printed = run(one, killed)
+    assert len(finished(tmp_path / "sweep")) == ROWS
+    assert "Traceback" not in printed
+    # The one that counts the devices, the one that was killed, and one for each cell.
+    assert (tmp_path / "count").stat().st_size == 2 + ROWS
+
+
+def test_workers_that_somebody_stops_are_given_up_after_the_retries(
+    table: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    stopped = ending(environment, tmp_path, signal.SIGTERM, 2, 1000)
+    one = command(table, tmp_path / "sweep", "--config.seeds=0", "--config.methods=lora")
+    printed = run([*one, "--retries=1"], stopped, expect=1)
+    assert "killed by SIGTERM" in printed
+    # One process that counts the devices, and two tries a cell.
+    assert (tmp_path / "count").stat().st_size == 1 + 2 * ROWS
+
+
 # ---------------------------------------------------------------- a grid that is killed
 
 

@@ -1,6 +1,6 @@
 """A cell of a grid: a run directory named by what determines it, and how far it has come.
 
-    cell = make_cell(setting, data_sha256, weights_sha256, code["sha256"])
+    cell = make_cell(setting, data_digests, model_digests, code["sha256"])
     look(workdir, cell.name)                   # State.PARTIAL
     with claimed(workdir, bundle) as mine:     # if so, nobody else runs these cells meanwhile
         ...
@@ -19,7 +19,7 @@ started a cell, another one, or one that is started after a kill.
 import hashlib
 import json
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,10 +32,11 @@ from jaxft import locks, wiring
 from jaxft.grid.expand import Setting, flags_of
 from jaxft.training.together import are_together
 
-BUSY = 75  # exit code of a process that found the cell claimed; EX_TEMPFAIL of sysexits.h
-# Of one that was told to stop, in the training loop, which saves, or elsewhere.
+# Exit code of a process that found the cell claimed; EX_UNAVAILABLE of sysexits.h. Not 75, by which
+# jaxft.train says that another of its processes was lost.
+BUSY = 69
+# Of one that was asked to stop, in the training loop, which saves, or elsewhere.
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
-NO_FAILURE = (BUSY, *STOPPED)
 
 
 class State(StrEnum):
@@ -75,13 +76,14 @@ class Cell:
         return self.pattern.replace("{seed}", str(self.seed))
 
 
+Digests = Mapping[str, str]
 Bundle = tuple[Cell, ...]  # cells that one process runs; one alone as often as not
 
 
-def make_cell(setting: Setting, data_sha256: str, weights_sha256: str, code_sha256: str) -> Cell:
-    """Returns the cell of a setting."""
+def make_cell(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> Cell:
+    """Returns the cell of a setting; see `pattern_of`."""
     return Cell(
-        pattern_of(setting, data_sha256, weights_sha256, code_sha256),
+        pattern_of(setting, data, model, code_sha256),
         setting.task,
         setting.model,
         setting.method,
@@ -92,11 +94,16 @@ def make_cell(setting: Setting, data_sha256: str, weights_sha256: str, code_sha2
     )
 
 
-def pattern_of(setting: Setting, data_sha256: str, weights_sha256: str, code_sha256: str) -> str:
-    """`acl_sup-lora-minilm-seed{seed}-1a2b3c4d-5e6f70`: config, data and weights, then the code."""
+def pattern_of(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> str:
+    """`acl_sup-lora-minilm-seed{seed}-1a2b3c4d-5e6f70`: config, data and model, then the code.
+
+    Args:
+      data: `jaxft.wiring.split_fingerprints`.
+      model: `jaxft.wiring.model_digests`.
+    """
     fields = wiring.identity(wiring.to_json(setting.config))
     del fields["seed"]
-    what = {"config": fields, "data": data_sha256, "weights": weights_sha256}
+    what = {"config": fields, "data": data, "model": model}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     stem = wiring.default_workdir(setting.config).name.rpartition("-seed")[0]
     return f"{stem}-seed{{seed}}-{digest[:8]}-{code_sha256[:6]}"
@@ -142,9 +149,14 @@ def failed_file(workdir: Path, name: str) -> Path:
     return workdir / "logs" / f"{name}.failed"
 
 
-def settle(workdir: Path, bundle: Bundle, exit_code: int) -> None:
-    """Notes of cells whose process has ended with this exit code if they failed, and why."""
-    if exit_code in NO_FAILURE:
+def settle(workdir: Path, bundle: Bundle, exit_code: int, *, asked: bool) -> None:
+    """Records which cells of a finished process failed, and why.
+
+    Args:
+      asked: whether the sweep, or the cluster that runs it, asked the process to stop. A stop that
+        somebody else asked for is a failure, or the cell would be started again for ever.
+    """
+    if exit_code == BUSY or (asked and exit_code in STOPPED):
         return
     for cell in bundle:
         if not (workdir / cell.name / "DONE").exists():
@@ -165,8 +177,19 @@ def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
     message = said[-1] if said else f"nothing printed, exit code {exit_code}"
     if exit_code < 0:
         message = f"killed by {signal.Signals(-exit_code).name}"
+    elif exit_code in STOPPED:
+        message = f"stopped by {signal.Signals(exit_code - 128).name}, not by this sweep"
     content = {"exit_code": exit_code, "message": message, "log": str(log)}
-    wiring.write_json(failed_file(workdir, name), content)
+    path = failed_file(workdir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)  # nobody has, if no worker came to its log
+    wiring.write_json(path, content)
+
+
+def last_step(workdir: Path, name: str) -> int:
+    """The step of a cell's newest checkpoint; 0 if it has none."""
+    folder = workdir / name / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ class Workers:
           number: processes at a time; 0 for one an accelerator, or one.
         """
         self._workdir = workdir
+        self._stopping = False
         CONTEXT.set_forkserver_preload(["jaxft.grid.preload"])
         # A grid compiles the same programs for every seed.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((workdir / "xla").resolve()))
@@ -112,6 +113,7 @@ class Workers:
 
     def stop(self, number: int) -> None:
         """Sends all processes a signal: at SIGTERM they save and end, at SIGKILL they end."""
+        self._stopping = True
         for slot in self._slots:
             if slot.process is not None and slot.process.is_alive() and slot.process.pid:
                 os.kill(slot.process.pid, number)
@@ -124,7 +126,7 @@ class Workers:
         if any(is_locked(self._workdir, cell.name) for cell in slot.bundle):
             return None
         bundle = slot.bundle
-        settle(self._workdir, bundle, slot.process.exitcode or 0)
+        settle(self._workdir, bundle, slot.process.exitcode or 0, asked=self._stopping)
         slot.bundle = slot.process = None
         return bundle
 

@@ -14,7 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxft.grid.cells import Bundle, Cell, State, bundles, look, read_failure
+from jaxft.grid.cells import (
+    STOPPED,
+    Bundle,
+    Cell,
+    State,
+    bundles,
+    failed_file,
+    last_step,
+    look,
+    read_failure,
+)
 from jaxft.training.loop import catch_signals
 
 POLL_S = 0.5
@@ -72,6 +82,7 @@ def run(
     """
     progress = Progress({cell.name: State.WAITING for cell in cells})
     tries: Counter[str] = Counter()
+    steps: dict[str, int] = {}  # of a cell's newest checkpoint when it was started last
     not_before: dict[str, float] = {}
     with catch_signals() as received:
         while not received:
@@ -81,11 +92,18 @@ def run(
                 break
             free = [cell for cell in cells if is_free(cell, progress)]
             due = due_bundles(free, tries, retries, not_before)
-            launcher.start(due[: launcher.room()])
+            starting = due[: launcher.room()]
+            steps |= {c.name: last_step(workdir, c.name) for bundle in starting for c in bundle}
+            launcher.start(starting)
             for bundle in launcher.ended(POLL_S):
                 for cell in bundle:
                     failure = read_failure(workdir, cell.name)
-                    tries[cell.name] += failure is not None
+                    if received and failure and failure["exit_code"] in STOPPED:
+                        # A Ctrl-C reaches the workers, too: it is the sweep's own stop.
+                        failed_file(workdir, cell.name).unlink()
+                        continue
+                    has_moved = last_step(workdir, cell.name) > steps.get(cell.name, 0)
+                    tries[cell.name] += failure is not None and not was_stopped(failure, has_moved)
                     pause = FIRST_PAUSE_S * 2 ** max(0, tries[cell.name] - 1)
                     not_before[cell.name] = time.monotonic() + pause
                     if failure and is_final(failure, tries[cell.name] > retries, bundle):
@@ -113,6 +131,15 @@ def due_bundles(
     found = bundles(replace(cell, shares=cell.shares and not is_alone(cell)) for cell in cells)
     now = time.monotonic()
     return [b for b in found if all(not_before.get(cell.name, 0) <= now for cell in b)]
+
+
+def was_stopped(failure: Mapping[str, Any], has_moved: bool) -> bool:
+    """Whether somebody stopped a cell that was getting on, which does not count as a try.
+
+    Args:
+      has_moved: whether the cell has a newer checkpoint than when it was started.
+    """
+    return has_moved and failure["exit_code"] in STOPPED
 
 
 def is_final(failure: Mapping[str, Any], was_last: bool, bundle: Bundle) -> bool:

@@ -50,9 +50,10 @@ class BundlesJob:
             self.process.start()
             self.process.join()
             code = self.process.exitcode or 0
-            settle(self.workdir, bundle, code)
+            # Whoever stops a process of a job stops the job: SLURM, or `checkpoint`.
+            settle(self.workdir, bundle, code, asked=True)
             if code in STOPPED:
-                break  # the whole job was told to
+                break
 
     def checkpoint(self) -> Any:
         """Has what runs save and end; returns the job to be queued again."""

@@ -69,7 +69,6 @@ def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
 
 def train(argv: list[str]) -> int:
     """Calls the train command; an error's last line says which."""
-    sys.argv = argv  # config_flags reads it
     try:
         return cli.guarded(importlib.import_module("jaxft.train").main, argv)
     except KeyboardInterrupt:

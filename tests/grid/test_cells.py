@@ -13,6 +13,7 @@ from jaxft.grid.cells import Cell, State, bundles, claimed, look, make_cell, of_
 from jaxft.grid.code import ROOT, code_version, digest
 from jaxft.grid.expand import Setting, expand
 from jaxft.grid.worker import train_command
+from jaxft.training.lost import EXIT_LOST
 
 
 def setting(**overrides: object) -> Setting:
@@ -125,18 +126,25 @@ def test_a_state_is_read_off_the_files(tmp_path: Path) -> None:
     assert look(tmp_path, "cell") is State.PARTIAL
     bundle = (Cell("cell", "", "", "", "", 0, (), shares=False),)
     log = cells.log_file(tmp_path, "cell")
-    log.parent.mkdir()
-    cells.settle(tmp_path, bundle, -9)  # killed before it had said anything
+    cells.settle(tmp_path, bundle, -9, asked=False)  # killed before it had said anything
     assert cells.read_failure(tmp_path, "cell")["message"] == "killed by SIGKILL"
     cells.failed_file(tmp_path, "cell").unlink()
+    log.parent.mkdir(exist_ok=True)
     log.write_text("\n$ python -m jaxft.train\nold\n\n$ python -m jaxft.train\nValueError: no\n\n")
-    cells.settle(tmp_path, bundle, 143)
-    assert look(tmp_path, "cell") is State.PARTIAL  # told to stop: no failure
-    cells.settle(tmp_path, bundle, 1)
+    for code in (cells.BUSY, 143, -15, 130, -2):
+        cells.settle(tmp_path, bundle, code, asked=True)
+        assert look(tmp_path, "cell") is State.PARTIAL  # asked to stop: no failure
+    cells.settle(tmp_path, bundle, cells.BUSY, asked=False)
+    assert look(tmp_path, "cell") is State.PARTIAL
+    for code in (143, -15, 130, -2, EXIT_LOST):
+        cells.settle(tmp_path, bundle, code, asked=False)
+        assert cells.read_failure(tmp_path, "cell")["exit_code"] == code
+        cells.failed_file(tmp_path, "cell").unlink()
+    cells.settle(tmp_path, bundle, 1, asked=False)
     assert look(tmp_path, "cell") is State.FAILED
     failure = {"exit_code": 1, "message": "ValueError: no", "log": str(log)}
     assert cells.read_failure(tmp_path, "cell") == failure
-    cells.settle(tmp_path, bundle, -9)
+    cells.settle(tmp_path, bundle, -9, asked=True)
     assert cells.read_failure(tmp_path, "cell")["message"] == "killed by SIGKILL"
     with claimed(tmp_path, bundle) as mine:
         assert mine

@@ -291,3 +291,16 @@ def test_wrong_options_are_refused_in_one_line(
     message = str(caught.value)
     assert "\n" not in message
     assert all(part in message for part in said), message
+
+
+@pytest.mark.parametrize("train_pooler", [True, False])
+def test_bitfit_trains_the_poolers_bias_only_with_the_pooler(
+    train_pooler: bool, tiny_bert_config: Config
+) -> None:
+    backbone = backbones.from_config(tiny_bert_config, num_labels=3)
+    model = build_model(backbone, [], "bitfit", Options(train_pooler=train_pooler))
+    pooler = {path: label for path, label in model.labels.items() if "/pooler/" in path}
+    assert len(pooler) == 2
+    assert all((label != "frozen") == train_pooler for label in pooler.values())
+    others = [p for p in model.labels if p.endswith("/bias") and "/pooler/" not in p]
+    assert all(model.labels[path] != "frozen" for path in others)
