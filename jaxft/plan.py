@@ -10,16 +10,10 @@ cache by what determines them.
 """
 
 import json
-import multiprocessing
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,9 +23,9 @@ from ml_collections import ConfigDict
 
 from jaxft import cli, wiring
 from jaxft.data import tasks
-from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError, check_choice
-from jaxft.memory import estimates, planner, targets
+from jaxft.memory import estimates, targets
+from jaxft.memory.compiling import compiler, row_of
 from jaxft.memory.fit import largest_batch
 from jaxft.memory.planner import Job, Row
 from jaxft.models import backbone as backbones
@@ -230,57 +224,6 @@ def say(text: str) -> None:
 # ---------------------------------------------------------------- compiling
 
 
-@contextmanager
-def compiler(target: targets.Target, measures: bool) -> Iterator[Callable[[Job], Row]]:
-    """Yields `plan` for a target: from the cache, else compiled in a process of its own.
-
-    JAX chooses its platforms once a process, and a compiler for an absent device wants others than
-    this one has; it may also die of a program that is too large without taking this process along.
-
-    Args:
-      measures: whether the jobs run their steps, each in a process that has allocated nothing yet.
-    """
-    environment = targets.environment(target.platform)
-    if target.kind == "cpu":
-        environment = {"JAX_PLATFORMS": "cpu"}  # even where there is a GPU
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool:
-            if target.platform == "here":
-                target = in_worker(pool, targets.described, target)
-            yield partial(cached_plan, pool, target)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def in_worker(pool: ProcessPoolExecutor, function: Callable[[Any], Any], argument: Any) -> Any:
-    """Returns `function(argument)`, computed in the compiler's process."""
-    try:
-        return pool.submit(function, argument).result()
-    except BrokenProcessPool as err:
-        raise InputError(
-            "the compiler's process ended without a word, most often for want of memory; try a "
-            "smaller model, batch or length"
-        ) from err
-
-
-def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> Row:
-    """Returns a job's plan for a target as its backend describes it; `cached`: where it is from."""
-    job = replace(job, target=target)
-    file = cache_dir() / "plans" / f"{planner.cache_key(job)}.json"
-    if file.is_file():
-        return {**wiring.read_json(file), "cached": True}
-    plan = in_worker(pool, planner.plan, job)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    wiring.write_json(file, plan)
-    return {**plan, "cached": False}
-
-
 def make_row(
     config: ConfigDict,
     label: str,
@@ -293,21 +236,7 @@ def make_row(
     if limit is not None:
         fit, job = find_largest(job, compiled, limit)
     plan = compiled(job)
-    row = {
-        "model": config.model.name,
-        "method": job.method,
-        "label": label,
-        "remat": job.remat,
-        "dtype": job.dtype,
-        "target": job.target.name,
-        "devices": job.target.devices,
-        "mesh": job.mesh,
-        "seeds": job.seeds,
-        "batch_size": job.batch_size,
-        "length": job.length,
-        "step_s": plan["measured"]["step_s"] if plan["measured"] else None,
-        **plan,
-    }
+    row = row_of(job, plan, config.model.name, label)
     return row | ({"fit": fit} if fit else {})
 
 

@@ -36,7 +36,7 @@ from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
 from jaxft.errors import InputError
 from jaxft.files import replace_text
-from jaxft.memory import leak
+from jaxft.memory import compiling, leak
 from jaxft.memory.accounting import bytes_by_partition
 from jaxft.memory.compiled import (
     ResidentGrowth,
@@ -45,6 +45,8 @@ from jaxft.memory.compiled import (
     flops,
     measured_peak,
 )
+from jaxft.memory.planner import Job
+from jaxft.models import backbone as backbones
 from jaxft.models import hub
 from jaxft.models import trained as trained_files
 from jaxft.report import card, hparams, plots, tables
@@ -108,7 +110,17 @@ class Started:
     state: State
 
 
-Programs = tuple[ByLength, ByLength]  # the training and the evaluation step
+@dataclass(frozen=True)
+class Programs:
+    """The compiled steps of so many runs.
+
+    Attributes:
+      alone: what a step of one of these runs alone needs, results.json's `memory.plan`.
+    """
+
+    train: ByLength
+    evaluate: ByLength
+    alone: dict[str, Any] | None
 
 
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
@@ -240,7 +252,7 @@ def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
     hosts.check_shared(path)
 
 
-def programs(setup: Setup, runs: int) -> Programs:
+def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
     """Returns the training and the evaluation step of so many runs; compiles nothing."""
     model, plan = setup.parts.model, setup.plan
     run_train = train_program(
@@ -258,13 +270,48 @@ def programs(setup: Setup, runs: int) -> Programs:
 def compile_programs(setup: Setup, runs: int) -> Programs:
     """Returns the two programs, compiled for every length that a run meets."""
     run_train, run_eval = programs(setup, runs)
+    alone = plan_alone(setup, run_train if runs == 1 else None)
     run_train.compile_all(train_lengths(setup.plan, setup.data["train"], setup.plan.epochs))
     evaluated = (eval_lengths(setup.plan, setup.data[split]) for split in ("dev", "test"))
     run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
     one = programs(setup, 1)[0].shapes(longest)
     leak.check(run_train.largest(), setup.parts.model, one, runs)
-    return run_train, run_eval
+    return Programs(run_train, run_eval, alone)
+
+
+def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | None:
+    """Returns the planner's row of one run alone, at the length that needs the most memory.
+
+    None for a run of several processes: what one of them has in its cache the others may not.
+
+    Args:
+      run_train: the step of one run, if that is what trains here; the planner compiles it then.
+    """
+    if hosts.count() > 1:
+        return None
+    config, plan = setup.config, setup.plan
+    shape = dict(setup.devices.shape)
+    alone = {**shape, "seeds": 1, "data": shape["data"] * shape["seeds"]}
+    job = Job(
+        architecture=backbones.read_config(setup.parts.directory),
+        num_labels=len(setup.dataset.labels),
+        fresh=tuple(setup.parts.fresh),
+        dtype=config.model.dtype,
+        remat=config.model.remat,
+        method=config.method.name,
+        options=wiring.method_options(config),
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
+        batch_size=plan.batch_size,
+        length=max(train_lengths(plan, setup.data["train"], plan.epochs)),
+        target=compiling.here(setup.devices.size),
+        mesh=alone,
+    )
+    row = compiling.planned(job, run_train if alone == shape else None)
+    left_out = ("collectives", "measured", "step_s", "compile_s")
+    found = compiling.row_of(job, row, config.model.name)
+    return {name: value for name, value in found.items() if name not in left_out}
 
 
 def train(
@@ -402,7 +449,8 @@ def train_members(
       the runs at that step; none if they have come to their end, and their results are written.
     """
     members = [one.member for one in started]
-    run_train, run_eval = compiled(len(members))
+    programs = compiled(len(members))
+    run_train, run_eval = programs.train, programs.evaluate
     group = Group(setup.shapes, len(members))
     evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
     last = loop.fit(
@@ -425,7 +473,7 @@ def train_members(
     states_of = {"last": last, "best": best}
     tested = {"last": evaluate("test", last.trained)}
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
-    used = used_memory(run_train, growth, setup.parts.weights)
+    used = used_memory(programs, growth, setup.parts.weights)
     for number, member in enumerate(members):
         results = make_results(
             setup, member, {name: x[number] for name, x in tested.items()}, used
@@ -633,24 +681,28 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
 
 
 def used_memory(
-    run_train: ByLength, growth: ResidentGrowth, weights: dict[str, np.ndarray]
+    programs: Programs, growth: ResidentGrowth, weights: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Returns what the longest step needs by XLA, and what was measured on the device.
 
-    On the CPU `measured_for_step` stands beside XLA's figure: how much the process grew from before
-    the state was made, and the checkpoint's weights, which were read before and are used in place.
+    `compiled` and all that is measured are of the runs that trained together, `plan` is of one.
+
+    `measured_growth` is the allocator's peak on an accelerator. On the CPU it is how much the
+    process grew from before the state was made until the first epoch's steps were over, and the
+    checkpoint's weights, which were read before and are used in place.
     """
-    compiled = compiled_bytes(run_train.largest())
+    compiled = compiled_bytes(programs.train.largest())
     peak, measured_by = measured_peak()
     used, grown = allocator_peak(), growth.bytes()
     if used is None and grown is not None:
         used = grown + sum(x.nbytes for x in weights.values())
     return {
+        "plan": programs.alone,
         "compiled": compiled,
         "measured_peak": peak,
         "measured_by": measured_by,
-        "measured_for_step": used,
-        "measured_error_percent": used and 100 * (used / compiled["peak"] - 1),
+        "measured_growth": used,
+        "measured_growth_percent": used and 100 * (used / compiled["peak"] - 1),
         "device": jax.devices()[0].device_kind,
     }
 

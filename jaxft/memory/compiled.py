@@ -59,29 +59,43 @@ def allocator_peak() -> int | None:
     return int(stats["peak_bytes_in_use"]) if stats and "peak_bytes_in_use" in stats else None
 
 
+# Writing 5 makes the kernel forget the peak of the resident set (proc_pid_clear_refs(5)).
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
 class ResidentGrowth:
     """The growth of the process's resident set at its peak, from here on; Linux only.
 
     growth = ResidentGrowth()
     ...                          # allocate, run
+    growth.note()                # from here on it does not count
     growth.bytes()               # None where the kernel does not tell
     """
 
     def __init__(self) -> None:
         """Begins: the present resident set is the base, and the kernel forgets its old peak."""
-        self._base = None
-        if Path("/proc/self/clear_refs").exists():
-            Path("/proc/self/clear_refs").write_text("5")
+        self._base: int | None = None
+        self._peak: int | None = None
+        try:
+            CLEAR_REFS.write_text("5")
             self._base = status_bytes("VmRSS")
+        except OSError:
+            pass  # another system, or a container that may not write there: no figure then
 
     def note(self) -> None:
-        """Interim."""
+        """Ends the measurement, the first time that it is called."""
+        if self._peak is None:
+            self._peak = self._growth()
 
     def bytes(self) -> int | None:
-        """Returns the peak since the beginning above the base.
+        """Returns the peak above the base, from the beginning to `note`, or to now.
 
-        None of a process in huge pages, too: most of it is left out, and that has no peak kept.
+        Also None if the process uses huge pages: they are not part of the resident set, and the
+        kernel keeps no peak for them.
         """
+        return self._growth() if self._peak is None else self._peak
+
+    def _growth(self) -> int | None:
         if self._base is None or huge_pages():
             return None
         return status_bytes("VmHWM") - self._base

@@ -9,9 +9,10 @@ allocated, and the device need not be there.
 
 import hashlib
 import json
+import os
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +30,7 @@ from jaxft.memory.compiled import ResidentGrowth, allocator_peak, compiled_bytes
 from jaxft.memory.targets import Target
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
+from jaxft.syntax import digest_files
 from jaxft.training.compile import ByLength, train_program
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
@@ -39,6 +41,10 @@ from jaxft.training.step import train_step
 from jaxft.training.together import train_steps
 
 Row = dict[str, Any]
+
+# The modules that a plan comes from, and the variables by which compilers are set.
+COUNTED = ("memory/*.py", "models/*.py", "peft/*.py", "training/*.py")
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 # Whose versions the compiled program depends on; those not installed are left out.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "jax-cuda12-pjrt", "libtpu")
@@ -77,8 +83,11 @@ class Job:
     steps: int = 0
 
 
-def plan(job: Job) -> Row:
+def plan(job: Job, program: ByLength | None = None) -> Row:
     """Compiles a job's training step and returns what it needs.
+
+    Args:
+      program: the step, if the caller has made it; the executable stays in it.
 
     Returns:
       memory_bytes: of one device, or None if it does not tell.
@@ -105,7 +114,7 @@ def plan(job: Job) -> Row:
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
     has_norm = job.clip > 0
-    program = train_program(
+    program = program or train_program(
         model, optimizer, mesh, job.batch_size, log_norm=has_norm, seeds=job.seeds
     )
     shapes = program.shapes(job.length)
@@ -226,25 +235,26 @@ def filled(x: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def cache_key(job: Job) -> str:
-    """Returns a digest of all that determines a plan: the job, jaxft's code, the compilers."""
+    """Returns a digest of all that determines a plan: the job, jaxft's code, the compilers.
+
+    Not the steps to be measured: a measurement is never taken from a cache.
+    """
     versions = {}
     for name in PACKAGES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    content = {"job": asdict(job), "code": code_digest(), "versions": versions}
+    flags = {name: os.environ.get(name, "") for name in FLAGS}
+    content = {
+        "job": asdict(replace(job, steps=0)),
+        "code": code_digest(),
+        "versions": versions,
+        "flags": flags,
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def code_digest() -> str:
     """sha256 over the modules that a plan comes from."""
-    package = Path(__file__).parents[1]
-    names = ("accounting", "buffers", "collectives", "planner")
-    files = [package / "memory" / f"{name}.py" for name in names]
-    for folder in ("models", "peft", "training"):
-        files += sorted((package / folder).glob("*.py"))
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    return digest_files(Path(__file__).parents[1], COUNTED)

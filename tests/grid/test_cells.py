@@ -10,9 +10,10 @@ import pytest
 from configs.tables import grid
 from jaxft.grid import cells
 from jaxft.grid.cells import Cell, State, bundles, claimed, look, make_cell, of_other_code
-from jaxft.grid.code import ROOT, code_version, digest
+from jaxft.grid.code import ROOT, code_version
 from jaxft.grid.expand import Setting, expand
 from jaxft.grid.worker import train_command
+from jaxft.syntax import digest
 from jaxft.training.lost import EXIT_LOST
 
 
