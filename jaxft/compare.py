@@ -1,18 +1,29 @@
 """Runs side by side: mean and spread over seeds, full against PEFT, in a page to look at.
 
-    python -m jaxft.report DIR... [--output DIR]
+    python -m jaxft.report DIR... [--output DIR] [--plan]
 
 DIR is a run directory or holds some at any depth. The report is written as report.html (one file,
 nothing else needed), report.md, report.csv, report.tex and plots/; the tables are printed, too.
+Each run says what its training step takes alone. Those that an older jaxft trained together do not;
+--plan compiles it for them, if they ran on a CPU.
 """
 
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from jaxft import cli, wiring
+from jaxft.data.batches import choose_buckets
 from jaxft.errors import InputError
+from jaxft.memory import targets
+from jaxft.memory.compiling import compiler, row_of
+from jaxft.memory.planner import Job
 from jaxft.report import gather
 from jaxft.report.entries import in_terminal
 from jaxft.report.gather import Cell, Run
@@ -22,14 +33,16 @@ from jaxft.report.page import page
 from jaxft.report.pictures import write_pictures
 from jaxft.report.sheet import sheet
 from jaxft.report.summary import Report, summarize
+from jaxft.training.mesh import axis_sizes
 
 
-def run(directories: Sequence[Path], output: Path, argv: Sequence[str]) -> int:
+def run(directories: Sequence[Path], output: Path, plan: bool, argv: Sequence[str]) -> int:
     """Reads, reports, writes and prints; returns the exit code."""
     finished, unfinished = gather.find(directories)
     if not finished:
         raise InputError(nothing_found(directories, unfinished))
-    cells, notes = gather.make_cells([read_run(directory) for directory in finished])
+    runs = [read_run(directory) for directory in finished]
+    cells, notes = gather.make_cells(with_plans(runs) if plan else runs)
     report = summarize(
         cells,
         notes=notes,
@@ -57,6 +70,62 @@ def read_run(directory: Path) -> Run:
     return gather.make_run(directory, results, env)
 
 
+# ---------------------------------------------------------------- plans of older runs
+
+
+def with_plans(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs with a plan of one of them alone, for those on a CPU that have none."""
+    jobs = [job_of(run) for run in runs]
+    if not any(jobs):
+        return list(runs)
+    found = []
+    with compiler(targets.parse("cpu")) as compiled:
+        for run, job in zip(runs, jobs, strict=True):
+            found.append(with_plan(run, job, compiled) if job else run)
+    return found
+
+
+def with_plan(run: Run, job: Job, compiled: Callable[[Job], dict[str, Any]]) -> Run:
+    """The run, with the planner's row in its memory."""
+    print(f"planning one run of {run.directory}", file=sys.stderr)
+    row = row_of(job, compiled(job), run.results["model"])
+    memory = {**run.results["memory"], "plan": row}
+    return replace(run, results={**run.results, "memory": memory})
+
+
+def job_of(run: Run) -> Job | None:
+    """What the planner compiles for one run alone; None if it is known, or cannot be."""
+    memory, devices = run.results["memory"], len(run.env["devices"])
+    if memory.get("plan") or memory.get("device") != "cpu" or devices > 1:
+        return None
+    config = ConfigDict(run.results["config"])
+    architecture, fresh, num_labels = wiring.read_model(config, run.results["labels"])
+    return Job(
+        architecture=architecture,
+        num_labels=num_labels,
+        fresh=tuple(fresh),
+        dtype=config.model.dtype,
+        remat=config.model.remat,
+        method=config.method.name,
+        options=wiring.method_options(config),
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
+        batch_size=config.batch_size,
+        length=longest(run.results["data"]["splits"], config.data.max_length),
+        target=targets.parse("cpu"),
+        mesh=axis_sizes(devices),
+    )
+
+
+def longest(splits: Mapping[str, Any], max_length: int) -> int:
+    """The padded length of a run's longest batches, from its data report."""
+    lengths = [split["lengths"]["100"] for split in splits.values() if "lengths" in split]
+    return choose_buckets([max(lengths)], max_length)[-1]
+
+
+# ---------------------------------------------------------------- what comes out
+
+
 def write(report: Report, cells: Sequence[Cell], output: Path) -> None:
     """Writes every form of the report."""
     pictures = write_pictures(cells, output)
@@ -76,6 +145,10 @@ def show(report: Report) -> None:
     for section in report.sections:
         blocks.append([f"{section.task}: {section.caption}", *in_terminal(section.table)])
         blocks.append([f"note: {note}" for note in section.notes])
+        costs = {"memory of a step, one run alone": section.memory, "together": section.together}
+        for what, table in costs.items():
+            if table:
+                blocks.append([f"{section.task}: {what}", *in_terminal(table)])
         for comparison in section.comparisons:
             title = f"{section.task}: full against PEFT, {comparison.model}"
             tested = [*in_terminal(comparison.table), ""] if comparison.table else []
@@ -90,7 +163,8 @@ def main(argv: list[str]) -> int:
     parser = cli.OneLineParser("python -m jaxft.report", description=__doc__)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="runs")
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder to write to")
+    parser.add_argument("--plan", action="store_true", help="plan what older runs do not say")
     args = parser.parse_args(argv[1:])
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"--output: {args.output} is a file")
-    return run(args.directories, args.output, argv)
+    return run(args.directories, args.output, args.plan, argv)

@@ -29,8 +29,6 @@ from jaxft.memory.compiling import compiler, row_of
 from jaxft.memory.fit import largest_batch
 from jaxft.memory.planner import Job, Row
 from jaxft.models import backbone as backbones
-from jaxft.models import hub, weights
-from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import METHODS
 from jaxft.report import bars, footprint
@@ -46,7 +44,7 @@ UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
 def run(config: ConfigDict, asked: flags.FlagValues) -> int:
     """Plans, prints and writes; returns the exit code."""
     # All is checked before the first compilation, which may take minutes.
-    model = read_model(config)
+    model = wiring.read_model(config, label_names(config))
     work = [
         (target, make_jobs(config, model, target), fit_limit(asked.fit, target))
         for target in chosen_targets(config, asked.target)
@@ -81,7 +79,7 @@ def make_jobs(
     Each once: of seeds that train one after the other, one stands for however many.
 
     Args:
-      model: what `read_model` returns.
+      model: what `jaxft.wiring.read_model` returns.
     """
     plan = config.memory
     axes = product(
@@ -176,23 +174,6 @@ def parse_mesh(text: str) -> dict[str, int]:
             raise InputError(f"memory.meshes: {text!r} gives no size of {axis}, e.g. '{axis}8'")
         sizes[axis] = int(size or -1)
     return sizes
-
-
-def read_model(config: ConfigDict) -> tuple[dict[str, Any], list[str], int]:
-    """Returns a model's config, the parameters its checkpoint lacks, and the number of labels.
-
-    Of a well-known model only its name is needed, of any other the config and the headers of its
-    weights.
-    """
-    labels = label_names(config)
-    name = config.model.name
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name], [], len(labels)
-    directory = hub.locate(name)
-    backbone = backbones.load(directory, len(labels))
-    shapes = backbones.parameter_shapes(backbone)
-    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
-    return backbones.read_config(directory), fresh, len(labels)
 
 
 def label_names(config: ConfigDict) -> Sequence[str]:

@@ -30,6 +30,7 @@ from jaxft.errors import InputError
 from jaxft.files import replace_text
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
+from jaxft.models.architectures import ARCHITECTURES
 from jaxft.peft.methods import Options
 from jaxft.training.state import Model, build_model
 
@@ -93,6 +94,22 @@ def load_parts(
     arrays, fresh = read
     model = build_model(backbone, fresh, config.method.name, method_options(config))
     return Parts(directory, tokenizer, arrays, fresh, model)
+
+
+def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:
+    """Returns a model's config, the parameters its checkpoint lacks, and the number of labels.
+
+    Of a well-known model only its name is needed, of any other the config and the headers of its
+    weights: for the planner, which wants shapes.
+    """
+    name = config.model.name
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name], [], len(labels)
+    directory = hub.locate(name)
+    backbone = backbones.load(directory, len(labels))
+    shapes = backbones.parameter_shapes(backbone)
+    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
+    return backbones.read_config(directory), fresh, len(labels)
 
 
 def method_options(config: ConfigDict) -> Options:

@@ -5,6 +5,7 @@ Path("runs/acl/README.md").write_text(model_card(results, command="python -m jax
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxft.models.hub import MINILM_HUB_ID
@@ -61,8 +62,12 @@ def front_matter(results: Mapping[str, Any]) -> str:
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether a model's name can stand in `base_model`: a directory cannot."""
-    return not model.startswith((".", "/", "~")) and model.count("/") <= 1
+    """Whether a model's name can stand in `base_model`: a directory cannot.
+
+    `mine` or `checkpoints/mine` looks like a hub id, but where the run was made it is there.
+    """
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
+    return not looks_local and not Path(model).is_dir()
 
 
 def task_tags(results: Mapping[str, Any]) -> list[str]:
@@ -148,8 +153,12 @@ def data_doubts(data: Mapping[str, Any]) -> str:
     counted = [
         ("train examples that repeat an earlier text", data.get("train_duplicates")),
         ("train texts that carry several labels", data.get("train_conflicts")),
-        ("test texts that also stand in train", data.get("test_in_train")),
+        ("dev texts that also occur in train", data.get("dev_in_train")),
+        ("of those, under another label", data.get("dev_in_train_other_label")),
+        ("test texts that also occur in train", data.get("test_in_train")),
         ("of those, under another label", data.get("test_in_train_other_label")),
+        ("test texts that also occur in dev", data.get("test_in_dev")),
+        ("of those, under another label", data.get("test_in_dev_other_label")),
     ]
     for split, figures in data.get("splits", {}).items():
         what = f"{split} texts cut off at {data.get('max_length')} tokens"
@@ -254,14 +263,17 @@ def limits(results: Mapping[str, Any]) -> list[str]:
 def below_majority(test: Mapping[str, Any]) -> list[str]:
     """A line if predicting one class throughout scores as high."""
     share = test.get("majority_accuracy")
-    if share is None or test.get("collapsed") or test["accuracy"] > share:
+    accuracy = test.get("accuracy")
+    if share is None or test.get("collapsed") or accuracy is None or accuracy > share:
         return []
     return ["Its accuracy is no higher than that of predicting the majority class throughout."]
 
 
 def unseen_limit(results: Mapping[str, Any], test: Mapping[str, Any]) -> list[str]:
-    """A line if the test split shares texts with train."""
-    repeated = results["data"].get("test_in_train")
+    """A line if the test split shares texts with train or dev."""
+    data = results["data"]
+    seen = test.get("examples") and test["examples"] - results["test_unseen"].get("examples", 0)
+    repeated = seen if "test_in_dev" in data else data.get("test_in_train")
     if not repeated:
         return []
     unseen = results["test_unseen"].get("macro_f1")
@@ -272,7 +284,8 @@ def unseen_limit(results: Mapping[str, Any], test: Mapping[str, Any]) -> list[st
         f"{tables.figure(test['macro_f1'])}"
     )
     total = f"{test['examples']:,}" if test.get("examples") else "the"
-    return [f"{repeated:,} of {total} test texts also stand in train; {ending}."]
+    where = tables.unseen_in(data).replace(", ", " or ")
+    return [f"{repeated:,} of {total} test texts also occur in {where}; {ending}."]
 
 
 def versions_section(results: Mapping[str, Any]) -> str:
@@ -309,8 +322,9 @@ def fenced(language: str, code: str) -> str:
 def escape(text: str) -> str:
     """One line that neither ends a table's cell nor opens a tag."""
     line = " ".join(text.split()).replace("|", "\\|")
-    # Inside `code` an entity would show as it is written.
-    return line if line.startswith("`") else line.replace("<", "&lt;")
+    # Inside `code` an entity would show as it is written, and a tag opens nothing.
+    is_code = len(line) > 1 and line[0] == line[-1] == "`" and "`" not in line[1:-1]
+    return line if is_code else line.replace("<", "&lt;").replace("`", "\\`")
 
 
 def quoted(text: str) -> str:

@@ -84,12 +84,15 @@ def panel(cells: Sequence[Cell], name: str, looks: Looks, *, legend: bool = True
 
 def draw_cell(axes: Any, cell: Cell, name: str, style: tuple[str, str]) -> None:
     """The line of a cell, and its band where there are seeds to make one."""
+    if not cell.runs:
+        return
     epochs_E, values_NxE = series(cell, name)
     colour, marker = style
     mean_E = values_NxE.mean(0)
     every = max(1, len(epochs_E) // 20)
     look: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": every}
-    label = shorten(cell.label, LABEL_WIDTH)
+    # A dollar sign would begin mathematics.
+    label = shorten(cell.label, LABEL_WIDTH).replace("$", r"\$")
     axes.plot(epochs_E, mean_E, color=colour, linewidth=1.8, label=label, **look)
     if len(values_NxE) > 1:
         std_E = values_NxE.std(0, ddof=1)

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxft.errors import InputError
 from jaxft.peft.methods import METHODS
+from jaxft.report.tables import is_diverged
 
 # Fields of results.json and env.json without which there is nothing to report.
 RESULTS = (
@@ -42,6 +43,13 @@ UNREAD = {
     **dict.fromkeys(("full", "head", "bitfit"), LORA | BOTTLENECK | {"layers"}),
     "lora": BOTTLENECK,
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
+}
+
+# Digests in env.json of what a run was made from, the most telling first; an older jaxft wrote the
+# last one alone.
+ORIGINS = {
+    "data": ("splits_sha256", "data_sha256"),
+    "weights": ("model_sha256", "weights_sha256"),
 }
 
 # Names of fields that are too long for a table.
@@ -72,6 +80,8 @@ class Cell:
     Attributes:
       model: without the folders in front of it, where it is a directory.
       variant: `rank 16, lr 0.0003`; empty if the method has one cell only.
+      runs: those that have a result.
+      diverged: those whose loss or logits became NaN or infinite: no figure of theirs counts.
     """
 
     task: str
@@ -79,6 +89,12 @@ class Cell:
     method: str
     variant: str
     runs: tuple[Run, ...]
+    diverged: tuple[Run, ...] = ()
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """All runs, for what does not depend on how they went."""
+        return (*self.runs, *self.diverged)
 
     @property
     def label(self) -> str:
@@ -88,7 +104,7 @@ class Cell:
     @property
     def first(self) -> Mapping[str, Any]:
         """The results of the lowest seed, for what all runs of the cell share."""
-        return self.runs[0].results
+        return self.all_runs[0].results
 
 
 # ---------------------------------------------------------------- directories
@@ -161,8 +177,7 @@ def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
         groups.setdefault(cell_key(run), []).append(run)
     for group in groups.values():
         check_same_origin(group)
-    check_test_sets(runs)
-    kept, notes = {}, []
+    kept, notes = {}, check_test_sets(runs)
     for key, group in groups.items():
         kept[key], left_out = without_repeats(group)
         notes += left_out
@@ -172,7 +187,9 @@ def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
     for key, group in kept.items():
         first = group[0].results
         model = models[first["model"]]
-        cells.append(Cell(first["task"], model, first["method"], variants[key], tuple(group)))
+        sound = tuple(run for run in group if not is_diverged(run.results))
+        lost = tuple(run for run in group if is_diverged(run.results))
+        cells.append(Cell(first["task"], model, first["method"], variants[key], sound, lost))
     return sorted(cells, key=order), notes
 
 
@@ -192,28 +209,68 @@ def cell_key(run: Run) -> Hashable:
 
 def check_same_origin(runs: Sequence[Run]) -> None:
     """Raises InputError if runs of a cell were made from different data or weights."""
-    for name in ("data", "weights"):
+    for what, names in ORIGINS.items():
         first = runs[0]
         for run in runs[1:]:
-            if run.env[f"{name}_sha256"] != first.env[f"{name}_sha256"]:
+            if differ(first, run, names):
                 raise InputError(
-                    f"{first.directory} and {run.directory} are of one setting, but their {name} "
+                    f"{first.directory} and {run.directory} are of one setting, but their {what} "
                     "differ; report them apart"
                 )
 
 
-def check_test_sets(runs: Sequence[Run]) -> None:
-    """Raises InputError if runs of a task were tested on different numbers of each class."""
-    seen: dict[str, tuple[Any, Path]] = {}
+def differ(one: Run, other: Run, names: Sequence[str]) -> bool:
+    """Whether two runs differ in the first of these digests that both have."""
+    known = [name for name in names if name in one.env and name in other.env]
+    return bool(known) and one.env[known[0]] != other.env[known[0]]
+
+
+def origin(run: Run, what: str) -> str:
+    """A run's most telling digest of its data or its model, as text."""
+    name = next(name for name in ORIGINS[what] if name in run.env)
+    return json.dumps(run.env[name], sort_keys=True)
+
+
+def check_test_sets(runs: Sequence[Run]) -> list[str]:
+    """Raises InputError if runs of a task were tested on different texts, as far as can be told.
+
+    Returns:
+      notes on tasks of which it cannot be told: their runs differ in their data somewhere, and
+      some of an older jaxft do not say where.
+    """
+    seen: dict[str, Run] = {}
+    unknown: dict[str, None] = {}
     for run in runs:
-        scores = run.results["test"].get("per_class", {})
-        support = {label: row["support"] for label, row in scores.items()}
-        first, path = seen.setdefault(run.results["task"], (support, run.directory))
-        if support != first:
+        task = run.results["task"]
+        first = seen.setdefault(task, run)
+        if test_differs(first, run):
             raise InputError(
-                f"{path} and {run.directory} are both of {run.results['task']}, but their test "
+                f"{first.directory} and {run.directory} are both of {task}, but their test "
                 "sets differ; report them apart"
             )
+        is_told = "splits_sha256" in first.env and "splits_sha256" in run.env
+        if not is_told and first.env["data_sha256"] != run.env["data_sha256"]:
+            unknown[task] = None
+    return [
+        f"{task}: its runs were trained on different data, and not all of them say whether their "
+        "test texts are the same; the numbers of each class are"
+        for task in unknown
+    ]
+
+
+def test_differs(one: Run, other: Run) -> bool:
+    """Whether two runs were tested on different texts or labels, or numbers of each class."""
+    if "splits_sha256" in one.env and "splits_sha256" in other.env:
+        return one.env["splits_sha256"]["test"] != other.env["splits_sha256"]["test"]
+    return support(one) != support(other)
+
+
+def support(run: Run) -> dict[str, int]:
+    """Test examples of each class."""
+    test = run.results["data"].get("splits", {}).get("test", {})
+    if "classes" in test:
+        return test["classes"]
+    return {n: row["support"] for n, row in run.results["test"].get("per_class", {}).items()}
 
 
 def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -31,7 +31,7 @@ ESCAPES = str.maketrans(
 
 # What fits a page: the columns of the scores, of the costs, and of the tests.
 SCORES = ("method", "n", "accuracy", "macro-F1", "unseen acc.", "unseen F1", "doubt")
-COSTS = ("method", "trained", "peak", "measured", "time")
+COSTS = ("method", "trained", "peak", "time")
 TESTS = ("method", "score", "n", "difference", "95 % interval", "p", "p (Holm)", "verdict")
 
 
@@ -44,6 +44,9 @@ def latex(report: Report) -> str:
         parts.append(booktabs(section.table.pick(SCORES), said, f"{label}-scores"))
         cells = Table(section.table.heads, section.table.rows[: len(section.cells)])
         parts.append(booktabs(cells.pick(COSTS), f"{what}; costs", f"{label}-costs"))
+        if section.memory:
+            said = f"{what}; memory of a training step of one run alone"
+            parts.append(booktabs(section.memory, said, f"{label}-memory"))
         for i, comparison in enumerate(section.comparisons, 1):
             if comparison.table:
                 said = f"{section.task}: PEFT less full fine-tuning of {comparison.model}, points"

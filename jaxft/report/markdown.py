@@ -35,6 +35,10 @@ def markdown(report: Report, pictures: Pictures) -> str:
 def section_parts(section: Section) -> list[str]:
     """The tables of a task, and the notes below each."""
     parts = [f"{escape(section.caption)}.", pipes(section.table), bullets(escaped(section.notes))]
+    if section.memory:
+        parts += ["### Memory of a training step, one run alone", pipes(section.memory)]
+    if section.together:
+        parts += ["### Runs that took their steps together", pipes(section.together)]
     if section.parts:
         parts += ["### By dataset", pipes(section.parts)]
     for comparison in section.comparisons:

@@ -3,12 +3,11 @@
     pictures = write_pictures(cells, Path("report"))     # report/plots/01-acl_sup-minilm-...
 
 Confusion matrices and memory bars are drawn as for a single run and as for plans, given sums over
-seeds and the bytes that the runs' steps were compiled to.
+seeds and the plan of one run alone.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from jaxft.report import bars, curves, plots
 from jaxft.report.footprint import Row
 from jaxft.report.gather import Cell
 from jaxft.report.markdown import Files, Pictures
-from jaxft.report.summary import counted
+from jaxft.report.summary import alone, counted
 from jaxft.report.tables import chosen
 
 
@@ -106,54 +105,9 @@ def write_bars(cells: Sequence[Cell], stem: Path) -> Files:
 
 
 def plan_rows(cells: Sequence[Cell]) -> list[Row]:
-    """Returns the cells as rows of `jaxft.report.bars`, which are those of the planner."""
-    return [plan_row(cell) for cell in cells if cell.first["memory"].get("compiled")]
+    """Returns a row of the planner for each cell: the step of one run alone.
 
-
-def plan_row(cell: Cell) -> Row:
-    """The compiled step of the lowest seed, and of those that took it together.
-
-    A run tells its temporaries in one sum, and does not tell the length it was compiled for.
+    Cells whose runs have no plan, and did not train alone either, are left out.
     """
-    results = cell.first
-    config, memory = results["config"], results["memory"]
-    seeds = results["timing"].get("seeds_together", 1)
-    one = {k: x for k, x in memory.items() if isinstance(x, dict) and "params_bytes" in x}
-    partitions = {k: x if k == "frozen" else times(x, seeds) for k, x in one.items()}
-    trained = [sizes for name, sizes in partitions.items() if name != "frozen"]
-    compiled, devices = memory["compiled"], len(cell.runs[0].env["devices"])
-    parts = {
-        "frozen": partitions.get("frozen", {}).get("params_bytes", 0),
-        "trained": sum(sizes["params_bytes"] for sizes in trained),
-        "optimizer": sum(sizes["opt_state_bytes"] for sizes in partitions.values()),
-        "temporaries": compiled["temporaries"],
-    }
-    return {
-        "model": cell.model,
-        "method": cell.method,
-        "label": cell.label,
-        "remat": config["model"]["remat"],
-        "dtype": config["model"]["dtype"],
-        "target": memory.get("device", "unknown"),
-        "devices": devices,
-        "mesh": mesh_sizes(config["mesh"], devices),
-        "memory_bytes": None,
-        "batch_size": config["batch_size"],
-        "seeds": seeds,
-        "length": f"≤{config['data']['max_length']}",
-        "parameters": results["parameters"],
-        "partitions": partitions,
-        "compiled": compiled,
-        "breakdown": parts | {"other": compiled["peak"] - sum(parts.values())},
-    }
-
-
-def times(sizes: Mapping[str, int], seeds: int) -> dict[str, int]:
-    """The bytes of a partition that each of several seeds has for itself."""
-    return {name: seeds * size for name, size in sizes.items()}
-
-
-def mesh_sizes(mesh: Mapping[str, int], devices: int) -> dict[str, int]:
-    """The axes of a config with -1, all devices that are left, put into figures."""
-    known = math.prod(size for size in mesh.values() if size > 0)
-    return {axis: size if size > 0 else devices // known for axis, size in mesh.items()}
+    rows = [(cell, alone(cell)) for cell in cells]
+    return [{**row, "model": cell.model, "label": cell.label} for cell, row in rows if row]

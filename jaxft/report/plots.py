@@ -58,8 +58,10 @@ def learning_curves(
     finish(left, "loss (nats)", epochs)
     finish(right, "score on dev", epochs)
     right.set_ylim(-0.02, 1.02)
-    best = best_entry([dict(row) for row in history])["epoch"]
-    mark_epoch([left, right], selected or best, "reported" if selected else "best on dev")
+    best = best_entry([dict(row) for row in history])
+    if selected or best:
+        epoch = selected or best["epoch"]  # type: ignore[index]  # one of them is there
+        mark_epoch([left, right], epoch, "reported" if selected else "best on dev")
     for axes in (left, right):
         # Below the panel: inside, there is a history whose lines it would cover.
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)

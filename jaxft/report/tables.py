@@ -12,6 +12,8 @@ from clu import parameter_overview
 
 NONE = "\N{EN DASH}"  # stands for a figure that does not exist
 LABEL_WIDTH = 40
+# (split, where its texts occur too, examples of the split: None is the data report's count)
+DEV_OVERLAPS = (("test", "dev", None), ("dev", "train", None))
 BYTES = ("params_bytes", "grad_bytes", "opt_state_bytes")
 
 
@@ -134,12 +136,16 @@ def chosen(results: Mapping[str, Any], split: str = "test") -> Mapping[str, Any]
 
 def chosen_epoch(results: Mapping[str, Any]) -> int:
     """The epoch, from 1, whose scores are reported."""
+    if "selected_epoch" in results:
+        return results["selected_epoch"]
     return results["last"]["epoch"] if results["select"] == "last" else results["best_epoch"]
 
 
 def epoch_line(results: Mapping[str, Any]) -> str:
     """Which epoch the scores are of, and why that one."""
     epoch, last, best = chosen_epoch(results), results["last"]["epoch"], results["best_epoch"]
+    if best is None:
+        return f"scores of epoch {epoch} of {last}, the last; none was finite"
     if results["select"] == "best":
         return f"scores of epoch {epoch} of {last}, the best on dev by macro-F1"
     but = "" if best == last else f" (best on dev by macro-F1: epoch {best})"
@@ -151,7 +157,7 @@ def score_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     test = chosen(results)
     splits = [
         ("test", test),
-        ("test unseen in train", results["test_unseen"]),
+        (f"test unseen in {unseen_in(results['data'])}", results["test_unseen"]),
         ("dev", chosen(results, "dev")),
         (majority_name(results), majority_scores(test)),
     ]
@@ -159,6 +165,11 @@ def score_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (name, *(figure(s.get(k)) for k in ("accuracy", "macro_f1", "loss")), count(s))
         for name, s in splits
     ]
+
+
+def unseen_in(data: Mapping[str, Any]) -> str:
+    """Which splits have none of the texts of `test_unseen`: an older jaxft looked in train only."""
+    return "train, dev" if "test_in_dev" in data else "train"
 
 
 def majority_name(results: Mapping[str, Any]) -> str:
@@ -172,8 +183,8 @@ def majority_name(results: Mapping[str, Any]) -> str:
 def majority_scores(test: Mapping[str, Any]) -> dict[str, Any]:
     """The scores on `test` of predicting train's most frequent class throughout."""
     share = test.get("majority_accuracy")
-    if share is None:
-        return {"examples": test.get("examples", 0)}
+    if share is None or not test.get("per_class"):
+        return {"accuracy": share, "examples": test.get("examples", 0)}
     # Its precision is `share` and its recall 1; every other class has F1 0.
     macro_f1 = 2 * share / (1 + share) / len(test["per_class"])
     return {"accuracy": share, "macro_f1": macro_f1, "examples": test.get("examples")}
@@ -201,8 +212,18 @@ def task_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def measured_beside(memory: Mapping[str, Any]) -> str:
     """`, 612.0 MiB measured (+3.7%)`: what training used, beside the compiled figure."""
-    used, error = memory.get("measured_for_step"), memory.get("measured_error_percent")
+    used, error = measured_growth(memory)
     return "" if used is None else f", {human_bytes(used)} measured ({error:+.1f}%)"
+
+
+def measured_growth(memory: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Returns the bytes that training was measured to use, and by how many percent above XLA's.
+
+    An older jaxft measured the evaluation too, and called it otherwise.
+    """
+    if "measured_growth" in memory:
+        return memory["measured_growth"], memory["measured_growth_percent"]
+    return memory.get("measured_for_step"), memory.get("measured_error_percent")
 
 
 def costs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -227,7 +248,35 @@ def costs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def is_diverged(results: Mapping[str, Any]) -> bool:
+    """Whether a run became NaN or infinite; an older jaxft shows it by the test loss alone."""
+    if "diverged" in results:
+        return results["diverged"] is not None
+    test = chosen(results)
+    return bool(test.get("examples")) and test.get("loss") is None
+
+
+def divergence(results: Mapping[str, Any]) -> str:
+    """`step 12 (epoch 2, batch 3)`: where a run became non-finite."""
+    found = results.get("diverged")
+    if not found:
+        return "an unknown step"
+    return f"step {found['step']} (epoch {found['epoch']}, batch {found['batch']})"
+
+
 def warnings(results: Mapping[str, Any]) -> list[str]:
+    """What makes a result none: that it diverged, or that a test split got one class only."""
+    alarms = []
+    if is_diverged(results):
+        what = (results.get("diverged") or {}).get("quantity", "loss")
+        alarms.append(
+            f"DIVERGED at {divergence(results)}: its {what} became NaN or infinite; no figure of "
+            "this run is a result"
+        )
+    return alarms + collapses(results)
+
+
+def collapses(results: Mapping[str, Any]) -> list[str]:
     """A line for the test split, and for each part of a merged task, that got one class only."""
     parts = [("", chosen(results))]
     parts += [(f" on {name}", scores) for name, scores in results.get("tasks", {}).items()]
@@ -256,9 +305,18 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     lines = []
     if results["data"].get("source") == "sample":
         lines.append(f"note: bundled sample: not a result about {dataset_names(results['task'])}")
-    repeated, total = results["data"].get("test_in_train"), chosen(results).get("examples")
-    if repeated:
-        lines.append(f"note: {repeated:,} of {total:,} test texts also stand in train")
+    data, total = results["data"], chosen(results).get("examples")
+    for split, where, of in (("test", "train", total), *DEV_OVERLAPS):
+        repeated = data.get(f"{split}_in_{where}")
+        if repeated:
+            of = data.get(split) if of is None else of
+            lines.append(f"note: {repeated:,} of {of:,} {split} texts also occur in {where}")
+    if results.get("lost_epochs"):
+        lost = ", ".join(map(str, results["lost_epochs"]))
+        lines.append(
+            f"note: the checkpoint of epoch {lost}, the best on dev, could not be read; the best "
+            "of those still saved was taken"
+        )
     return lines
 
 
