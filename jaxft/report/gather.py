@@ -262,7 +262,8 @@ def test_differs(one: Run, other: Run) -> bool:
     """Whether two runs were tested on different texts or labels, or numbers of each class."""
     if "splits_sha256" in one.env and "splits_sha256" in other.env:
         return one.env["splits_sha256"]["test"] != other.env["splits_sha256"]["test"]
-    return support(one) != support(other)
+    supports = support(one), support(other)
+    return all(supports) and supports[0] != supports[1]  # empty: nobody knows
 
 
 def support(run: Run) -> dict[str, int]:

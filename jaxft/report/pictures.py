@@ -109,5 +109,4 @@ def plan_rows(cells: Sequence[Cell]) -> list[Row]:
 
     Cells whose runs have no plan, and did not train alone either, are left out.
     """
-    rows = [(cell, alone(cell)) for cell in cells]
-    return [{**row, "model": cell.model, "label": cell.label} for cell, row in rows if row]
+    return [row for cell in cells if (row := alone(cell))]

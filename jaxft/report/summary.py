@@ -15,6 +15,7 @@ from typing import Any
 from jaxft.report import footprint, published
 from jaxft.report.against_full import Comparison, compare
 from jaxft.report.entries import (
+    MINUS,
     Entry,
     Table,
     name_entry,
@@ -334,8 +335,9 @@ def alone(cell: Cell) -> Mapping[str, Any] | None:
     """
     results = cell.first
     memory, config = results["memory"], results["config"]
+    names = {"model": cell.model, "method": cell.method, "label": cell.label}
     if memory.get("plan"):
-        return memory["plan"]
+        return {**memory["plan"], **names}
     if not memory.get("compiled") or runs_together(results) > 1:
         return None
     sizes = {k: x for k, x in memory.items() if isinstance(x, dict) and "params_bytes" in x}
@@ -348,7 +350,7 @@ def alone(cell: Cell) -> Mapping[str, Any] | None:
     }
     devices = len(cell.all_runs[0].env["devices"])
     return {
-        "method": cell.method,
+        **names,
         "remat": config["model"]["remat"],
         "dtype": config["model"]["dtype"],
         "target": memory.get("device", "unknown"),
@@ -384,7 +386,7 @@ def memory_table(cells: Sequence[Cell]) -> Table | None:
     rows = [alone(cell) for cell in cells]
     if not any(rows):
         return None
-    heads = ("method", *PARTS, "peak", "saved")
+    heads = ("method", *PARTS, "peak", "saved", "measured", "above")
     lines = []
     for cell, row in zip(cells, rows, strict=True):
         parts = footprint.parts(row) if row else {}
@@ -397,6 +399,7 @@ def memory_table(cells: Sequence[Cell]) -> Table | None:
                 *(bytes_entry(parts.get(kind)) for kind in PARTS.values()),
                 bytes_entry(footprint.peak(row) if row else None),
                 Entry(footprint.share(saved), saved),
+                *measured_entries(cell if runs_together(cell.first) == 1 else None),
             )
         )
     table = Table(heads, lines)
@@ -416,16 +419,23 @@ def together_table(cells: Sequence[Cell]) -> Table | None:
 def together_row(cell: Cell, name: str) -> tuple[Entry, ...]:
     whole, one = over(cell, "together_peak_bytes"), over(cell, "peak_bytes")
     factor = whole.mean / one.mean if whole and one else None
-    above = over(cell, "together_measured_percent")
     return (
         name_entry(name),
         number_entry(runs_together(cell.first)),
         size_entry(whole),
         Entry(NONE if factor is None else f"{factor:.2f}x", factor),
-        size_entry(over(cell, "together_measured_bytes")),
-        Entry(f"{above.mean:+.1f}%", above.mean) if above else Entry(NONE),
+        *measured_entries(cell),
         time_entry(over(cell, "together_train_s")),
     )
+
+
+def measured_entries(cell: Cell | None) -> tuple[Entry, Entry]:
+    """The bytes that a cell's program was measured to use, and how much above XLA's; or dashes."""
+    above = over(cell, "together_measured_percent") if cell else None
+    if cell is None or above is None:
+        return Entry(NONE), Entry(NONE)
+    size = size_entry(over(cell, "together_measured_bytes"))
+    return size, Entry(f"{above.mean:+.1f}%".replace("-", MINUS), above.mean)
 
 
 def bytes_entry(n: float | None) -> Entry:
@@ -492,7 +502,8 @@ def divergence_notes(cells: Sequence[Cell]) -> list[str]:
 def few_shot_note(results: Mapping[str, Any]) -> list[str]:
     """That the epoch of a few-shot run is chosen on more texts than it was trained on."""
     data = results["data"]
-    if not results["task"].endswith("_fs") or results["select"] != "best":
+    is_few = results["task"].endswith("_fs") and results["select"] == "best"
+    if not is_few or not {"dev", "train"} <= data.keys():
         return []
     return [
         f"The epoch is chosen on the whole dev split: {data['dev']:,} labelled texts beside the "

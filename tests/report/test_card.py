@@ -1,12 +1,13 @@
 """The model card: valid YAML and Markdown, every section, and limits that fit the run."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from jaxft.report.card import model_card
+from jaxft.report.card import escape, model_card
 from jaxft.training.metrics import from_confusion
 
 LABELS = ["Background", "a|b <i>"]
@@ -165,7 +166,7 @@ def test_limits_of_a_doubtful_run():
     limits = section(text, "Limits")
     assert "COLLAPSED: predicts 'Background' throughout" in limits
     assert "bundled sample made for trying jaxft out, not ACL-ARC" in limits
-    assert "52 of 130 test texts also stand in train; without them its macro-F1 is" in limits
+    assert "52 of 130 test texts also occur in train; without them its macro-F1 is" in limits
     # Who reads the head only is told too.
     introduction = text.split("\n## ", 1)[0]
     assert "COLLAPSED" in introduction
@@ -195,3 +196,26 @@ def test_merged_tasks_and_empty_unseen():
 def test_command_with_backticks_stays_inside_its_block():
     text = model_card(results(), command="echo ```x```")
     assert "````sh\necho ```x```\n````" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["`<script>alert(1)</script>", "`a` <b>", "``<i>``", "a ` b", "<u>"]
+)
+def test_a_backtick_lets_no_tag_through(text: str):
+    found = escape(text)
+    assert "<" not in found
+    assert "`" not in found.replace("\\`", "")
+
+
+def test_code_stays_code():
+    assert escape("`a < b`") == "`a < b`"
+
+
+def test_a_model_that_is_a_directory_here_is_no_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert front_matter(card(model="org/mine"))["base_model"] == "org/mine"
+    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "base_model" not in front_matter(card(model="checkpoints/mine"))
+    assert "base_model" not in front_matter(card(model="checkpoints"))

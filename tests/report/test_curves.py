@@ -89,3 +89,13 @@ def test_a_page_takes_in_several():
         clips = [e.get("clip-path") for e in tree.iter() if e.get("clip-path")]
         known = {e.get("id") for e in tree.iter()}
         assert {u[1:] for u in used if u} | {c[5:-1] for c in clips} <= known
+
+
+@pytest.mark.parametrize("target", [r".*/\w+/query$", "$a$ and $b_", "$"])
+def test_a_label_with_dollar_signs_is_text(target: str):
+    runs = [run_of(0, fields={"method.targets": [target]}), run_of(0)]
+    cells = make_cells(runs)[0]
+    assert any("$" in cell.label for cell in cells)
+    svg = to_svg(panel(cells, "dev loss", styles(cells)))
+    texts = " ".join("".join(e.itertext()) for e in ET.fromstring(svg).iter(f"{SVG}text"))
+    assert target[:14] in texts

@@ -218,6 +218,25 @@ def test_other_test_sets_in_a_task_are_an_error():
     assert len(make_cells([run_of(), run_of(1, task="agnews_sup", test=smaller)])[0]) == 2
 
 
+def test_other_test_texts_in_a_task_are_an_error_whatever_their_classes():
+    def splits(test: str) -> dict[str, Any]:
+        return {"splits_sha256": {"train": "a", "dev": "b", "test": test}, "data_sha256": test}
+
+    other = run_of(method="full", directory="runs/b", env=splits("d"))
+    expect_error([run_of(directory="runs/a", env=splits("c")), other], "runs/a", "runs/b", "test")
+    few = {"splits_sha256": {"train": "few", "dev": "b", "test": "d"}, "data_sha256": "x"}
+    cells, notes = make_cells([other, run_of(directory="runs/c", env=few)])
+    assert len(cells) == 2
+    assert notes == []
+
+
+def test_of_older_runs_on_other_data_it_is_said_that_nobody_knows():
+    runs = [run_of(), run_of(method="full", env={"data_sha256": "e"})]
+    _, notes = make_cells(runs)
+    assert len(notes) == 1
+    assert notes[0].startswith("acl_sup: its runs were trained on different data")
+
+
 @pytest.mark.parametrize("content", [None, [], "text", {}, {"task": "acl_sup"}])
 def test_what_train_did_not_write_is_an_error(content: Any):
     with pytest.raises(InputError, match=r"results\.json: not written by jaxft\.train: no field"):

@@ -10,7 +10,8 @@ from test_tables import EMPTY
 
 from jaxft.report.bars import segments
 from jaxft.report.gather import make_cells
-from jaxft.report.pictures import confusion, mesh_sizes, plan_rows, slug, write_pictures
+from jaxft.report.pictures import confusion, plan_rows, slug, write_pictures
+from jaxft.report.summary import mesh_sizes
 
 
 def test_all_named_files_are_there_and_no_others(tmp_path: Path):
@@ -46,13 +47,17 @@ def test_bars_add_up_to_the_peak_of_a_step():
     assert segments(row)["optimizer"] == 800
 
 
-def test_what_seeds_trained_together_have_for_themselves_is_there_for_each():
-    alone, together = cell_of(0, 1), cell_of(0, 1)
-    for run in together.runs:
+def test_bars_are_of_one_run_whatever_trained_together():
+    alone, together, planned = cell_of(0, 1), cell_of(0, 1), cell_of(0, 1)
+    (row,) = plan_rows([alone])
+    for run in (*together.runs, *planned.runs):
         run.results["timing"]["seeds_together"] = 2
-    one, both = (segments(row) for row in plan_rows([alone, together]))
-    assert both["frozen"] == one["frozen"]
-    assert (both["trained"], both["optimizer"]) == (2 * one["trained"], 2 * one["optimizer"])
+        run.results["memory"] = {**run.results["memory"], "compiled": {"peak": 10**9}}
+    for run in planned.runs:
+        run.results["memory"]["plan"] = {**row, "model": "a run's own name for it"}
+    # What several runs took says nothing about one.
+    assert plan_rows([together]) == []
+    assert plan_rows([planned]) == [row]
 
 
 @pytest.mark.parametrize(

@@ -47,17 +47,137 @@ def column(table: Table, head: str) -> list[str]:
     return [row[table.heads.index(head)].text for row in table.rows]
 
 
-def test_seeds_that_trained_together_share_their_memory_and_time():
+def plan_of(method: str, activations: int) -> dict[str, Any]:
+    """The planner's row of one run, in MiB by kind: 10 frozen, 2 trained, 4 optimizer."""
+    mib = {"frozen": 10, "trained": 2, "optimizer": 4, "gradients": 1, "activations": activations}
+    breakdown = {kind: n * 2**20 for kind, n in {**mib, "workspace": 3, "other": 0}.items()}
+    return {
+        "model": "m",
+        "method": method,
+        "label": method,
+        "target": "here",
+        "devices": 1,
+        "mesh": {"data": 1},
+        "memory_bytes": None,
+        "seeds": 1,
+        "dtype": "float32",
+        "remat": "none",
+        "batch_size": 32,
+        "length": 64,
+        "partitions": {},
+        "moved": {},
+        "parameters": {"trained": 1, "total": 2},
+        "flops": None,
+        "breakdown": breakdown,
+        "compiled": {"peak": sum(breakdown.values())},
+    }
+
+
+def test_a_row_is_one_run_alone_and_those_together_have_a_table_of_their_own():
     cells = both(*SEEDS)
-    assert not any("took their steps together" in note for note in section_of(*cells).notes)
+    assert section_of(*cells).together is None
+    full, lora = cells
+    for run in full.runs:
+        run.results["memory"] = {**run.results["memory"], "plan": plan_of("full", 80)}
+        run.results["timing"] = {"train_s": 100.0}
+    for run in lora.runs:
+        run.results["memory"] = {
+            **run.results["memory"],
+            "plan": plan_of("lora", 30),
+            "compiled": {"peak": 125 * 2**20},
+            "measured_growth": 150 * 2**20,
+            "measured_growth_percent": 20.0,
+        }
+        run.results["timing"] = {"train_s": 120.0, "seeds_together": 3}
+    section = section_of(*cells)
+    assert column(section.table, "peak")[:2] == ["100.0 MiB", "50.0 MiB"]
+    assert column(section.table, "time")[:2] == ["1 min 40 s", "40.0 s"]
+    memory, together = section.memory, section.together
+    assert memory is not None
+    assert together is not None
+    rows = dict(zip(memory.heads, zip(*memory.texts(), strict=True), strict=True))
+    assert rows["method"] == ("full", "lora")
+    assert rows["frozen"] == ("10.0 MiB", "10.0 MiB")
+    assert rows["activations"] == ("80.0 MiB", "30.0 MiB")
+    assert rows["peak"] == ("100.0 MiB", "50.0 MiB")
+    assert rows["saved"] == ("0.0%", "50.0%")
+    for row in memory.rows:  # the parts add up
+        values = dict(zip(memory.heads, (entry.value for entry in row), strict=True))
+        assert sum(values[head] for head in memory.heads[1:-2]) == values["peak"]
+    assert together.texts() == [
+        ("lora", "3", "125.0 MiB", "2.50x", "150.0 MiB", "+20.0%", "2 min 00 s")
+    ]
+    (line,) = csv.DictReader(io.StringIO(sheet([lora])))
+    assert float(line["peak_bytes_mean"]) == 50 * 2**20
+    assert float(line["together_peak_bytes_mean"]) == 125 * 2**20
+    assert int(line["plan_activations_bytes"]) == 30 * 2**20
+
+
+def test_what_trained_together_without_a_plan_has_none_and_says_how_to_get_one():
+    cells = both(*SEEDS)
     for run in cells[1].runs:
         run.results["timing"]["seeds_together"] = 3
-    (note,) = (note for note in section_of(*cells).notes if "took their steps together" in note)
-    assert note.startswith("lora: up to 3 runs")
-    for run in cells[0].runs:
-        run.results["timing"]["seeds_together"] = 3
-    (note,) = (note for note in section_of(*cells).notes if "took their steps together" in note)
-    assert note.startswith("full, lora: up to 3 runs")
+    section = section_of(*cells)
+    assert column(section.table, "peak")[1] == NONE
+    assert any(note.startswith("lora: ") and "--plan" in note for note in section.notes)
+
+
+# ---------------------------------------------------------------- runs that diverged
+
+DIVERGED = {"step": 12, "epoch": 2, "batch": 4, "examples": [3, 1], "quantity": "loss"}
+
+
+def test_a_run_that_diverged_is_in_no_mean_and_no_test_and_is_listed():
+    sound = [run_of(seed, method) for seed in SEEDS for method in ("full", "lora")]
+    lost = run_of(7, "lora", directory="runs/lost", diverged=DIVERGED)
+    # It may have a finite best epoch, whose scores look like any other's.
+    with_it, without = (make_cells(runs)[0] for runs in ([*sound, lost], sound))
+    assert [run.seed for run in with_it[1].runs] == list(SEEDS)
+    first, second = section_of(*with_it), section_of(*without)
+    for head in ("n", "accuracy", "macro-F1", "unseen F1"):
+        assert column(first.table, head) == column(second.table, head)
+    assert first.comparisons == second.comparisons
+    assert column(first.table, "doubt")[1] == "1 of 4 diverged"
+    (note,) = (note for note in first.notes if note.startswith("Diverged"))
+    assert "runs/lost (lora, seed 7) at step 12 (epoch 2, batch 4)" in note
+    text = markdown(report_of(*with_it), {})
+    assert "runs/lost (lora, seed 7) at step 12" in text
+
+
+def test_a_cell_whose_runs_all_diverged_keeps_its_row():
+    none = {"examples": 130, "loss": None, "accuracy": None, "macro_f1": None, "micro_f1": None}
+    none |= {"per_class": {}, "confusion": None, "collapsed": False, "majority_accuracy": 0.5}
+    runs = [run_of(seed, diverged=DIVERGED, test=none, test_unseen=none) for seed in (0, 1)]
+    cells = make_cells([*runs, run_of(0, "full"), run_of(1, "full")])[0]
+    section = section_of(*cells)
+    assert column(section.table, "method")[:2] == ["full", "lora"]
+    assert column(section.table, "accuracy")[1] == NONE
+    assert column(section.table, "doubt")[1] == "diverged"
+    assert sheet(cells)
+    assert latex(report_of(*cells))
+
+
+def test_an_older_run_diverged_if_its_test_loss_is_none():
+    before = {**run_of().results["test"], "loss": None}
+    (cell,) = make_cells([run_of(test=before), run_of(1)])[0]
+    assert [run.seed for run in cell.diverged] == [0]
+
+
+# ---------------------------------------------------------------- data and weights over a task
+
+
+def test_cells_of_other_weights_under_one_name_are_not_compared():
+    full = [run_of(seed, "full") for seed in SEEDS]
+    lora = [run_of(seed, env={"weights_sha256": "other"}) for seed in SEEDS]
+    section = section_of(*make_cells([*full, *lora])[0])
+    assert section.comparisons == []
+    assert any("began with 2 different checkpoints" in note for note in section.notes)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx"])
+def test_no_cell_of_the_csv_is_a_formula(name: str):
+    (row,) = csv.DictReader(io.StringIO(sheet([cell_of(0, task=name)]), newline=""))
+    assert row["task"] == f"'{name}"
 
 
 # ---------------------------------------------------------------- the table of a task
@@ -133,7 +253,7 @@ def test_notes_say_what_to_doubt():
     data = {"source": "sample", "test_in_train": 52}
     notes = " ".join(section_of(cell_of(0, 1, data=data)).notes)
     assert "not a result about ACL-ARC" in notes
-    assert "52 of 130 test texts also stand in train" in notes
+    assert "52 of 130 test texts also occur in train" in notes
     assert re.search(r"130 texts alone leaves an accuracy of 6\d\.\d uncertain by 8\.\d", notes)
     memory = run_of().results["memory"]
     other = {**memory, "device": "NVIDIA H200"}
@@ -279,7 +399,10 @@ def test_csv_gives_back_every_figure():
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1))
 def test_csv_keeps_any_name(name: str):
     (row,) = csv.DictReader(io.StringIO(sheet([cell_of(0, task=name)]), newline=""))
-    assert row["task"] == name
+    assert (
+        row["task"]
+        == ("'" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else "") + name
+    )
 
 
 COMMANDS = re.compile(r"\\text[a-z]+\{\}|\\ldots\{\}|\\[&%$#_{}]|\$\\(?:pm|le)\$|\$-\$")
@@ -299,7 +422,7 @@ def test_latex_escapes_all_that_is_special(text: str):
 def test_latex_rows_are_as_wide_as_their_table():
     text = latex(report_of(*both(*SEEDS, task="50%_of & more")))
     tables = re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert len(tables) == 3
+    assert len(tables) == 4  # scores, costs, memory by partition, full against PEFT
     for spec, body in tables:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(spec) - 1}
@@ -316,13 +439,14 @@ def test_markdown_has_all_parts():
     pictures = {"restaurant_sup": [("Learning curves", [("plots/a.svg", "loss")])]}
     text = markdown(report, pictures)
     for part in (
+        "### Memory of a training step, one run alone",
         *("## restaurant_sup", "| majority", "### Full against PEFT: minilm", "p (Holm)"),
         *("### Beside five course reports", "report D", "![loss](plots/a.svg)", "`runs/begun`"),
         *("runs/b repeats runs/a", "## Terms", "Micro-F1", "python -m x"),
     ):
         assert part in text
     widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert set(widths) == {9, 6}
+    assert set(widths) == {9, 8, 6}
 
 
 def test_facts_say_what_was_compared():

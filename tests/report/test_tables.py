@@ -141,7 +141,9 @@ def test_result_table_example():
     assert row_of(table, "Background") == ["0.7500", "0.8571", "0.8000", "70"]
     assert "100 of 1,000 parameters (10.00%)" in table
     assert "5.0 GiB peak (device allocator); 3.0 MiB for a training step, by XLA" in table
-    beside = {"measured_for_step": 3.3 * 2**20, "measured_error_percent": 10.0}
+    older = {"measured_for_step": 3.3 * 2**20, "measured_error_percent": 10.0}
+    beside = {"measured_growth": 3.3 * 2**20, "measured_growth_percent": 10.0}
+    assert measured_beside(older) == measured_beside(beside)
     assert measured_beside(beside) == ", 3.3 MiB measured (+10.0%)"
     assert measured_beside({"measured_for_step": None}) == ""
     assert "2 min 05 s training" in table
@@ -187,7 +189,12 @@ def test_notes_on_the_data():
     }
     table = result_table(results(data=data))
     assert "bundled sample: not a result about ACL-ARC" in table
-    assert "52 of 130 test texts also stand in train" in table
+    assert "52 of 130 test texts also occur in train" in table
+    data |= {"test_in_dev": 9, "test": 130, "dev_in_train": 43, "dev": 114}
+    table = result_table(results(data=data))
+    assert "9 of 130 test texts also occur in dev" in table
+    assert "43 of 114 dev texts also occur in train" in table
+    assert "test unseen in train, dev" in table
     assert "majority (Uses)" in table
 
 
@@ -198,6 +205,16 @@ def test_majority_macro_f1_is_scikit_learns(support: list[int]):
     test = scores(np.diag(support).tolist(), labels)
     expected = f1_score(true, np.zeros_like(true), average="macro", zero_division=0)
     assert majority_scores(test)["macro_f1"] == pytest.approx(expected)
+
+
+def test_a_run_that_diverged_says_where_and_has_no_score():
+    none = {"examples": 130, "loss": None, "accuracy": None, "macro_f1": None, "micro_f1": None}
+    none |= {"per_class": {}, "confusion": None, "collapsed": False, "majority_accuracy": 0.5}
+    diverged = {"step": 12, "epoch": 2, "batch": 4, "examples": [3], "quantity": "logits"}
+    table = result_table(results(diverged=diverged, test=none, best_epoch=None, selected_epoch=2))
+    assert "DIVERGED at step 12 (epoch 2, batch 4): its logits became NaN" in table
+    assert row_of(table, "test")[:3] == ["\N{EN DASH}"] * 3
+    assert "COLLAPSED" not in table
 
 
 def test_published_majority_score():
