@@ -368,3 +368,32 @@ def test_names_are_text_and_never_markup(
     assert page.locator(".scores td").first.inner_text() == HOSTILE
     assert dialogs == []
     page.close()
+
+
+def test_runs_of_an_older_jaxft_are_planned_alone_when_asked(runs: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(runs / "full", old / "full")
+    expected = set()
+    for path in old.glob("full/*/results.json"):
+        results = json.loads(path.read_text())
+        expected.add(results["memory"].pop("plan")["compiled"]["peak"])
+        # As if three had trained together, and taken a terabyte.
+        results["timing"]["seeds_together"] = 3
+        results["memory"]["compiled"]["peak"] = 2**40
+        path.write_text(json.dumps(results))
+    (peak,) = expected
+    for flags in [], ["--plan"]:
+        command = [sys.executable, "-m", "jaxft.report", str(old), f"--output={tmp_path / 'new'}"]
+        env = os.environ | {"XLA_FLAGS": QUICK}  # as the runs had
+        done = subprocess.run(
+            [*command, *flags], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("--plan plans it" in done.stdout) == (not flags)
+        (line,) = csv.DictReader((tmp_path / "new" / "report.csv").read_text().splitlines())
+        if flags:  # the planner's schedule is another one, a few bytes of constants
+            assert float(line["peak_bytes_mean"]) == pytest.approx(peak, rel=1e-4)
+            assert float(line["plan_optimizer_bytes"]) > 0
+        else:
+            assert line["peak_bytes_mean"] == ""
+        assert float(line["together_peak_bytes_mean"]) == 2**40
