@@ -4,9 +4,13 @@ replace_text(Path("runs/acl/results.json"), "{}\n")
 replace_bytes(Path("runs/acl/adapter/trained.safetensors"), data)
 """
 
+import errno
 import os
 import secrets
 from pathlib import Path
+
+# What some network file systems answer: they cannot flush a directory and keep their own order.
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -22,11 +26,15 @@ def replace_bytes(path: Path, data: bytes) -> None:
     systems leave an empty file under the new name after a power cut.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:  # a full disk, above all
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 
@@ -38,7 +46,8 @@ def sync_directory(directory: Path) -> None:
         return
     try:
         os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse it, and keep their own order
+    except OSError as err:
+        if err.errno not in NO_FSYNC:
+            raise
     finally:
         os.close(descriptor)

@@ -3,7 +3,8 @@
     with take(workdir / ".lock"):         # filelock.Timeout if another process holds it
         ...
 
-The kernel gives a lock back when its process ends, however that ends.
+The kernel gives a lock back when its process ends, however that ends. Not detected: a network file
+system on which a lock keeps out the same host's processes alone (NFS mounted with `nolock`).
 """
 
 import errno
@@ -28,43 +29,49 @@ def take(path: Path, timeout: float = 0) -> AcquireReturnProxy:
       InputError: the file system has no working locks. filelock would take the mere existence of
         the file for a lock then, and a killed process would hold it for ever.
     """
+    # First, for filelock would wait for a lock file that was left behind there. To unlock what is
+    # not locked does nothing, and disturbs nobody.
+    flock(path, fcntl.LOCK_UN)
     lock = FileLock(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it falls back to such a lock: refused below
             held = lock.acquire(timeout=timeout)
-    except Timeout:
-        raise
-    except OSError as err:
-        raise no_locks(path, err.strerror or str(err)) from err
+    except (OSError, NotImplementedError) as err:  # the latter of older versions of filelock
+        if isinstance(err, Timeout):
+            raise
+        raise no_locks(path, str(err)) from err
     try:
-        reason = why_not_exclusive(path)
-        if reason:
-            raise no_locks(path, reason)
+        if flock(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            raise no_locks(path, "a second lock on the same file was granted")
     except BaseException:
         lock.release(force=True)
         raise
     return held
 
 
-def why_not_exclusive(path: Path) -> str | None:
-    """Says why the lock on a file that this process holds keeps nobody out; None if it does.
+def flock(path: Path, operation: int) -> bool:
+    """Opens the file, made if need be, for this operation; returns whether the system granted it.
 
-    A lock belongs to an open file, so a second one of this process is refused like another's.
+    A lock belongs to an open file, so this process is refused a second one like any other process.
+
+    Raises:
+      InputError: the file cannot be opened, or the file system has no working locks.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        # To write: NFS locks no file that is open to read only.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as err:
-        return f"the lock file cannot be opened: {err.strerror}"
+        raise InputError(f"{path}: cannot open the lock file: {err.strerror}") from err
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, operation)
     except OSError as err:
         if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return None
-        return f"flock: {err.strerror}"
+            return False
+        raise no_locks(path, f"flock: {err.strerror}") from err
     finally:
         os.close(descriptor)
-    return "a second lock on the same file was granted"
+    return True
 
 
 def no_locks(path: Path, reason: str) -> InputError:

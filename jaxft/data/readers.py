@@ -269,6 +269,8 @@ def rows_semeval_xml(path: Path) -> tuple[list[Row], int]:
     except xml.sax.SAXParseException as error:
         line = error.getLineNumber() or 1
         raise InputError(f"{path}:{line}: broken XML: {error.getMessage()}") from None
+    except (LookupError, ValueError) as error:  # of the encoding that the first line declares
+        raise InputError(f"{path}:1: broken XML: {error}; convert it to UTF-8") from None
     return handler.rows, handler.without_term
 
 
@@ -513,11 +515,11 @@ class _StrictParser(xml.sax.expatreader.ExpatParser):
         *_, sysid, pubid = names
         raise self._refused(f"an entity from {sysid or pubid!r} is not read; write its text out")
 
-    def skipped_entity_handler(self, name: str, *_: bool) -> None:
-        raise self._refused(f"undefined entity &{name};")
+    def skipped_entity_handler(self, name: str, is_parameter: bool) -> None:
+        raise self._refused(f"undefined entity {'%' if is_parameter else '&'}{name};")
 
     def _doctype(self, name: str, sysid: str | None, pubid: str | None, *_: bool) -> None:
-        if sysid or pubid:
+        if sysid is not None or pubid is not None:
             raise self._refused(f"DOCTYPE {name}: {sysid or pubid!r} is not read; leave it out")
 
     def _declared(self, name: str, is_parameter: bool, *_: object) -> None:
@@ -548,6 +550,8 @@ class _SemEvalHandler(xml.sax.handler.ContentHandler):
 
     def startElement(self, name: str, attrs: xml.sax.xmlreader.AttributesImpl) -> None:  # noqa: N802 (SAX's name)
         line = (self._locator.getLineNumber() if self._locator else None) or 1
+        if self._in_text:  # what follows it would be left out
+            raise InputError(f"{self.path}:{line}: expected text alone in <text>, got <{name}>")
         row = Row(str(self.path), line, dict(attrs.items()))
         if name == "sentence":
             self._sentence_id, self._sentence, self._terms = _text_field(row, "id"), [], []

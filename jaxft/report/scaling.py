@@ -10,6 +10,7 @@ tables, marks go on.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from os import PathLike
 from typing import Any
 
@@ -44,16 +45,29 @@ TERMS_INEXACT = "Some of what is sent stands in loops whose trips are not known;
 
 
 def scaling_markdown(tables: Mapping[str, Table]) -> str:
-    """Returns a table in Markdown for each label, and what its columns are.
+    """Returns a table in Markdown for each label, what bounds its steps, and what its columns are.
 
     Args:
       tables: label -> lines of `jaxft.memory.scaling.scaling`.
     """
     blocks = []
     for label, table in tables.items():
-        blocks += [f"**{escape(label)}**", markdown_table(HEADS, [cells(line) for line in table])]
+        lines = markdown_table(HEADS, [cells(line) for line in table])
+        blocks += [f"**{escape(label)}**", lines, bound_by(table)]
     is_exact = all(line["is_exact"] for table in tables.values() for line in table)
     return "\n\n".join([*blocks, TERMS if is_exact else f"{TERMS} {TERMS_INEXACT}"])
+
+
+def bound_by(table: Table) -> str:
+    """Says on which of a table's numbers of devices sending takes longer than computing."""
+    ranges = []
+    for is_sending, lines in groupby(table, lambda x: x["interconnect_s"] > x["compute_s"]):
+        counts = [line["devices"] for line in lines]
+        if is_sending:
+            ends = (counts[0],) if len(counts) == 1 else (counts[0], counts[-1])
+            ranges.append(" to ".join(map(str, ends)))
+    where = f"on {' and on '.join(ranges)} devices" if ranges else "on none of these"
+    return f"Sending takes longer than computing {where}."
 
 
 def cells(line: Mapping[str, Any]) -> list[str]:

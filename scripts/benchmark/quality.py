@@ -4,10 +4,18 @@
         --model models/all-MiniLM-L6-v2 --output runs/quality \
         --methods full,lora,houlsby --seeds 0,1,2 --sides both
 
-Both sides get the same settings. Each (side, method, seed) is one subprocess, one after the other,
-with its log in OUTPUT. A run whose result is already there is not repeated, so the command can be
-stopped and started again. Prints a Markdown table of the last weights' test metrics in percent
-(mean ± sample standard deviation over the seeds) and writes table.md and quality.json into OUTPUT.
+Both sides get the same settings. What differs is no setting of both:
+
+- jaxft trains BERT's pooler, unless --train_pooler=False; peft and adapters freeze it.
+- jaxft's adapters start with a zero up projection, those of `adapters` with N(0, 0.02).
+- jaxft's batches hold texts of similar length; the peer's are shuffled.
+- Flax BERT has one attention dropout mask for the whole batch and all heads; torch's BERT has one
+  for each text and head.
+
+Each (side, method, seed) is one subprocess, one after the other, with its log in OUTPUT. A run
+whose result is already there is not repeated, so the command can be stopped and started again.
+Prints a Markdown table of the last weights' test metrics in percent (mean ± sample standard
+deviation over the seeds) and writes table.md and quality.json into OUTPUT.
 """
 
 import argparse
@@ -207,7 +215,8 @@ def parse_options() -> argparse.Namespace:
         "--train_pooler",
         choices=("True", "False"),
         default="True",
-        help="jaxft's default, True, counts BERT's pooler to the head; the peer freezes it",
+        help="jaxft's default, True, trains BERT's pooler with every method; peft and adapters "
+        "freeze it",
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sides", choices=("both", *SIDES), default="both")

@@ -86,6 +86,8 @@ BAD = [
     ("XML broken", "a.xml", "<sentences>\n<sentence>", 2, ["id"]),
     ("XML open", "a.xml", '<s>\n<sentence id="1">\n</s>', 3, ["broken XML"]),
     ("XML empty", "a.xml", "", 1, ["broken XML"]),
+    ("XML unknown encoding", "a.xml", '<?xml version="1.0" encoding="x"?><s/>', 1, ["UTF-8"]),
+    ("XML wide encoding", "a.xml", '<?xml version="1.0" encoding="big5"?><s/>', 1, ["UTF-8"]),
     (
         "XML entity from elsewhere",
         "a.xml",
@@ -285,6 +287,50 @@ def test_semeval_xml(tmp_path: Path) -> None:
         "train.xml: terms of polarity 'conflict' skipped: 1",
         "train.xml: sentences without a term skipped: 1",
     )
+
+
+SENTENCE = """<sentences><sentence id="1">
+<text>{}</text>
+<aspectTerm term="{}" polarity="positive"/></sentence></sentences>
+"""
+LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("subset", "text", "term", "line", "parts"),
+    [
+        ('[<!ENTITY x SYSTEM "x.txt">]', "food is &x; good", "food", 3, ["'x.txt'", "not read"]),
+        (
+            '[<!ENTITY x SYSTEM "x.txt"><!ENTITY y "a &x; b">]',
+            *("food is &y; good", "food", 3, ["'x.txt'"]),
+        ),
+        ('[<!ENTITY x SYSTEM "x.txt">]', "food", "food &x;", 4, ["external entity"]),
+        ("", "food is &x; good", "food", 3, ["undefined entity"]),
+        ("", "food", "food &x;", 4, ["undefined entity"]),
+        ('SYSTEM "x.dtd"', "food is &x; good", "food", 1, ["'x.dtd'", "not read"]),
+        ('SYSTEM "x.dtd"', "food", "food &x;", 1, ["'x.dtd'"]),
+        ('SYSTEM ""', "food", "food &x;", 1, ["not read"]),
+        ('PUBLIC "-//x" "x.dtd"', "food", "food", 1, ["'x.dtd'"]),
+        ('[<!ENTITY % p "">%p;]', "food", "food &x;", 1, ["%p;"]),
+        ('[<!ENTITY % p SYSTEM "p">%p;]', "food &x;", "food", 1, ["%p;"]),
+        ("[%p;]", "food &x;", "food", 1, ["undefined entity %p;"]),
+        ("[%p;]", "food", "food &x;", 1, ["undefined entity %p;"]),
+        (f'[<!ENTITY l0 "lol">{LAUGHS}]', "&l9;", "food", 3, ["amplification"]),
+        ("", "food <b>is</b> good", "food", 3, ["<b>", "<text>"]),
+        ('[<!ENTITY x "<b>is</b>">]', "food &x; good", "food", 3, ["<b>"]),
+    ],
+)
+def test_xml_leaves_nothing_out_of_a_sentence_or_a_term(
+    subset: str, text: str, term: str, line: int, parts: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "x.txt").write_text("not")
+    path = tmp_path / "train.xml"
+    path.write_text(f"<!DOCTYPE sentences {subset}>\n{SENTENCE.format(text, term)}")
+    with pytest.raises(InputError) as found:
+        read_semeval_xml(path, task="restaurant", labels=LABELS)
+    message = str(found.value)
+    assert message.startswith(f"{path}:{line}: ")
+    assert all(part in message for part in parts), message
 
 
 # ---------------------------------------------------------------- round trips

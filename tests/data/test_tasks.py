@@ -385,6 +385,14 @@ def test_few_shot_bounds() -> None:
     assert draw_few_shot(train, ("a", "b"), 10, 0) == tuple(train)
 
 
+def test_few_shot_says_that_choosing_the_epoch_takes_all_labels_of_dev() -> None:
+    dataset = load("acl_fs", source="sample", few_shot=12)
+    (note,) = (note for note in dataset.notes if "dev" in note)
+    assert f"choosing the epoch on its {len(dataset.dev)} labelled texts" in note
+    assert "the 12 of train" in note
+    assert not any("dev" in note for note in load("acl_sup", source="sample").notes)
+
+
 @needs_real
 def test_few_shot_keeps_dev_and_test_and_depends_on_the_seed() -> None:
     whole, drawn, other = (

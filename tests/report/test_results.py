@@ -145,6 +145,36 @@ def test_a_prediction_holds_the_text_the_label_and_all_probabilities() -> None:
     assert second["prediction"] == "Uses"
 
 
+def test_a_task_with_a_logit_that_is_not_finite_has_no_scores_and_the_others_have() -> None:
+    gold = [0, 1, 2, 3]
+    logits, labels = logits_of(gold), np.asarray(gold, np.int32)
+    logits[3, 4] = np.nan
+    found = results.test_results(logits, labels, merged(gold), [True, True, True, False])
+    assert found["test"]["finite"] is False
+    assert found["test"]["macro_f1"] is None
+    assert found["test_unseen"]["accuracy"] == 1.0
+    assert found["tasks"]["laptop"]["accuracy"] == 1.0
+    assert found["tasks"]["laptop"]["finite"] is True
+    acl = found["tasks"]["acl"]
+    assert (acl["examples"], acl["finite"], acl["collapsed"]) == (2, False, False)
+    assert acl["majority_accuracy"] == pytest.approx(0.5)
+    for name in ("accuracy", "micro_f1", "macro_f1", "confusion"):
+        assert acl[name] is None
+    assert acl["per_class"] == {}
+
+
+@pytest.mark.parametrize("bad", [[np.nan] * 5, [0, 0, np.inf, 0, 0], [-np.inf, 0, 0, 0, 0]])
+def test_a_row_that_is_not_finite_has_no_prediction(bad: list[float]) -> None:
+    logits = np.vstack([logits_of([1]), np.asarray([bad], np.float32)])
+    examples = [example(0, "positive", "laptop"), example(1, "Uses", "acl")]
+    rows = list(results.predictions(logits, examples, LABELS))
+    assert rows[0]["prediction"] == "positive"
+    assert sum(rows[0]["probabilities"].values()) == pytest.approx(1.0)
+    assert rows[1]["prediction"] is None
+    assert rows[1]["probabilities"] == dict.fromkeys(LABELS)
+    assert rows[1]["label"] == "Uses"
+
+
 def test_logits_of_another_number_of_examples_are_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         list(results.predictions(logits_of([0, 1]), [example(0, "Uses", "acl")], LABELS))

@@ -1,5 +1,7 @@
 """Scaling on paper: the table says what the figures say, and the picture draws them, readable."""
 
+import json
+import re
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +26,8 @@ from jaxft.report.scaling import (
     scaling_plot,
 )
 from jaxft.report.tables import NONE
+
+ROOT = Path(__file__).parents[2]
 
 
 def table(size: int, flops: float = 2e14, target: str = "h100:8", **options: Any) -> list[Any]:
@@ -73,6 +77,44 @@ def test_the_table_says_what_the_figures_say() -> None:
             apart, overlapped = (float(end.rstrip("%")) / 100 for end in share.split(" to "))
             assert apart == pytest.approx(line["apart"], abs=0.0051)
             assert overlapped == pytest.approx(line["overlapped"], abs=0.0051)
+
+
+@pytest.mark.parametrize("label", ["full", "lora", "odd"])
+def test_the_sentence_below_a_table_says_what_bounds_each_step(label: str) -> None:
+    tables = {"full": table(FULL), "lora": table(LORA), "odd": table(10**9, 1e15, "v5e:2x4")}
+    lines = tables[label]
+    sending = [line["devices"] for line in lines if line["bound_s"] > line["compute_s"]]
+    (sentence,) = re.findall(r"Sending takes longer .*", scaling_markdown({label: lines}))
+    if not sending:
+        assert sentence.endswith("on none of these.")
+        return
+    said = [
+        tuple(map(int, ends.split(" to "))) for ends in re.findall(r"\d+(?: to \d+)?", sentence)
+    ]
+    in_words = [
+        line["devices"]
+        for line in lines
+        if any(ends[0] <= line["devices"] <= ends[-1] for ends in said)
+    ]
+    assert in_words == sending
+
+
+def test_the_page_on_scaling_says_of_each_table_what_bounds_its_steps() -> None:
+    results = ROOT / "docs" / "results" / "scaling"
+    page = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    for label, plan, method, axis in (
+        ("H100, data, full", "h100x8", "full", "data"),
+        ("H100, data, LoRA", "h100x8", "lora", "data"),
+        ("H100, fsdp, full", "h100x8", "full", "fsdp"),
+        ("H100, fsdp, LoRA", "h100x8", "lora", "fsdp"),
+        ("v5e, data, full", "v5e_4x4", "full", "data"),
+        ("v5e, data, LoRA", "v5e_4x4", "lora", "data"),
+    ):
+        rows = json.loads((results / f"{plan}.json").read_text())
+        (row,) = (r for r in rows if r["method"] == method and r["mesh"][axis] == r["devices"])
+        block = scaling_markdown({label: scaling(row)}).rpartition("\n\n")[0]
+        assert block in (results / "scaling.md").read_text("utf-8")
+        assert block in page or axis == "fsdp"
 
 
 def test_the_table_names_each_method_and_what_is_not_exact() -> None:
