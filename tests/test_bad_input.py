@@ -147,6 +147,21 @@ def shrink_vocabulary(model: Path) -> None:
     (model / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
 
 
+def test_a_config_without_a_vocabulary_size_has_transformers_default(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    config = json.loads((model / "config.json").read_text())
+    assert config.pop("vocab_size") == 30522  # BertConfig's default
+    (model / "config.json").write_text(json.dumps(config))
+    # The model is read and checked before the optimizer is made, which refuses this.
+    line = refused(
+        capsys, train, *SMALL, f"--config.model.name={model}", "--config.optim.warmup=1.5"
+    )
+    assert "optim.warmup" in line
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

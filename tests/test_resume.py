@@ -168,3 +168,32 @@ def test_where_a_run_began_is_kept_when_it_goes_on_elsewhere(
     monkeypatch.delenv("XLA_FLAGS")
     pasted = one["command"].replace("python", arguments[0], 1)
     assert "is done already" in run(["bash", "-c", pasted])
+
+
+# ---------------------------------------------------------------- other data under the same name
+
+
+def test_the_same_rows_cut_elsewhere_are_another_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rows = [f'{{"text": "text {i} {"ab"[i % 2]}", "label": "{"xy"[i % 2]}"}}\n' for i in range(40)]
+
+    def cut(train: int, dev: int) -> None:
+        parts = {
+            "train": rows[:train],
+            "dev": rows[train : train + dev],
+            "test": rows[train + dev :],
+        }
+        for name, part in parts.items():
+            (tmp_path / f"{name}.jsonl").write_text("".join(part))
+
+    arguments = command(tiny_checkpoint, tmp_path / "run", "--config.epochs=1")
+    arguments[3] = "--config=configs/custom.py"
+    arguments[4] = "--config.data.source=local"
+    arguments.append(f"--config.data.dir={tmp_path}")
+    cut(24, 6)
+    run(arguments)
+    assert "is done already" in run(arguments)
+    cut(12, 4)
+    printed = run(arguments, expect=2)
+    assert "the data (train, dev, test) changed since" in printed
+    cut(24, 10)
+    assert "the data (dev, test) changed since" in run(arguments, expect=2)

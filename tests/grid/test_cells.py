@@ -113,7 +113,13 @@ def test_a_file_that_training_goes_through_counts_and_a_plot_does_not(tmp_path: 
     for file, counts in (("report/plots.py", False), ("grid/live.py", False)):
         (tmp_path / "jaxft" / file).write_text("x = 1\n")
         assert (code_version(tmp_path / "jaxft")["sha256"] != before["sha256"]) is counts
-    for file in ("peft/lora.py", "training/step.py", "train.py", "report/results.py"):
+    for file in (
+        "peft/lora.py",
+        "training/step.py",
+        "train.py",
+        "report/results.py",
+        "memory/compiled.py",
+    ):
         last = code_version(tmp_path / "jaxft")["sha256"]
         (tmp_path / "jaxft" / file).write_text("x = 1\n")
         assert code_version(tmp_path / "jaxft")["sha256"] != last

@@ -1,6 +1,7 @@
 """XLA's figures of a compiled function, on one whose buffers can be counted by hand."""
 
 import mmap
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -95,6 +96,41 @@ def test_growth_is_what_was_written_to_and_let_go_again() -> None:
     if found is None:
         pytest.skip("this kernel does not tell a process's resident set")
     assert found == pytest.approx(64 * KIB * KIB, rel=0.1)
+
+
+def test_what_comes_after_the_note_does_not_count() -> None:
+    growth = ResidentGrowth()
+    np.ones(16 * KIB * KIB, np.uint8).sum()
+    growth.note()
+    found = growth.bytes()
+    if found is None:
+        pytest.skip("this kernel does not tell a process's resident set")
+    np.ones(128 * KIB * KIB, np.uint8).sum()
+    growth.note()
+    assert growth.bytes() == found < 64 * KIB * KIB
+
+
+# Runs in a mount namespace of its own, in which /proc cannot be written.
+READ_ONLY = """
+mount --bind /proc /proc && mount -o remount,ro,bind /proc
+! (echo 5 > /proc/self/clear_refs) 2>/dev/null || exit 77
+exec "$@"
+"""
+MEASURE = """
+from jaxft.memory.compiled import ResidentGrowth
+growth = ResidentGrowth()
+growth.note()
+print(growth.bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_a_read_only_proc_costs_the_figure_and_not_the_run() -> None:
+    inside = ["sh", "-c", READ_ONLY, "sh", sys.executable, "-c", MEASURE]
+    done = subprocess.run(["unshare", "-m", *inside], capture_output=True, text=True, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no read-only /proc can be made here: {done.stderr.strip()}")
+    assert done.stdout == "None\n", done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are mapped as Linux does it")

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
-from jaxft.memory import planner, targets
+from jaxft.memory import compiling, planner, targets
 from jaxft.memory.compiled import compiled_bytes
 from jaxft.memory.planner import Job, Row, breakdown, cache_key, plan
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.backbone import from_config
 from jaxft.peft.methods import Options
-from jaxft.training.compile import train_program
+from jaxft.training.compile import ByLength, train_program
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
@@ -176,3 +177,25 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(planner, "code_digest", lambda: "other code")
     assert cache_key(job) not in keys
+
+
+def test_a_runs_own_program_is_planned_and_left_compiled(
+    tiny_roberta_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JAXFT_CACHE", str(tmp_path))
+    job = replace(make_job(tiny_roberta_config), target=compiling.here())
+    mesh, model = make_mesh(1), planner.make_model(job)
+
+    def program() -> ByLength:
+        return train_program(model, planner.make_adamw(job, model), mesh, job.batch_size)
+
+    first, second = program(), program()
+    row = compiling.planned(job, first)
+    expected = plan(replace(job, target=targets.parse("cpu")))
+    for name in ("parameters", "partitions", "compiled", "breakdown"):
+        assert row[name] == expected[name]
+    assert compiled_bytes(first.executables[job.length]) == row["compiled"]
+    # From the cache; the caller compiles when it needs the program.
+    again = compiling.planned(job, second)
+    assert again["breakdown"] == row["breakdown"]
+    assert second.executables == {}
