@@ -412,10 +412,11 @@ def restored(
     lowest = min(steps.values())
     behind = {trial for trial, step in steps.items() if step == lowest}
     is_disturbed = any(own.damaged for own in checkpoints.values()) or not behind <= begun
-    ahead = [checkpoints[trial] for trial in steps.keys() - behind]
-    if is_disturbed or not all(one_save_ahead(own, lowest) for own in ahead):
+    # In one order on all processes: each goes back together.
+    ahead = [trial for trial in steps if trial not in behind]
+    if is_disturbed or not all(one_save_ahead(checkpoints[trial], lowest) for trial in ahead):
         return found
-    for trial in steps.keys() - behind:
+    for trial in ahead:
         try:
             earlier = checkpoints[trial].go_back(lowest)
         except InputError as err:
