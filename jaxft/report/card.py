@@ -218,10 +218,12 @@ def cost_section(results: Mapping[str, Any]) -> str:
     compiled = memory.get("compiled")
     if compiled:
         cells = [(name, tables.human_bytes(size)) for name, size in compiled.items()]
+        runs = results["timing"].get("seeds_together", 1)
+        of = f", of the {runs} runs that trained together" if runs > 1 else ""
         parts += [
-            "Buffers of one compiled training step at its longest input, by XLA. `temporaries` "
-            "are activations and gradients; `peak` is all of them less the `aliased`, which "
-            "stand in a donated argument's place:",
+            f"Buffers of one compiled training step at its longest input{of}, by XLA. "
+            "`temporaries` are activations and gradients; `peak` is all of them less the "
+            "`aliased`, which reuse a donated argument's memory:",
             markdown_table(("buffers", "bytes"), cells),
         ]
     return "\n\n".join(parts)

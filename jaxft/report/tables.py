@@ -230,22 +230,32 @@ def costs(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, text) for trained parameters, memory and time."""
     parameters, memory, timing = (results[key] for key in ("parameters", "memory", "timing"))
     share = percent(parameters["trained"], parameters["total"])
-    by = memory.get("measured_by") or "measured"
-    step = (memory.get("compiled") or {}).get("peak")
+    by, runs = memory.get("measured_by") or "measured", timing.get("seeds_together", 1)
+    together = f" ({runs} runs together)" if runs > 1 else ""
     return [
         ("trained", f"{parameters['trained']:,} of {parameters['total']:,} parameters ({share})"),
         (
             "memory",
             f"{human_bytes(memory.get('measured_peak'))} peak ({by}); "
-            f"{human_bytes(step)} for a training step, by XLA{measured_beside(memory)}",
+            f"{step_bytes(memory, runs)}{measured_beside(memory)}",
         ),
         (
             "time",
-            f"{human_seconds(timing.get('train_s'))} training, "
+            f"{human_seconds(timing.get('train_s'))} training{together}, "
             f"{human_seconds(timing.get('compile_s'))} compiling; "
             f"{rate(timing.get('examples_per_s'))} examples/s on {memory.get('device', 'unknown')}",
         ),
     ]
+
+
+def step_bytes(memory: Mapping[str, Any], runs: int) -> str:
+    """`1.9 GiB for a training step, by XLA`: of one run, and of all that trained together."""
+    compiled = (memory.get("compiled") or {}).get("peak")
+    if runs == 1:
+        return f"{human_bytes(compiled)} for a training step, by XLA"
+    plan = (memory.get("plan") or {}).get("compiled") or {}
+    one = f"{human_bytes(plan['peak'])} for a training step of one run, " if plan else ""
+    return f"{one}{human_bytes(compiled)} for that of {runs} runs together, by XLA"
 
 
 def is_diverged(results: Mapping[str, Any]) -> bool:

@@ -295,3 +295,13 @@ def test_shorten(text: str, width: int):
 
 def test_shorten_keeps_both_ends():
     assert shorten("restaurant:very_positive_indeed", 15) == "restaur…_indeed"
+
+
+def test_what_several_runs_took_together_is_not_said_of_one():
+    memory = results()["memory"]
+    plan = {"compiled": {"peak": 2**20}}
+    timing = {**results()["timing"], "seeds_together": 3}
+    table = result_table(results(memory={**memory, "plan": plan}, timing=timing))
+    assert "1.0 MiB for a training step of one run" in table
+    assert "for that of 3 runs together, by XLA" in table
+    assert "training (3 runs together)" in table
