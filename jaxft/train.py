@@ -162,13 +162,14 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     with hosts.together():
         devices = mesh.make_mesh(**config.mesh)
         dataset = wiring.load_dataset(config)
-    hosts.agree({"data": wiring.split_fingerprints(dataset)})
+    splits = wiring.split_fingerprints(dataset)
+    hosts.agree({f"data ({name})": digest for name, digest in splits.items()})
     with hosts.together():
         parts = wiring.load_parts(config, dataset.labels)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
         env = wiring.environment(parts, dataset, argv)
-    hosts.agree({"model": env["model_sha256"]})
+    hosts.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 

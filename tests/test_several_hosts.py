@@ -260,7 +260,7 @@ def test_a_host_with_other_data_is_told_on_both(tiny_checkpoint: Path, tmp_path:
     for code, out, err in results:
         assert code == 2, err
         assert re.fullmatch(
-            r"train: data differs: \S+ on process 1, [^\n]*same config and data\n", err
+            r"train: data \(dev\) differs: \S+ on process 1, [^\n]*same config and data\n", err
         )
         assert out == ""
     assert not (tmp_path / "run").exists()

@@ -90,7 +90,7 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
     compiled = results["memory"]["compiled"]
     assert compiled.keys() >= {"arguments", "outputs", "temporaries", "aliased", "peak"}
     assert results["memory"]["measured_peak"] > compiled["arguments"] > 0
-    used, error = (results["memory"][f"measured_{x}"] for x in ("for_step", "error_percent"))
+    used, error = (results["memory"][f"measured_{x}"] for x in ("growth", "growth_percent"))
     if used is None:  # a kernel that does not tell a process's resident set
         assert error is None
     else:

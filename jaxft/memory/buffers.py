@@ -86,7 +86,8 @@ def message_class(name: str) -> Any:
 def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
     """Yields `(compiler options, read)`; `read()` gives the compiled HloProto, or None.
 
-    XLA hands the assignment out by its debugging dump alone.
+    XLA hands the assignment out by its debugging dump alone. None if there is no dump, or none
+    with an assignment: an executable from JAX's compilation cache is dumped without.
     """
     with tempfile.TemporaryDirectory(prefix="jaxft-hlo-") as folder:
 
@@ -95,7 +96,8 @@ def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
             if not files:
                 return None
             largest = max(files, key=lambda path: path.stat().st_size)
-            return message_class("HloProto").FromString(largest.read_bytes())
+            hlo = message_class("HloProto").FromString(largest.read_bytes())
+            return hlo if hlo.buffer_assignment.logical_buffers else None
 
         yield {"xla_dump_to": folder, "xla_dump_hlo_as_proto": True}, read
 

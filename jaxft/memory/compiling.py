@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError
 from jaxft.files import replace_text
@@ -72,9 +74,18 @@ def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> 
     found = None if job.steps else read_cached(job)
     if found:
         return {**found, "cached": True}
-    plan = in_worker(pool, planner.plan, job)
+    plan = in_worker(pool, plan_afresh, job)
     write_cached(job, plan)
     return {**plan, "cached": False}
+
+
+def plan_afresh(job: Job) -> Row:
+    """Returns a job's plan without JAX's compilation cache, for a process that does only that.
+
+    The breakdown is read from a dump that an executable of that cache comes without.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+    return planner.plan(job)
 
 
 def planned(job: Job, program: ByLength | None = None) -> Row:
@@ -90,7 +101,7 @@ def planned(job: Job, program: ByLength | None = None) -> Row:
     if found:
         return found
     plan = planner.plan(job, program)
-    # An executable from JAX's own cache comes without the dump that the breakdown is read from.
+    # An executable from JAX's own cache comes without what the breakdown is read from.
     if "temporaries" not in (plan["breakdown"] or {}) or job.target.facts["platform"] == "tpu":
         write_cached(job, plan)
     return plan

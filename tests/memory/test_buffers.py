@@ -1,6 +1,11 @@
 """What is alive at the peak, on heap traces made up and on programs whose buffers are known."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,3 +122,38 @@ def test_activations_wait_for_the_backward_pass_whatever_is_trained() -> None:
 def test_a_compilation_that_writes_nothing_is_told_apart() -> None:
     with buffers.dumped() as (_, read):
         assert read() is None
+
+
+TWICE = """
+import json, sys
+import jax
+from jaxft.memory import buffers
+def step(x):
+    return jax.grad(lambda w: jax.numpy.tanh(x @ w).sum())(x) + x
+lowered = jax.jit(step).lower(jax.ShapeDtypeStruct((256, 256), "float32"))
+with buffers.dumped() as (options, read):
+    temporaries = lowered.compile(compiler_options=options).memory_analysis().temp_size_in_bytes
+    hlo = read()
+print(json.dumps(hlo and buffers.peak_by_kind(hlo, temporaries)))
+"""
+
+
+def test_an_executable_of_jaxs_cache_is_not_divided_wrongly(tmp_path: Path) -> None:
+    """It is dumped without its buffers: all of its temporaries looked like workspace."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    first, second = (
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", TWICE],
+                env=os.environ | cache,
+                capture_output=True,
+                check=True,
+                text=True,
+            ).stdout
+        )
+        for _ in range(2)
+    )
+    assert list(tmp_path.glob("jit_step-*"))
+    assert sum(first.values()) > 0
+    assert second is None
