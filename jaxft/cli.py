@@ -4,7 +4,8 @@
         sys.exit(cli.guarded(main, sys.argv))
 
 Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
-was lost (`jaxft.training.lost`), 130 and 143 interrupted, 141 whoever read the output went away.
+was lost (`jaxft.distributed.watchdog`), 130 and 143 interrupted, 141 whoever read the output went
+away.
 """
 
 import argparse

@@ -18,18 +18,19 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxft import cli, wiring
+from jaxft import cli
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Columns, Example
 from jaxft.data.readers import Row, read_decoded, read_rows, to_examples
 from jaxft.errors import InputError
 from jaxft.models import trained as trained_files
-from jaxft.report import tables
-from jaxft.report.results import predictions
+from jaxft.reporting import tables
+from jaxft.run import build
+from jaxft.run.results import predictions
 from jaxft.training import loop, mesh
-from jaxft.training.compile import eval_program
 from jaxft.training.metrics import score
 from jaxft.training.partition import split
+from jaxft.training.programs import eval_program
 from jaxft.training.sharding import param_shardings
 
 
@@ -64,7 +65,7 @@ def load_run(run: Path) -> TrainedRun:
         raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
     trained, settings = trained_files.load(folders[0])
     if "base_model" not in settings:  # written by an older jaxft
-        config = ConfigDict(wiring.read_json(run / "config.json"))
+        config = ConfigDict(build.read_json(run / "config.json"))
     else:
         model = {name: x for name, x in settings["base_model"].items() if name != "sha256"}
         data = {"max_length": settings["max_length"]}
@@ -72,7 +73,7 @@ def load_run(run: Path) -> TrainedRun:
     return TrainedRun(folders[0], config, trained, settings)
 
 
-def load_parts(run: TrainedRun) -> wiring.Parts:
+def load_parts(run: TrainedRun) -> build.Parts:
     """Returns the run's model, and the weights of the backbone that it was trained on.
 
     Raises:
@@ -80,10 +81,10 @@ def load_parts(run: TrainedRun) -> wiring.Parts:
     """
     labels, settings = run.settings["labels"], run.settings
     if (run.folder / "config.json").is_file():  # a whole model
-        return wiring.load_parts(run.config, labels, run.folder, trained=True)
-    parts = wiring.load_parts(run.config, labels)
+        return build.load_parts(run.config, labels, run.folder, trained=True)
+    parts = build.load_parts(run.config, labels)
     known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
-    digests = wiring.model_digests(parts.directory)
+    digests = build.model_digests(parts.directory)
     changed = [name for name, digest in known.items() if digests[name] != digest]
     if changed:
         raise InputError(
@@ -219,7 +220,7 @@ def main(argv: list[str]) -> int:
             predictions(logits_NxC, examples, run.settings["labels"]), is_cut, strict=True
         )
     ]
-    wiring.write_jsonl(args.output, rows)
+    build.write_jsonl(args.output, rows)
     print(f"{len(rows)} predictions in {args.output}")
     if any(is_cut):
         limit = run.settings["max_length"]
@@ -230,7 +231,7 @@ def main(argv: list[str]) -> int:
     if examples[0].label:
         scores = make_scores(logits_NxC, data.labels, run.settings)
         path = args.scores or args.output.with_suffix(".scores.json")
-        wiring.write_json(path, {"run": str(args.run), "input": str(args.input), **scores})
+        build.write_json(path, {"run": str(args.run), "input": str(args.input), **scores})
         print("\n" + tables.score_table(scores, run.settings) + f"\n\nscores: {path}")
     return 0
 

@@ -24,18 +24,19 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxft import cli, wiring
+from jaxft import cli
 from jaxft.errors import InputError, check_choice
-from jaxft.grid import schedule, table
-from jaxft.grid.cells import Cell, State, bundles, look, make_cell, of_other_code
-from jaxft.grid.code import code_version
-from jaxft.grid.expand import Setting, expand
-from jaxft.grid.live import View, failures_of
-from jaxft.grid.local import Workers
-from jaxft.grid.slurm import Jobs
-from jaxft.grid.worker import train_command
 from jaxft.models import hub
-from jaxft.report.entries import in_terminal
+from jaxft.reporting.entries import in_terminal
+from jaxft.run import build
+from jaxft.sweeping import schedule, table
+from jaxft.sweeping.code_version import code_version
+from jaxft.sweeping.expand import Setting, expand
+from jaxft.sweeping.jobs import Cell, State, bundles, look, make_cell, of_other_code
+from jaxft.sweeping.local import Workers
+from jaxft.sweeping.progress import View, failures_of
+from jaxft.sweeping.slurm import Jobs
+from jaxft.sweeping.worker import train_command
 
 LAUNCHERS = ("local", "slurm")
 
@@ -57,7 +58,7 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
     workdir.mkdir(parents=True, exist_ok=True)
     listed = {"command": shlex.join(["python", "-m", "jaxft.sweep", *argv[1:]]), "code": code}
     named = [{"name": cell.name, **asdict(cell)} for cell in cells]
-    wiring.write_json(workdir / "grid.json", {**listed, "cells": named})
+    build.write_json(workdir / "grid.json", {**listed, "cells": named})
 
     print(f"{workdir}: {counted(runs, workdir)}")
     if jobs and asked.detach:
@@ -87,9 +88,9 @@ def make_cells(settings: Sequence[Setting], code_sha256: str) -> list[Cell]:
         config = setting.config
         key = json.dumps([setting.task, config.data.to_dict()])
         if key not in data:
-            data[key] = wiring.split_fingerprints(wiring.load_dataset(config))
+            data[key] = build.split_fingerprints(build.load_dataset(config))
         if setting.model not in models:
-            models[setting.model] = wiring.model_digests(hub.locate(setting.model))
+            models[setting.model] = build.model_digests(hub.locate(setting.model))
         cells.append(make_cell(setting, data[key], models[setting.model], code_sha256))
     return cells
 

@@ -5,11 +5,11 @@
 
 The same command again continues an interrupted run. With --config.seeds=1,2,3 or
 --config.optim.learning_rates=1e-3,3e-4 it is several runs, with both every seed with every rate.
-They train together where that costs little more than one (`jaxft.training.together`); each leaves
+They train together where that costs little more than one (`jaxft.training.trials`); each leaves
 a directory as if it had trained alone. --dry_run loads and checks everything, prints
 the parameters by partition, compiles one step and stops. Started on several hosts at once, with the
-same config, it is one run (`jaxft.training.hosts`); a host that is lost ends the others within
---heartbeat and half a minute.
+same config, it is one run (`jaxft.distributed.processes`); a host that is lost ends the others
+within --heartbeat and half a minute.
 """
 
 import sys
@@ -29,32 +29,33 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxft import cli, rundir, wiring
+from jaxft import cli
 from jaxft.data import checks
 from jaxft.data.batches import choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
+from jaxft.distributed import processes
 from jaxft.errors import InputError
-from jaxft.files import replace_text
-from jaxft.memory import compiling, leak
-from jaxft.memory.accounting import bytes_by_partition
-from jaxft.memory.compiled import (
+from jaxft.io import replace_text
+from jaxft.models import backbone as backbones
+from jaxft.models import hub
+from jaxft.models import trained as trained_files
+from jaxft.planning import frozen_gradients, plan_cache
+from jaxft.planning.accounting import bytes_by_partition
+from jaxft.planning.compiled import (
     ResidentGrowth,
     allocator_peak,
     compiled_bytes,
     flops,
     measured_peak,
 )
-from jaxft.memory.planner import Job
-from jaxft.models import backbone as backbones
-from jaxft.models import hub
-from jaxft.models import trained as trained_files
-from jaxft.report import card, hparams, plots, tables
-from jaxft.report.results import majority_class, predictions, test_results
-from jaxft.training import hosts, loop, mesh
+from jaxft.planning.planner import Job
+from jaxft.reporting import hparams, model_card, plots, tables
+from jaxft.run import build, workdir
+from jaxft.run.results import majority_class, predictions, test_results
+from jaxft.training import loop, mesh
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.compile import ByLength, eval_program, train_program
-from jaxft.training.log import RunLog
+from jaxft.training.event_log import RunLog
 from jaxft.training.metrics import score
 from jaxft.training.optimizer import (
     check_accumulate,
@@ -63,10 +64,11 @@ from jaxft.training.optimizer import (
     updates_by,
 )
 from jaxft.training.partition import count, split
+from jaxft.training.programs import ByLength, eval_program, train_program
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, init_params, init_trained, state_shapes
 from jaxft.training.step import Params, State
-from jaxft.training.together import (
+from jaxft.training.trials import (
     Group,
     Trial,
     are_together,
@@ -92,7 +94,7 @@ class Setup:
     env: dict[str, Any]
     devices: Mesh
     dataset: Dataset
-    parts: wiring.Parts
+    parts: build.Parts
     data: dict[str, Encoded]
     data_report: dict[str, Any]
     plan: loop.Plan
@@ -125,10 +127,10 @@ class Programs:
 
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
-    with hosts.together():
+    with processes.together():
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
-    with hosts.together():
+    with processes.together():
         is_together = are_together(config, len(workdirs))
     if dry_run:
         return show_compiled(setup, len(workdirs) if is_together else 1)
@@ -159,17 +161,17 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
 def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     """Loads and checks everything and prints what there is; makes no array on a device."""
     # Text -> token ids, and what there is to know about them; every process reads the same.
-    with hosts.together():
+    with processes.together():
         devices = mesh.make_mesh(**config.mesh)
-        dataset = wiring.load_dataset(config)
-    splits = wiring.split_fingerprints(dataset)
-    hosts.agree({f"data ({name})": digest for name, digest in splits.items()})
-    with hosts.together():
-        parts = wiring.load_parts(config, dataset.labels)
+        dataset = build.load_dataset(config)
+    splits = build.split_fingerprints(dataset)
+    processes.agree({f"data ({name})": digest for name, digest in splits.items()})
+    with processes.together():
+        parts = build.load_parts(config, dataset.labels)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
-        env = wiring.environment(parts, dataset, argv)
-    hosts.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
+        env = build.environment(parts, dataset, argv)
+    processes.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
@@ -214,7 +216,7 @@ def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
       InputError: --workdir names one of them, and several runs differ in the other.
     """
     if workdir is None:
-        return wiring.default_workdir(trial_config(config, trial))
+        return build.default_workdir(trial_config(config, trial))
     own = (
         ("{seed}", "seed", trial.seed, config.seeds),
         ("{learning_rate}", "lr", trial.learning_rate, config.optim.learning_rates),
@@ -233,24 +235,24 @@ def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
 
 def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
     """Checks a run's directory; if it holds the finished run already, shows its results."""
-    own = wiring.to_json(trial_config(setup.config, trial))
-    with hosts.together():
-        if hosts.is_writer():
-            rundir.check(path, own, setup.env)
-    done = hosts.broadcast((path / "DONE").exists())
+    own = build.to_json(trial_config(setup.config, trial))
+    with processes.together():
+        if processes.is_writer():
+            workdir.check(path, own, setup.env)
+    done = processes.broadcast((path / "DONE").exists())
     if done:
         print(f"\n{path} is done already; its results:\n")
-        print(tables.result_table(wiring.read_json(path / "results.json")))
+        print(tables.result_table(build.read_json(path / "results.json")))
     return done
 
 
 def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
     """Makes a run's directory this command's until `stack` is closed."""
-    own = wiring.to_json(trial_config(setup.config, trial))
-    with hosts.together():
-        if hosts.is_writer():
-            stack.enter_context(rundir.claimed(path, own, setup.env))
-    hosts.check_shared(path)
+    own = build.to_json(trial_config(setup.config, trial))
+    with processes.together():
+        if processes.is_writer():
+            stack.enter_context(workdir.claimed(path, own, setup.env))
+    processes.check_shared(path)
 
 
 def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
@@ -277,7 +279,7 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
     one = programs(setup, 1)[0].shapes(longest)
-    leak.check(run_train.largest(), setup.parts.model, one, runs)
+    frozen_gradients.check(run_train.largest(), setup.parts.model, one, runs)
     return Programs(run_train, run_eval, alone)
 
 
@@ -289,7 +291,7 @@ def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | Non
     Args:
       run_train: the step of one run, if that is what trains here; the planner compiles it then.
     """
-    if hosts.count() > 1:
+    if processes.count() > 1:
         return None
     config, plan = setup.config, setup.plan
     shape = dict(setup.devices.shape)
@@ -301,17 +303,17 @@ def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | Non
         dtype=config.model.dtype,
         remat=config.model.remat,
         method=config.method.name,
-        options=wiring.method_options(config),
+        options=build.method_options(config),
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         batch_size=plan.batch_size,
         length=max(train_lengths(plan, setup.data["train"], plan.epochs)),
-        target=compiling.here(setup.devices.size),
+        target=plan_cache.here(setup.devices.size),
         mesh=alone,
     )
-    row = compiling.planned(job, run_train if alone == shape else None)
+    row = plan_cache.planned(job, run_train if alone == shape else None)
     left_out = ("collectives", "measured", "step_s", "compile_s")
-    found = compiling.row_of(job, row, config.model.name)
+    found = plan_cache.row_of(job, row, config.model.name)
     return {name: value for name, value in found.items() if name not in left_out}
 
 
@@ -352,7 +354,9 @@ def open_runs(
     Adds a launch to each; what is opened is closed with `stack`.
     """
     begun = {
-        trial for trial, path in workdirs.items() if hosts.broadcast(bool(rundir.launches(path)))
+        trial
+        for trial, path in workdirs.items()
+        if processes.broadcast(bool(workdir.launches(path)))
     }
     opened = {
         trial: stack.enter_context(Checkpoints(path / "checkpoints", setup.shapes))
@@ -361,7 +365,7 @@ def open_runs(
     by_step: dict[int, list[Started]] = {}
     for number, (trial, (state, record)) in enumerate(restored(setup, opened, begun).items()):
         step, path = int(state.step), workdirs[trial]
-        hosts.agree({"the step to start at": step})
+        processes.agree({"the step to start at": step})
         note_launch(setup, path, step)
         member = loop.Member(
             trial,
@@ -379,15 +383,15 @@ def open_runs(
 
 def note_launch(setup: Setup, path: Path, step: int) -> None:
     """Adds this start to a run's launches; says where it continues, and with which versions."""
-    before = hosts.broadcast(rundir.launches(path)[-1:])
+    before = processes.broadcast(workdir.launches(path)[-1:])
     if step:
         print(f"continuing {path} at step {step}")
-    changed = rundir.other_versions(before[0], setup.env) if before else ""
+    changed = workdir.other_versions(before[0], setup.env) if before else ""
     if changed:
         print(f"note: {path} was last trained with other versions: {changed}")
-    with hosts.together():
-        if hosts.is_writer():
-            rundir.add_launch(path, setup.env, step)
+    with processes.together():
+        if processes.is_writer():
+            workdir.add_launch(path, setup.env, step)
 
 
 def restored(
@@ -587,7 +591,7 @@ def make_results(
         "data": setup.data_report,
         "history": history,
         "versions": setup.env["versions"],
-        "launches": rundir.launches(member.workdir),
+        "launches": workdir.launches(member.workdir),
     }
 
 
@@ -601,8 +605,8 @@ def finish(
     """Writes a run's results, its trained leaves and its predictions; DONE comes last."""
     leaves = {path: mesh.fetch(x) for path, x in trained.items()}
     workdir, env = member.workdir, setup.env
-    with hosts.together():
-        if hosts.is_writer():
+    with processes.together():
+        if processes.is_writer():
             write_trained(workdir, leaves, setup)
             write_predictions(workdir, test_logits_NxC, setup.dataset)
             write_report(workdir, results, env["command"])
@@ -612,7 +616,7 @@ def finish(
     print(f"\nrun directory: {workdir}")
 
 
-def encode_splits(config: ConfigDict, dataset: Dataset, parts: wiring.Parts) -> dict[str, Encoded]:
+def encode_splits(config: ConfigDict, dataset: Dataset, parts: build.Parts) -> dict[str, Encoded]:
     """Returns train, dev and test as token ids."""
     splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
     return {
@@ -669,7 +673,7 @@ def make_adamw(
 
 def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """Returns what of results.json was known before training."""
-    settings = wiring.to_json(config)
+    settings = build.to_json(config)
     return {
         "task": config.task,
         "model": config.model.name,
@@ -772,14 +776,14 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
 
     Full fine-tuning leaves a whole model: nothing of the one that it began with is needed.
     """
-    config, env, dataset = wiring.to_json(setup.config), setup.env, setup.dataset
+    config, env, dataset = build.to_json(setup.config), setup.env, setup.dataset
     is_pair = any(example.pair is not None for example in dataset.test)
     settings = {
         "task": setup.config.task,
         "labels": dataset.labels,
         "majority": dataset.labels[majority_class(dataset)],
         "pair": is_pair,
-        "columns": wiring.columns_of(setup.config, is_pair),
+        "columns": build.columns_of(setup.config, is_pair),
         "method": config["method"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
         "buckets": setup.plan.buckets,
@@ -787,7 +791,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "eval_batch_size": setup.plan.eval_batch_size,
         "weights_sha256": env["weights_sha256"],
     }
-    folder = workdir / wiring.trained_folder(setup.config.method.name)
+    folder = workdir / build.trained_folder(setup.config.method.name)
     trained_files.save(folder, trained, settings)
     if setup.config.method.name == "full":
         hub.copy_description(setup.parts.directory, folder)
@@ -801,12 +805,12 @@ def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -
         {**row, "in_train": in_train, "in_dev": in_dev}
         for row, in_train, in_dev in zip(rows, *seen, strict=True)
     ]
-    wiring.write_jsonl(workdir / "predictions_test.jsonl", marked)
+    build.write_jsonl(workdir / "predictions_test.jsonl", marked)
 
 
 def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
     """Writes results.json, the plots and the model card."""
-    wiring.write_json(workdir / "results.json", results)
+    build.write_json(workdir / "results.json", results)
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
     title = f"{results['task']}, {results['model']}, {results['method']}"
@@ -819,7 +823,7 @@ def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
     plots.confusion_matrix(
         results["test"], results["labels"], folder / "confusion_test.png", title=title
     )
-    replace_text(workdir / "README.md", card.model_card(results, command=command))
+    replace_text(workdir / "README.md", model_card.model_card(results, command=command))
 
 
 def join_hosts(argv: list[str]) -> list[str]:
@@ -830,14 +834,14 @@ def join_hosts(argv: list[str]) -> list[str]:
     values = flags.FlagValues()
     flags.DEFINE_string("distributed", "auto", "one run of several processes", values)
     flags.DEFINE_integer(
-        "heartbeat", hosts.HEARTBEAT_S, "seconds to a lost host", flag_values=values
+        "heartbeat", processes.HEARTBEAT_S, "seconds to a lost host", flag_values=values
     )
     values.set_gnu_getopt()  # --config FILE comes first, and ends the options otherwise
     try:
         rest = values(argv, known_only=True)
     except flags.Error as err:
         raise InputError(cli.flag_message(err, "")) from err
-    hosts.start(values.distributed, values.heartbeat)
+    processes.start(values.distributed, values.heartbeat)
     return rest
 
 
@@ -846,7 +850,7 @@ def to_agree(config: ConfigDict, dry_run: bool) -> dict[str, Any]:
 
     Where the data lie is each host's own affair; what they are is compared once they are read.
     """
-    fields = flatten_dict(wiring.to_json(config), sep=".")
+    fields = flatten_dict(build.to_json(config), sep=".")
     del fields["data.dir"]
     return {"--dry_run": dry_run, **{f"config.{name}": x for name, x in fields.items()}}
 
@@ -863,14 +867,14 @@ def main(argv: list[str]) -> int:
         values,
     )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
-    with hosts.together():
+    with processes.together():
         config = cli.parse_config_command(rest, values)
-    hosts.agree(to_agree(config, values.dry_run))
+    processes.agree(to_agree(config, values.dry_run))
     workdir = Path(values.workdir) if values.workdir else None
     try:
         return run(config, workdir, values.dry_run, argv)
     except loop.InterruptedRunError as stop:
-        if hosts.is_writer():
+        if processes.is_writer():
             print(f"\n{stop}; the same command continues it", file=sys.stderr)
         return stop.exit_code
 

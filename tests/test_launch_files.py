@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jaxft.training.lost import EXIT_LOST
+from jaxft.distributed.watchdog import EXIT_LOST
 from jaxft.training.mesh import axis_sizes
 
 ROOT = Path(__file__).parents[1]

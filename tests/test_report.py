@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from jaxft import cli, compare
+from jaxft import cli
+from jaxft import report as report_command
 
 ROOT = Path(__file__).parents[1]
 METHODS, SEEDS = ("full", "head"), (0, 1)
@@ -117,7 +118,7 @@ def test_markdown_names_files_that_are_there(report: Path) -> None:
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that a command with bad input prints."""
-    assert cli.guarded(compare.main, ["report", *map(str, arguments)]) == 2
+    assert cli.guarded(report_command.main, ["report", *map(str, arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("report: ")
     assert captured.err.count("\n") == 1
@@ -165,7 +166,7 @@ def test_a_copy_is_no_further_seed(
 ) -> None:
     other = copy(runs, tmp_path)
     output = tmp_path / "report"
-    assert cli.guarded(compare.main, ["report", str(runs), str(other), f"--output={output}"]) == 0
+    assert cli.guarded(report.main, ["report", str(runs), str(other), f"--output={output}"]) == 0
     assert (output / "report.csv").read_text() == (report / "report.csv").read_text()
     assert f"{other} repeats" in capsys.readouterr().out.replace(
         f"{runs / 'lora' / '0'} repeats {other}", f"{other} repeats"
@@ -356,7 +357,7 @@ def test_names_are_text_and_never_markup(
     content = content.replace('"positive"', f'"{name}"').replace('"head"', f'"{name}"')
     (run / "results.json").write_text(content.replace('"restaurant_sup"', f'"{name}"'))
     output = tmp_path / "report"
-    assert cli.guarded(compare.main, ["report", str(run), f"--output={output}"]) == 0
+    assert cli.guarded(report.main, ["report", str(run), f"--output={output}"]) == 0
     assert HOSTILE in capsys.readouterr().out
     page = browser.new_page()
     dialogs: list[str] = []

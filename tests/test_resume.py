@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_train import command, read, run, stop_at
 
-from jaxft import rundir
-from jaxft.training.log import read_log
+from jaxft.run import workdir
+from jaxft.training.event_log import read_log
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,8 +83,8 @@ def test_a_further_seed_and_damaged_checkpoints_cost_the_other_runs_nothing(
     ended = [line for line in read_log(first / "metrics.jsonl") if "dev" in line]
     assert ended[: len(epochs)] == epochs
     # Without a second start each would have been undisturbed: the third to the others' rounding.
-    assert [line["step"] for line in rundir.launches(first)] == [0, stopped, stopped]
-    assert [line["step"] for line in rundir.launches(second)] == [0, stopped, 0]
+    assert [line["step"] for line in workdir.launches(first)] == [0, stopped, stopped]
+    assert [line["step"] for line in workdir.launches(second)] == [0, stopped, 0]
     assert "Traceback" not in printed
     assert len(printed.splitlines()) < 150  # no hundreds of lines of libraries about the damage
 
@@ -158,7 +158,7 @@ def test_where_a_run_began_is_kept_when_it_goes_on_elsewhere(
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     run(arguments)
     assert (workdir / "env.json").read_bytes() == env
-    one, two = rundir.launches(workdir)
+    one, two = workdir.launches(workdir)
     assert len(one["devices"]) == len(json.loads(env)["devices"]) == 1
     assert len(two["devices"]) == 2
     assert two["step"] > one["step"] == 0

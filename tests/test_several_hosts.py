@@ -21,7 +21,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 from processes import wait_until
 
-from jaxft.training import lost
+from jaxft.distributed import watchdog
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.step import State
 
@@ -155,7 +155,7 @@ def test_two_processes_survive_one_and_end_as_one_process_does(
     killed = time.monotonic()
     ((code, _, err),) = ended(first)
     assert time.monotonic() - killed < HEARTBEAT_S + 30
-    assert code == lost.EXIT_LOST, err
+    assert code == watchdog.EXIT_LOST, err
     assert re.fullmatch(r"train: process 1 was lost [^\n]*The same command [^\n]*\n", err)
     assert not (workdir / "DONE").exists()
     second.communicate()
@@ -190,9 +190,9 @@ import jax, jax.numpy as jnp, numpy as np
 from jaxft.data.encode import Encoded
 from jaxft.training import hosts, loop, mesh
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.log import RunLog
+from jaxft.training.event_log import RunLog
 from jaxft.training.step import State
-from jaxft.training.together import Group, Trial
+from jaxft.training.trials import Group, Trial
 
 hosts.start("on", heartbeat=60, timeout=60)
 workdir, devices = Path(sys.argv[1]), mesh.make_mesh()

@@ -25,7 +25,7 @@ import pytest
 from processes import wait_until
 
 from jaxft import cli, sweep
-from jaxft.grid.cells import is_locked
+from jaxft.sweeping.jobs import is_locked
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 3

@@ -13,7 +13,7 @@ from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from test_train import command, read, run, stop_at
 from werkzeug.test import Client
 
-from jaxft.training.log import read_log
+from jaxft.training.event_log import read_log
 
 RUNS = ("houlsby-0/tb", "houlsby-1/tb", "lora-0/tb", "lora-1/tb")
 STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]

@@ -13,9 +13,10 @@ import pytest
 from processes import wait_until
 from safetensors.numpy import load_file
 
-from jaxft import cli, train, wiring
-from jaxft.training.log import read_log
-from jaxft.training.together import trials
+from jaxft import cli, train
+from jaxft.run import build
+from jaxft.training.event_log import read_log
+from jaxft.training.trials import trials
 
 ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
@@ -172,7 +173,7 @@ def test_each_run_has_a_directory_that_names_what_is_its_own(
 def test_without_a_workdir_a_run_lies_where_it_would_alone() -> None:
     config = cli.config_module().get_config()
     config.seed, config.optim.learning_rate = 4, 3e-4
-    alone = wiring.default_workdir(config)
+    alone = build.default_workdir(config)
     config.seeds, config.optim.learning_rates = (3, 4), (1e-3, 3e-4)
     paths = [train.directory(config, None, trial) for trial in trials(config)]
     assert paths[3] == alone

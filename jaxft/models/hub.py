@@ -17,7 +17,7 @@ from pathlib import Path
 from jaxft import locks
 from jaxft.data.sources import cache_dir, sha256
 from jaxft.errors import InputError
-from jaxft.files import replace_bytes
+from jaxft.io import replace_bytes
 
 # all-MiniLM-L6-v2: BERT, 6 layers, hidden 384. The same bytes on the hub and in the wheel.
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"

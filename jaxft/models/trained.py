@@ -19,7 +19,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
 from jaxft.errors import InputError
-from jaxft.files import replace_bytes, replace_text
+from jaxft.io import replace_bytes, replace_text
 
 FORMAT = 2  # of settings.json; the first had no checksum and no base model
 LEAVES, SETTINGS = "trained.safetensors", "settings.json"

@@ -8,7 +8,7 @@ The latest two and the best are kept. Orbax restores a flipped bit without compl
 holds a sha256 of every leaf and of itself; a checkpoint that fails the check is put aside and the
 one before it is used. Of several processes each writes and reads its part of the leaves, and all
 call each method; which checkpoint is sound they find together. One writer at a time is the
-caller's to ensure (`jaxft.rundir`).
+caller's to ensure (`jaxft.run.workdir`).
 """
 
 import copy
@@ -30,8 +30,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo
 
+from jaxft.distributed import processes
 from jaxft.errors import InputError
-from jaxft.training import hosts
 from jaxft.training.mesh import fetch
 from jaxft.training.step import State
 
@@ -73,9 +73,9 @@ class Checkpoints:
         self._directory = directory.resolve()  # orbax wants an absolute path
         self._damaged = False
         # A run that was killed after it had gone back may have left some.
-        self._replaced_at = hosts.broadcast(newest_in(self._superseded))
-        with hosts.together():
-            if hosts.is_writer():
+        self._replaced_at = processes.broadcast(newest_in(self._superseded))
+        with processes.together():
+            if processes.is_writer():
                 directory.mkdir(parents=True, exist_ok=True)
         self._policy = LatestAndBest()
         self._manager = ocp.CheckpointManager(
@@ -84,7 +84,7 @@ class Checkpoints:
                 preservation_policy=self._policy,
                 cleanup_tmp_directories=True,
                 # All processes shall see the same steps, however late NFS shows them.
-                single_host_load_and_broadcast=hosts.count() > 1,
+                single_host_load_and_broadcast=processes.count() > 1,
             ),
         )
         # The manager's own reader waits for all processes on the devices, in vain if one of them
@@ -92,7 +92,7 @@ class Checkpoints:
         self._reader = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=hosts.index(), active_processes={hosts.index()}
+                primary_host=processes.index(), active_processes={processes.index()}
             ),
         )
 
@@ -105,7 +105,7 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or hosts.count() == 1:
+        if error is None or processes.count() == 1:
             self._manager.close()
 
     @property
@@ -179,10 +179,10 @@ class Checkpoints:
           InputError: it is not readable, or a leaf is not what was saved.
         """
         where = self._directory / str(step)
-        with hosts.together():
+        with processes.together():
             leaves, record = self._read(where)
         saved = record.pop("sha256", None)
-        with hosts.together():
+        with processes.together():
             if digests(leaves, record) != saved:
                 raise InputError(
                     f"checkpoint {where} does not hold what was saved (sha256 differs)"
@@ -227,8 +227,8 @@ class Checkpoints:
 
     def _move(self, step: int, folder: Path) -> None:
         """Renames a checkpoint into another folder, replacing one of its name."""
-        with hosts.together():
-            if hosts.is_writer():
+        with processes.together():
+            if processes.is_writer():
                 folder.mkdir(exist_ok=True)
                 shutil.rmtree(folder / str(step), ignore_errors=True)
                 (self._directory / str(step)).rename(folder / str(step))
@@ -239,7 +239,7 @@ class Checkpoints:
         if self._replaced_at is None or step < self._replaced_at:
             return
         self.wait()
-        if hosts.is_writer():
+        if processes.is_writer():
             shutil.rmtree(self._superseded, ignore_errors=True)
         self._replaced_at = None
 

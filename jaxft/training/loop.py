@@ -3,7 +3,7 @@
     state = fit(plan, encoded_train, run_train, dev_scores, group, members, state, frozen, own, ...)
 
 One epoch: batches in their order, a step each, the dev split, a checkpoint, a line in the log.
-Several runs may train together (`jaxft.training.together`): then a step takes a batch of each, and
+Several runs may train together (`jaxft.training.trials`): then a step takes a batch of each, and
 each is scored, saved and logged as if it trained alone.
 """
 
@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from jaxft.data.batches import Slot, eval_order, make_batch, train_order
 from jaxft.data.encode import Encoded
-from jaxft.training import hosts
+from jaxft.distributed import processes
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.compile import ByLength
-from jaxft.training.log import RunLog
+from jaxft.training.event_log import RunLog
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
 from jaxft.training.optimizer import updates_by
+from jaxft.training.programs import ByLength
 from jaxft.training.step import Params, State
-from jaxft.training.together import Group, Trial
+from jaxft.training.trials import Group, Trial
 
 Scores = dict[str, Any]
 LOG_EVERY = 10  # steps between two lines of the log
@@ -254,7 +254,7 @@ def save(group: Group, members: Sequence[Member], state: State) -> None:
 
 def stop_asked(received: list[int], step: int) -> bool:
     """Whether to stop behind this step; of several processes, all at the same."""
-    return hosts.preempted(step) if hosts.count() > 1 else bool(received)
+    return processes.preempted(step) if processes.count() > 1 else bool(received)
 
 
 def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoReturn:
@@ -374,7 +374,7 @@ def progress_bar(total: int, initial: int) -> tqdm:
         initial=initial,
         unit="ex",
         unit_scale=True,
-        disable=None if hosts.is_writer() else True,
+        disable=None if processes.is_writer() else True,
         dynamic_ncols=True,
     )
 
@@ -383,10 +383,10 @@ def progress_bar(total: int, initial: int) -> tqdm:
 def catch_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first.
 
-    Of several processes JAX's runtime catches SIGTERM (`hosts.preempted`); SIGINT becomes one.
+    Of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT becomes one.
     """
     received: list[int] = []
-    if hosts.count() == 1:
+    if processes.count() == 1:
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
     else:

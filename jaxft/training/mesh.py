@@ -4,7 +4,7 @@
     rows = padded_rows(mesh, batch_size=30)
     batch = put_batch(by_row(mesh), batch, (rows,))      # rows spread over the devices
 
-Four axes: over `seeds` what several seeds train is divided (`jaxft.training.together`); over `data`
+Four axes: over `seeds` what several seeds train is divided (`jaxft.training.trials`); over `data`
 the batch is; over `fsdp` the batch and the parameters are; over `tensor` the layers' own dimensions
 are (`jaxft.training.sharding`). jit does the rest: with these shardings going in, XLA inserts the
 all-reduce of the trained gradients.

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxft.memory.scaling import scaling
-from jaxft.report.footprint import markdown
-from jaxft.report.scaling import scaling_markdown, scaling_plot
+from jaxft.planning.scaling import scaling
+from jaxft.reporting.footprint import markdown
+from jaxft.reporting.scaling import scaling_markdown, scaling_plot
 
 ROOT = Path(__file__).parents[2]
 MEMORY = [sys.executable, "-m", "jaxft.memory", "--config", "configs/restaurant_lora.py"]

@@ -18,8 +18,7 @@ from jax.sharding import Mesh
 
 from jaxft.data.encode import Encoded
 from jaxft.training.checkpoint import Checkpoints
-from jaxft.training.compile import train_program
-from jaxft.training.log import RunLog, read_log
+from jaxft.training.event_log import RunLog, read_log
 from jaxft.training.loop import (
     InterruptedRunError,
     Member,
@@ -34,9 +33,10 @@ from jaxft.training.loop import (
 from jaxft.training.mesh import replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
+from jaxft.training.programs import train_program
 from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
-from jaxft.training.together import Group, Trial
+from jaxft.training.trials import Group, Trial
 
 PLAN = Plan(
     batch_size=4,

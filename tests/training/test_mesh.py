@@ -18,12 +18,11 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxft.data.batches import make_batch
 from jaxft.data.encode import Encoded
 from jaxft.errors import InputError
-from jaxft.memory.accounting import nbytes
-from jaxft.memory.collectives import collectives
-from jaxft.memory.compiled import compiled_bytes
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import Options
-from jaxft.training.compile import eval_program, train_program
+from jaxft.planning.accounting import nbytes
+from jaxft.planning.collectives import collectives
+from jaxft.planning.compiled import compiled_bytes
 from jaxft.training.mesh import (
     AXES,
     by_row,
@@ -36,6 +35,7 @@ from jaxft.training.mesh import (
     replicated,
 )
 from jaxft.training.partition import split
+from jaxft.training.programs import eval_program, train_program
 from jaxft.training.sharding import param_shardings
 from jaxft.training.state import (
     Model,
@@ -43,7 +43,7 @@ from jaxft.training.state import (
     init_state,
     sharded_shape,
 )
-from jaxft.training.together import dropout_keys
+from jaxft.training.trials import dropout_keys
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,14 +11,14 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxft.data.batches import Batch, make_batch
-from jaxft.memory.accounting import bytes_by_partition
-from jaxft.memory.compiled import flops
 from jaxft.models import backbone as backbones
 from jaxft.peft.methods import METHODS, Options
-from jaxft.training.compile import ByLength, train_program
+from jaxft.planning.accounting import bytes_by_partition
+from jaxft.planning.compiled import flops
 from jaxft.training.mesh import by_row, put_batch, replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
+from jaxft.training.programs import ByLength, train_program
 from jaxft.training.state import Model, build_model, init_state, run_keys, state_shapes
 from jaxft.training.step import State, eval_step, train_step
 

@@ -1,0 +1,155 @@
+"""Plans of training steps: from the cache, compiled in another process, or with a run's program.
+
+    with compiler(target) as compiled:         # a device that need not be there
+        row = row_of(job, compiled(job), "roberta-base")
+    planned(job, program)                      # for this process's devices; compiles the program
+
+What is cached is what XLA says. What was measured never is.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxft.data.sources import cache_dir
+from jaxft.errors import InputError
+from jaxft.io import replace_text
+from jaxft.planning import planner, targets
+from jaxft.planning.planner import Job, Row
+from jaxft.training.programs import ByLength
+
+
+@contextmanager
+def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callable[[Job], Row]]:
+    """Yields `plan` for a target: from the cache, else compiled in a process of its own.
+
+    JAX chooses its platforms once a process, and a compiler for an absent device wants others than
+    this one has; it may also die of a program that is too large without taking this process along.
+
+    Args:
+      measures: whether the jobs run their steps, each in a process that has allocated nothing yet.
+    """
+    environment = targets.environment(target.platform)
+    if target.kind == "cpu":
+        environment = {"JAX_PLATFORMS": "cpu"}  # even where there is a GPU
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool:
+            if target.platform == "here":
+                target = in_worker(pool, targets.described, target)
+            yield partial(cached_plan, pool, target)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def in_worker(pool: ProcessPoolExecutor, function: Callable[[Any], Any], argument: Any) -> Any:
+    """Returns `function(argument)`, computed in the compiler's process."""
+    try:
+        return pool.submit(function, argument).result()
+    except BrokenProcessPool as err:
+        raise InputError(
+            "the compiler's process ended without a word, most often for want of memory; try a "
+            "smaller model, batch or length"
+        ) from err
+
+
+def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> Row:
+    """Returns a job's plan for a target as its backend describes it; `cached`: where it is from."""
+    job = replace(job, target=target)
+    found = None if job.steps else read_cached(job)
+    if found:
+        return {**found, "cached": True}
+    plan = in_worker(pool, plan_afresh, job)
+    write_cached(job, plan)
+    return {**plan, "cached": False}
+
+
+def plan_afresh(job: Job) -> Row:
+    """Returns a job's plan without JAX's compilation cache, for a process that does only that.
+
+    The breakdown is read from a dump that an executable of that cache comes without.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+    return planner.plan(job)
+
+
+def planned(job: Job, program: ByLength | None = None) -> Row:
+    """Returns the plan of a job for this process's devices, from the cache or compiled here.
+
+    Args:
+      job: its target is "here"; it measures nothing.
+      program: the step of this very job, if the caller has it. If it is compiled here, the
+        executable stays in it.
+    """
+    job = replace(job, target=targets.described(job.target))
+    found = read_cached(job)
+    if found:
+        return found
+    plan = planner.plan(job, program)
+    # An executable from JAX's own cache comes without what the breakdown is read from.
+    if "temporaries" not in (plan["breakdown"] or {}) or job.target.facts["platform"] == "tpu":
+        write_cached(job, plan)
+    return plan
+
+
+def read_cached(job: Job) -> Row | None:
+    """Returns a job's plan from the cache, if it is there and whole."""
+    try:
+        return json.loads(cache_file(job).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_cached(job: Job, plan: Row) -> None:
+    """Keeps a plan, without what was measured."""
+    file = cache_file(job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(file, json.dumps({**plan, "measured": None}) + "\n")
+
+
+def cache_file(job: Job) -> Path:
+    return cache_dir() / "plans" / f"{planner.cache_key(job)}.json"
+
+
+def row_of(job: Job, plan: Row, model: str, label: str = "") -> Row:
+    """Returns a row of a table of plans: a job's settings and its plan.
+
+    Args:
+      model: its name.
+      label: what the method is called in the table; its own name if empty.
+    """
+    return {
+        "model": model,
+        "method": job.method,
+        "label": label or job.method,
+        "remat": job.remat,
+        "dtype": job.dtype,
+        "target": job.target.name,
+        "devices": job.target.devices,
+        "mesh": job.mesh,
+        "seeds": job.seeds,
+        "batch_size": job.batch_size,
+        "length": job.length,
+        "step_s": plan["measured"]["step_s"] if plan["measured"] else None,
+        **plan,
+    }
+
+
+def here(devices: int = 1) -> targets.Target:
+    """The present backend's devices as a target."""
+    return targets.parse(f"here:{devices}")

@@ -1,0 +1,260 @@
+"""One training step, compiled for a device and taken apart: where its bytes go.
+
+    job = Job(architecture=ARCHITECTURES["roberta-base"], num_labels=3, method="lora", ...)
+    plan(job)      # {"parameters": ..., "partitions": ..., "compiled": ..., "breakdown": ..., ...}
+
+The step is the one that `jaxft.train` runs, made from shapes: no weight is loaded, nothing is
+allocated, and the device need not be there.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxft.errors import InputError
+from jaxft.models import backbone as backbones
+from jaxft.peft.methods import Options
+from jaxft.planning import buffers, targets
+from jaxft.planning.accounting import bytes_by_partition
+from jaxft.planning.collectives import collectives, moved_bytes
+from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
+from jaxft.planning.targets import Target
+from jaxft.syntax import digest_files
+from jaxft.training.mesh import make_mesh
+from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.partition import count
+from jaxft.training.programs import ByLength, train_program
+from jaxft.training.sharding import check_tensor
+from jaxft.training.state import Model, build_model, sharded_shape
+from jaxft.training.step import train_step
+from jaxft.training.trials import train_steps
+
+Row = dict[str, Any]
+
+# The modules that a plan comes from, and the variables by which compilers are set.
+COUNTED = ("planning/*.py", "models/*.py", "peft/*.py", "training/*.py")
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+# Whose versions the compiled program depends on; those not installed are left out.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "jax-cuda12-pjrt", "libtpu")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that determines a plan.
+
+    Attributes:
+      architecture: a checkpoint's config (`config.json`).
+      fresh: parameters that the checkpoint lacks; they are trained with the head.
+      method, options: as `jaxft.peft.methods.build` takes them.
+      clip, accumulate: of the optimizer; they cost memory, its other settings do not.
+      batch_size: examples a step, over all devices; of several seeds each has as many.
+      length: tokens a text is padded to.
+      mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
+      seeds: how many train together (`jaxft.training.trials`).
+      steps: how many steps to run on the present device, to measure; 0 compiles only.
+    """
+
+    architecture: dict[str, Any]
+    num_labels: int
+    fresh: tuple[str, ...]
+    dtype: str
+    remat: str
+    method: str
+    options: Options
+    clip: float
+    accumulate: int
+    batch_size: int
+    length: int
+    target: Target
+    mesh: dict[str, int]
+    seeds: int = 1
+    steps: int = 0
+
+
+def plan(job: Job, program: ByLength | None = None) -> Row:
+    """Compiles a job's training step and returns what it needs.
+
+    Args:
+      program: the step, if the caller has made it; the executable stays in it.
+
+    Returns:
+      memory_bytes: of one device, or None if it does not tell.
+      parameters: partition -> count, with `trained` and `total`; of one seed.
+      partitions: partition -> bytes of parameters, gradients and optimizer state, on one device;
+        of all seeds that train together.
+      compiled: XLA's arguments, outputs, temporaries, aliased and peak, in bytes on one device;
+        None, like the breakdown, if the compiler refuses the program as too large for the device.
+      breakdown: the peak by what the bytes are for (`breakdown`).
+      flops: floating-point operations of a step over all devices, before XLA optimizes it.
+      flops_per_device: those that XLA counts on one device, recomputation included.
+      collectives: what one device's program exchanges with others, a dict for each
+        `jaxft.planning.collectives.Collective`; None for a program that was refused.
+      moved: kind of collective -> bytes that a device sends in a step.
+      compile_s: seconds to trace and compile.
+      measured: what `measure` found, for a job with steps.
+
+    Raises:
+      InputError: the batch does not divide over the devices, a setting is not valid, or the
+        compiler for the device is not installed.
+    """
+    mesh = make_mesh(**job.mesh, devices=targets.devices_of(job.target))
+    model = make_model(job)
+    check_tensor(model.backbone.heads, mesh.shape["tensor"])
+    optimizer = make_adamw(job, model)
+    has_norm = job.clip > 0
+    program = program or train_program(
+        model, optimizer, mesh, job.batch_size, log_norm=has_norm, seeds=job.seeds
+    )
+    shapes = program.shapes(job.length)
+    state, frozen, *_ = shapes
+    partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
+    executable, hlo = compile_for(job, program)
+    compiled = compiled_bytes(executable) if executable else None
+    exchanged = collectives(executable.as_text()) if executable else None
+    # The same step without a mesh: the present backend knows nothing of another's devices.
+    one = partial(train_step, model.forward, optimizer, log_norm=has_norm)
+    undivided = train_steps(one) if job.seeds > 1 else one
+    shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
+    return {
+        "memory_bytes": job.target.memory_bytes,
+        "parameters": count(model.shapes, model.labels),
+        "partitions": partitions,
+        "compiled": compiled,
+        "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
+        # By the present backend's count of the program before XLA optimizes it: alike for all.
+        "flops": flops(jax.jit(undivided).lower(*shapes_here)),
+        "flops_per_device": flops(executable) if executable else None,
+        "collectives": exchanged and [asdict(found) for found in exchanged],
+        "moved": moved_bytes(exchanged or ()),
+        "compile_s": program.compile_s,
+        "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
+    }
+
+
+def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
+    """Returns the optimizer; its rates are any, for they change neither memory nor operations."""
+    return make_optimizer(
+        model.labels,
+        make_schedule("constant", 1e-3, total_steps=1, warmup=0.0),
+        weight_decay=0.01,
+        clip=job.clip,
+        accumulate=job.accumulate,
+    )
+
+
+def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
+    """Returns the executable for a job's target and its HloProto, which TPUs' compiler keeps.
+
+    `(None, None)` if the compiler refuses the program as too large for the device.
+    """
+    options = targets.compiler_options(job.target)
+    with buffers.dumped() as (dump_options, read):
+        if job.target.platform != "tpu":
+            options |= dump_options
+        try:
+            executable = program.compile(job.length, options)
+        except jax.errors.JaxRuntimeError as err:
+            if "RESOURCE_EXHAUSTED" not in str(err):
+                raise
+            return None, None
+        return executable, read()
+
+
+def make_model(job: Job) -> Model:
+    """Returns the method's model, shapes only."""
+    backbone = backbones.from_config(job.architecture, job.num_labels, job.dtype, job.remat)
+    if job.length > backbone.max_length:
+        raise InputError(
+            f"length: {job.length}; the model's position table holds {backbone.max_length} tokens"
+        )
+    return build_model(backbone, list(job.fresh), job.method, job.options)
+
+
+def breakdown(partitions: Row, compiled: dict[str, int], hlo: Any) -> dict[str, int]:
+    """Returns the peak's bytes by purpose; they add up to it.
+
+    `frozen` and `trained` parameters and the `optimizer`'s state are the arguments; `gradients`,
+    `activations` and `workspace` are the temporaries (`jaxft.planning.buffers`), left undivided as
+    `temporaries` where the compiler tells no more; `other` is the batch, the metrics and what a
+    device's layout adds to the arguments.
+    """
+    trained = [row for name, row in partitions.items() if name != "frozen"]
+    parts = {
+        "frozen": partitions.get("frozen", {"params_bytes": 0})["params_bytes"],
+        "trained": sum(row["params_bytes"] for row in trained),
+        "optimizer": sum(row["opt_state_bytes"] for row in partitions.values()),
+    }
+    if hlo is None:
+        parts["temporaries"] = compiled["temporaries"]
+    else:
+        parts |= buffers.peak_by_kind(hlo, compiled["temporaries"])
+    return parts | {"other": compiled["peak"] - sum(parts.values())}
+
+
+def measure(executable: Any, shapes: tuple[Any, ...], steps: int) -> Row:
+    """Runs a compiled step on arrays of zeros and ones and returns its time and memory.
+
+    Returns:
+      step_s: median seconds a step, the first left out.
+      bytes: most memory in use: on an accelerator its allocator's peak, which holds for a process
+        that has done nothing else; on the CPU the growth of the resident set.
+    """
+    growth = ResidentGrowth()
+    state, frozen, batch, key = jax.tree.map(filled, shapes)
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        state, metrics = executable(state, frozen, batch, key)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - start)
+    return {
+        "step_s": statistics.median(seconds[1:] or seconds),
+        "bytes": allocator_peak() or growth.bytes(),
+        "steps": steps,
+    }
+
+
+def filled(x: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array of a shape: every page of it is written, so that all of it is resident."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.device_put(jax.random.split(jax.random.key(0), x.shape), x.sharding)
+    value = 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 1
+    return jax.device_put(jnp.full(x.shape, value, x.dtype), x.sharding)
+
+
+def cache_key(job: Job) -> str:
+    """Returns a digest of all that determines a plan: the job, jaxft's code, the compilers.
+
+    Not the steps to be measured: a measurement is never taken from a cache.
+    """
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    flags = {name: os.environ.get(name, "") for name in FLAGS}
+    content = {
+        "job": asdict(replace(job, steps=0)),
+        "code": code_digest(),
+        "versions": versions,
+        "flags": flags,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """sha256 over the modules that a plan comes from."""
+    return digest_files(Path(__file__).parents[1], COUNTED)

@@ -1,0 +1,353 @@
+"""Run directories, sorted into cells: runs that differ in nothing but the seed.
+
+    finished, unfinished = find([Path("runs")])
+    cells, notes = make_cells([make_run(path, results, env) for path, results, env in ...])
+
+A cell is a task, a model, a method, and a variant: what else of the config differs between the
+cells of that method. Everything is read from results.json and env.json; no config is executed.
+"""
+
+import json
+import os
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from jaxft.errors import InputError
+from jaxft.peft.methods import METHODS
+from jaxft.reporting.tables import is_diverged
+
+# Fields of results.json and env.json without which there is nothing to report.
+RESULTS = (
+    *("task", "model", "method", "seed", "labels", "select", "config", "history"),
+    *("test", "test_unseen", "dev", "last", "parameters", "memory", "timing", "data"),
+)
+ENV = ("command", "data_sha256", "weights_sha256", "devices")
+
+# Fields of a config in which two runs of one cell may differ: the seed, where things lie (the
+# fingerprints in env.json tell whether the data are the same), what no score depends on.
+FREE = {
+    *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source"),
+    *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
+}
+
+# Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); one that is not
+# named here, and every field of a method that is not, tells cells apart.
+LORA = {"rank", "alpha", "dropout", "targets"}
+BOTTLENECK = {"size", "activation", "train_layer_norm"}
+UNREAD = {
+    **dict.fromkeys(("full", "head", "bitfit"), LORA | BOTTLENECK | {"layers"}),
+    "lora": BOTTLENECK,
+    **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
+}
+
+# Digests in env.json of what a run was made from, the most telling first; an older jaxft wrote the
+# last one alone.
+ORIGINS = {
+    "data": ("splits_sha256", "data_sha256"),
+    "weights": ("model_sha256", "weights_sha256"),
+}
+
+# Names of fields that are too long for a table.
+SHORT = {"learning_rate": "lr", "batch_size": "batch", "max_length": "length"}
+
+# What of results.json the same training gives again, to the bit; times and measured bytes differ.
+REPEATED = ("test", "test_unseen", "dev", "last", "history")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, results.json and env.json."""
+
+    directory: Path
+    results: Mapping[str, Any]
+    env: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed, from which the order of runs in a cell derives."""
+        return self.results["seed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one setting, by seed.
+
+    Attributes:
+      model: without the folders in front of it, where it is a directory.
+      variant: `rank 16, lr 0.0003`; empty if the method has one cell only.
+      runs: those that have a result.
+      diverged: those whose loss or logits became NaN or infinite: no figure of theirs counts.
+    """
+
+    task: str
+    model: str
+    method: str
+    variant: str
+    runs: tuple[Run, ...]
+    diverged: tuple[Run, ...] = ()
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """All runs, for what does not depend on how they went."""
+        return (*self.runs, *self.diverged)
+
+    @property
+    def label(self) -> str:
+        """`lora (rank 16)`."""
+        return f"{self.method} ({self.variant})" if self.variant else self.method
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The results of the lowest seed, for what all runs of the cell share."""
+        return self.all_runs[0].results
+
+
+# ---------------------------------------------------------------- directories
+
+
+def find(directories: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Returns the run directories at or below `directories`, finished and unfinished, by path.
+
+    Raises:
+      InputError: a directory is missing or cannot be read.
+    """
+    found: dict[Path, Path] = {}  # what is given twice, or through a link, counts once
+    for top in directories:
+        if not top.is_dir():
+            raise InputError(f"{top}: no such directory")
+        for folder, below, files in os.walk(top, onerror=refuse):
+            if is_run(files):
+                below.clear()
+                found.setdefault(Path(folder).resolve(), Path(folder))
+    paths = sorted(found.values())
+    return [p for p in paths if is_finished(p)], [p for p in paths if not is_finished(p)]
+
+
+def refuse(error: OSError) -> None:
+    """Raises InputError: a folder that cannot be read may hold runs."""
+    raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
+def is_run(files: Sequence[str]) -> bool:
+    """Whether these are the files of a run; a checkpoint's folder has a config.json, too."""
+    return "results.json" in files or {"config.json", "env.json"} <= set(files)
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether a run came to its end; DONE is what it writes last."""
+    return (directory / "DONE").exists()
+
+
+def make_run(directory: Path, results: Any, env: Any) -> Run:
+    """Returns the run of a directory, given what stands in its results.json and env.json.
+
+    Raises:
+      InputError: one of them is not what jaxft.train writes.
+    """
+    for name, content, required in (("results", results, RESULTS), ("env", env, ENV)):
+        fields = content if isinstance(content, dict) else {}
+        missing = [field for field in required if field not in fields]
+        if missing:
+            raise InputError(
+                f"{directory / name}.json: not written by jaxft.train: no field {missing[0]!r}"
+            )
+    return Run(directory, results, env)
+
+
+# ---------------------------------------------------------------- cells
+
+
+def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
+    """Returns the cells, by task, model, method and variant, and notes on runs left out.
+
+    The order of `runs` changes nothing.
+
+    Raises:
+      InputError: one cell holds different data or weights, or a seed twice with different scores;
+        or the cells of a task have different test sets.
+    """
+    runs = sorted(runs, key=lambda run: str(run.directory))
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(cell_key(run), []).append(run)
+    for group in groups.values():
+        check_same_origin(group)
+    kept, notes = {}, check_test_sets(runs)
+    for key, group in groups.items():
+        kept[key], left_out = without_repeats(group)
+        notes += left_out
+    variants = variant_names(kept)
+    models = short_names({run.results["model"] for run in runs})
+    cells = []
+    for key, group in kept.items():
+        first = group[0].results
+        model = models[first["model"]]
+        sound = tuple(run for run in group if not is_diverged(run.results))
+        lost = tuple(run for run in group if is_diverged(run.results))
+        cells.append(Cell(first["task"], model, first["method"], variants[key], sound, lost))
+    return sorted(cells, key=order), notes
+
+
+def settings(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run's config that tell its cell, dotted."""
+    unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
+    fields = flatten_dict(results["config"], sep=".")
+    return {name: x for name, x in fields.items() if name not in FREE | unread}
+
+
+def cell_key(run: Run) -> Hashable:
+    """What the runs of a cell share."""
+    results = run.results
+    fields = json.dumps(settings(results), sort_keys=True)
+    return results["task"], results["model"], results["method"], fields
+
+
+def check_same_origin(runs: Sequence[Run]) -> None:
+    """Raises InputError if runs of a cell were made from different data or weights."""
+    for what, names in ORIGINS.items():
+        first = runs[0]
+        for run in runs[1:]:
+            if differ(first, run, names):
+                raise InputError(
+                    f"{first.directory} and {run.directory} are of one setting, but their {what} "
+                    "differ; report them apart"
+                )
+
+
+def differ(one: Run, other: Run, names: Sequence[str]) -> bool:
+    """Whether two runs differ in the first of these digests that both have."""
+    known = [name for name in names if name in one.env and name in other.env]
+    return bool(known) and one.env[known[0]] != other.env[known[0]]
+
+
+def origin(run: Run, what: str) -> str:
+    """A run's most telling digest of its data or its model, as text."""
+    name = next(name for name in ORIGINS[what] if name in run.env)
+    return json.dumps(run.env[name], sort_keys=True)
+
+
+def check_test_sets(runs: Sequence[Run]) -> list[str]:
+    """Raises InputError if runs of a task were tested on different texts, as far as can be told.
+
+    Returns:
+      notes on tasks of which it cannot be told: their runs differ in their data somewhere, and
+      some of an older jaxft do not say where.
+    """
+    seen: dict[str, Run] = {}
+    unknown: dict[str, None] = {}
+    for run in runs:
+        task = run.results["task"]
+        first = seen.setdefault(task, run)
+        if test_differs(first, run):
+            raise InputError(
+                f"{first.directory} and {run.directory} are both of {task}, but their test "
+                "sets differ; report them apart"
+            )
+        is_told = "splits_sha256" in first.env and "splits_sha256" in run.env
+        if not is_told and first.env["data_sha256"] != run.env["data_sha256"]:
+            unknown[task] = None
+    return [
+        f"{task}: its runs were trained on different data, and not all of them say whether their "
+        "test texts are the same; the numbers of each class are"
+        for task in unknown
+    ]
+
+
+def test_differs(one: Run, other: Run) -> bool:
+    """Whether two runs were tested on different texts or labels, or numbers of each class."""
+    if "splits_sha256" in one.env and "splits_sha256" in other.env:
+        return one.env["splits_sha256"]["test"] != other.env["splits_sha256"]["test"]
+    supports = support(one), support(other)
+    return all(supports) and supports[0] != supports[1]  # empty: nobody knows
+
+
+def support(run: Run) -> dict[str, int]:
+    """Test examples of each class."""
+    test = run.results["data"].get("splits", {}).get("test", {})
+    if "classes" in test:
+        return test["classes"]
+    return {n: row["support"] for n, row in run.results["test"].get("per_class", {}).items()}
+
+
+def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Returns a cell's runs by seed, each seed once, and a note for each run left out.
+
+    Raises:
+      InputError: two runs of a seed have different scores.
+    """
+    kept: dict[int, Run] = {}
+    notes = []
+    for run in runs:
+        other = kept.setdefault(run.seed, run)
+        if other is run:
+            continue
+        if any(run.results[name] != other.results[name] for name in REPEATED):
+            raise InputError(
+                f"{other.directory} and {run.directory} are of one setting and seed, but their "
+                "scores differ; leave one of them out"
+            )
+        notes.append(f"{run.directory} repeats {other.directory} and is left out")
+    return [kept[seed] for seed in sorted(kept)], notes
+
+
+# ---------------------------------------------------------------- names
+
+
+def variant_names(groups: Mapping[Hashable, Sequence[Run]]) -> dict[Hashable, str]:
+    """Returns for each cell the fields that tell it from others of its task, model and method."""
+    families: dict[tuple[str, ...], list[Hashable]] = {}
+    for key, group in groups.items():
+        run = group[0].results
+        families.setdefault((run["task"], run["model"], run["method"]), []).append(key)
+    names = {}
+    for keys in families.values():
+        fields = {key: settings(groups[key][0].results) for key in keys}
+        differing = [name for name in next(iter(fields.values())) if is_varied(name, fields)]
+        # A field that only some configs have: an older jaxft wrote the others.
+        differing += sorted({n for f in fields.values() for n in f} - set(fields[keys[0]]))
+        for key in keys:
+            parts = [f"{short(n, differing)} {shown(fields[key].get(n))}" for n in differing]
+            names[key] = ", ".join(parts)
+    return names
+
+
+def is_varied(name: str, fields: Mapping[Hashable, Mapping[str, Any]]) -> bool:
+    """Whether a field has several values."""
+    return len({json.dumps(values.get(name)) for values in fields.values()}) > 1
+
+
+def short(name: str, names: Sequence[str]) -> str:
+    """`method.rank` -> `rank`, unless another field is called so, too."""
+    last = [n.rpartition(".")[2] for n in (name, *names)]
+    return SHORT.get(last[0], last[0]) if last.count(last[0]) == 2 else name
+
+
+def shown(value: Any) -> str:
+    """A value in a name: `0.0003`, `query+value`, `none`."""
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "all"
+    return "none" if value in (None, "") else str(value)
+
+
+def short_names(models: Iterable[str]) -> dict[str, str]:
+    """Directories without the folders in front, where that tells them apart; hub ids as they are.
+
+    short_names(["/data/roberta", "allenai/scibert"])
+    # {"/data/roberta": "roberta", "allenai/scibert": "allenai/scibert"}
+    """
+    names = {m: Path(m).name if m.startswith((".", "/", "~")) else m for m in models}
+    taken = list(names.values())
+    return {model: name if taken.count(name) == 1 else model for model, name in names.items()}
+
+
+def order(cell: Cell) -> tuple[Any, ...]:
+    """Methods in the order of jaxft's own list, numbers in names by their size."""
+    known = list(METHODS)
+    place = known.index(cell.method) if cell.method in known else len(known)
+    numbers = tuple(float(x) for x in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", cell.variant))
+    return cell.task, cell.model, place, cell.method, numbers, cell.variant

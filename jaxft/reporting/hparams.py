@@ -1,0 +1,69 @@
+"""What TensorBoard's HPARAMS tab shows of a run: its settings and what came out.
+
+    log.write_result(settings(results), scores(results))       # a jaxft.training.event_log.RunLog
+
+    {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": "0", "lr": 0.001, ...}
+    {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
+
+The settings are what the report tells runs apart by, under the same names. What a method does not
+read stands in no row of it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from jaxft.reporting import aggregate
+from jaxft.training.event_log import Setting
+from jaxft.training.loop import best_entry
+
+# Fields that only some tasks read, and what those are called.
+OF_TASKS = {
+    **dict.fromkeys(("data.hub", "data.labels", "data.columns."), "custom"),
+    "data.few_shot": "_fs",
+}
+
+
+def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
+    """Returns a run's settings, of the types that TensorBoard knows, given its results.json."""
+    # Shortened as among all fields, so that runs of other methods have the same names.
+    names = list(flatten_dict(results["config"], sep="."))
+    fields = aggregate.settings(results)
+    task, model, method = (fields.pop(name) for name in ("task", "model.name", "method.name"))
+    return {
+        "task": task,
+        "model": aggregate.short_names([model])[model],
+        "method": method,
+        "seed": str(results["seed"]),  # no quantity: as a text each can be ticked
+        **{aggregate.short(n, names): as_setting(x) for n, x in fields.items() if is_read(n, task)},
+    }
+
+
+def is_read(field: str, task: str) -> bool:
+    """Whether a task, or several with commas, reads a field of the config."""
+    return all(name in task for start, name in OF_TASKS.items() if field.startswith(start))
+
+
+def as_setting(value: Any) -> Setting:
+    """Numbers and booleans as they are, all else as a text."""
+    return value if isinstance(value, int | float) else aggregate.shown(value)
+
+
+def scores(results: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a run's figures; one that does not exist is left out.
+
+    The tab shows the first five by name; a capital letter puts them before the curves'.
+    """
+    timing, best = results["timing"], best_entry(results["history"])
+    found = {
+        "best_dev_macro_f1": best["dev"]["macro_f1"] if best else None,
+        "test_accuracy": results["test"]["accuracy"],
+        "test_macro_f1": results["test"]["macro_f1"],
+        "test_unseen_macro_f1": results["test_unseen"]["macro_f1"],
+        "trained_parameters": results["parameters"]["trained"],
+        # Its share, where several runs took their steps together.
+        "training_seconds": timing["train_s"] / timing["seeds_together"],
+    }
+    return {f"Result/{n}": x for n, x in found.items() if x is not None and math.isfinite(x)}

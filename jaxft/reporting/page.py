@@ -1,0 +1,159 @@
+"""A report as one HTML page that needs nothing else: no network, no file beside it.
+
+    Path("report.html").write_text(page(report, cells))
+
+The template is in jaxft/reporting/template: page.html, which includes page.css and page.js. Every
+text is escaped by jinja2; only the curves' SVG, which matplotlib makes, stands as it is.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from jaxft.reporting import bars, curves
+from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.footprint import Row, peak, title_of
+from jaxft.reporting.pictures import by_model, confusion, plan_rows
+from jaxft.reporting.summary import TERMS, Report, Section
+from jaxft.reporting.tables import NONE, chosen, human_bytes, majority_scores, shorten
+
+LABEL_WIDTH = 26
+STRIP = 120  # units across a strip of dots
+EDGE = 6  # of them left free at either end, for the dots' size
+
+
+def page(report: Report, cells: Sequence[Cell]) -> str:
+    """Returns the page."""
+    loader = PackageLoader("jaxft.report", "template")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    looks = curves.styles(cells)
+    sections = [
+        {
+            "content": section,
+            "strips": strips(section),
+            "groups": [
+                group_view(group, looks, prefix=f"s{number}g{i}")
+                for i, group in enumerate(by_model(section.cells))
+            ],
+        }
+        for number, section in enumerate(report.sections)
+    ]
+    template = environment.get_template("page.html")
+    return template.render(report=report, sections=sections, terms=TERMS) + "\n"
+
+
+def group_view(cells: Sequence[Cell], looks: curves.Looks, prefix: str) -> Mapping[str, Any]:
+    """What is drawn of the cells of a task and a model."""
+    rows = plan_rows(cells)
+    return {
+        "model": cells[0].model,
+        "looks": [{"label": cell.label, "colour": looks[cell.label][0]} for cell in cells],
+        "curves": [
+            curve(cells, name, looks, f"{prefix}p{i}") for i, name in enumerate(curves.PANELS)
+        ],
+        "matrices": [matrix for cell in cells if (matrix := matrix_view(cell))],
+        "kinds": [
+            dict(zip(("name", "colour"), bars.KINDS[k], strict=True)) for k in bars.kinds(rows)
+        ],
+        "bars": [panel_view(panel, rows) for panel in bars.panels_of(rows)],
+    }
+
+
+def curve(cells: Sequence[Cell], name: str, looks: curves.Looks, prefix: str) -> str:
+    """A panel of learning curves; the page has one legend for all of them."""
+    figure = curves.panel(cells, name, looks, legend=False)
+    says = html.escape(f"{name} by epoch of {', '.join(cell.label for cell in cells)}")
+    return curves.inline_svg(figure, prefix=prefix, label=says)
+
+
+# ---------------------------------------------------------------- a dot a seed
+
+
+def strips(section: Section) -> Mapping[str, Any]:
+    """A row of dots for each row of the task's table, the majority's last, on one scale."""
+    shares = [[macro_f1(run.results) for run in cell.runs] for cell in section.cells]
+    majority = majority_scores(chosen(section.cells[0].first)).get("macro_f1")
+    every = [x for x in [*chain(*shares), majority] if x is not None]
+    low, high = min(every, default=0.0), max(every, default=1.0)
+
+    def place(share: float) -> float:
+        inner = (share - low) / (high - low) if high > low else 0.5
+        return round(EDGE + inner * (STRIP - 2 * EDGE), 1)
+
+    def view(row: Sequence[float | None]) -> Mapping[str, Any]:
+        known = [x for x in row if x is not None]
+        says = ", ".join(f"{100 * x:.1f}" for x in known) or NONE
+        return {
+            "seeds": [place(x) for x in known],
+            "majority": None if majority is None else place(majority),
+            "says": says,
+        }
+
+    return {
+        "beside": "macro-F1",
+        "low": f"{100 * low:.1f}",
+        "high": f"{100 * high:.1f}",
+        "rows": [view(row) for row in [*shares, []]],
+    }
+
+
+def macro_f1(results: Mapping[str, Any]) -> float | None:
+    return chosen(results).get("macro_f1")
+
+
+# ---------------------------------------------------------------- matrices and bars
+
+
+def matrix_view(cell: Cell) -> Mapping[str, Any] | None:
+    """Counts over seeds with their percent of the true class; None without test examples."""
+    counts_CxC = confusion(cell)
+    if counts_CxC is None:
+        return None
+    return {
+        "label": cell.label,
+        "runs": f"sum of {len(cell.runs)} seeds" if len(cell.runs) > 1 else "one seed",
+        "labels": [shorten(label, LABEL_WIDTH) for label in cell.first["labels"]],
+        "rows": [
+            [
+                {"count": int(n), "percent": round(100 * int(n) / max(int(row.sum()), 1))}
+                for n in row
+            ]
+            for row in counts_CxC
+        ],
+    }
+
+
+def panel_view(panel: Sequence[Row], rows: Sequence[Row]) -> Mapping[str, Any]:
+    """The bars of rows that share their conditions, as parts of the longest of all."""
+    longest = max(peak(row) or 0 for row in rows)
+    labels = bars.labels(panel, rows)
+    return {
+        "title": title_of(panel),
+        "bars": [
+            bar_view(row, panel, name, longest) for row, name in zip(panel, labels, strict=True)
+        ],
+    }
+
+
+def bar_view(row: Row, panel: Sequence[Row], name: str, longest: int) -> Mapping[str, Any]:
+    """A bar: its parts from the axis on, and what stands behind it."""
+    sizes = bars.segments(row)
+    parts: list[dict[str, Any]] = [
+        {
+            "percent": round(100 * sizes[kind] / longest, 3),
+            "colour": colour,
+            "says": f"{what}: {human_bytes(sizes[kind])}",
+        }
+        for kind, (what, colour) in bars.KINDS.items()
+        if sizes.get(kind)
+    ]
+    end = [human_bytes(peak(row)), *(text for text, _ in bars.end_texts(row, panel, "MiB")[1:])]
+    return {
+        "label": name,
+        "parts": parts,
+        "end": ", ".join(end),
+        "says": "; ".join(part["says"] for part in parts),
+    }

@@ -1,0 +1,273 @@
+"""From a config to the parts of a run; what train and predict build alike.
+
+    dataset = load_dataset(config)
+    parts = load_parts(config, dataset.labels)          # directory, tokenizer, weights, model
+
+The only place, beside the commands, that reads a ConfigDict.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxft.data import encode, tasks
+from jaxft.data.examples import Columns, Dataset
+from jaxft.data.readers import ASPECT_COLUMNS
+from jaxft.data.sources import sha256
+from jaxft.errors import InputError
+from jaxft.io import replace_text
+from jaxft.models import backbone as backbones
+from jaxft.models import hub, weights
+from jaxft.models.architectures import ARCHITECTURES
+from jaxft.peft.methods import Options
+from jaxft.training.state import Model, build_model
+
+PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A checkpoint and the model made of it.
+
+    Attributes:
+      directory: where config, tokenizer and weights lie.
+      weights: path -> float32 array, all of the backbone that the checkpoint has.
+      fresh: paths that are initialised instead.
+    """
+
+    directory: Path
+    tokenizer: Any
+    weights: dict[str, np.ndarray]
+    fresh: list[str]
+    model: Model
+
+
+def load_dataset(config: ConfigDict) -> Dataset:
+    """Returns the dataset that `task` and `data` describe."""
+    data = config.data
+    return tasks.load(
+        config.task,
+        data_dir=data.dir or None,
+        source=data.source,
+        few_shot=data.few_shot,
+        split_seed=data.split_seed,
+        columns=Columns(**data.columns.to_dict()),
+        labels=tuple(data.labels),
+        hub=data.hub,
+    )
+
+
+def load_parts(
+    config: ConfigDict,
+    labels: Sequence[str],
+    directory: Path | None = None,
+    *,
+    trained: bool = False,
+) -> Parts:
+    """Returns the checkpoint's tokenizer and weights and the method's model.
+
+    Args:
+      config: with `model`, `method` and `data.max_length`.
+      labels: of the task, in order.
+      directory: where the checkpoint is; None looks for `config.model.name`.
+      trained: whether all weights come from elsewhere, and none are read here.
+    """
+    directory = directory or hub.locate(config.model.name)
+    backbone = backbones.load(directory, len(labels), config.model.dtype, config.model.remat)
+    tokenizer = encode.load_tokenizer(directory)
+    encode.check_vocabulary(tokenizer, backbone.config.vocab_size, directory)
+    encode.check_max_length(config.data.max_length, backbone.max_length)
+    shapes = backbones.parameter_shapes(backbone)
+    read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
+    arrays, fresh = read
+    model = build_model(backbone, fresh, config.method.name, method_options(config))
+    return Parts(directory, tokenizer, arrays, fresh, model)
+
+
+def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:
+    """Returns a model's config, the parameters its checkpoint lacks, and the number of labels.
+
+    Of a well-known model only its name is needed, of any other the config and the headers of its
+    weights: for the planner, which wants shapes.
+    """
+    name = config.model.name
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name], [], len(labels)
+    directory = hub.locate(name)
+    backbone = backbones.load(directory, len(labels))
+    shapes = backbones.parameter_shapes(backbone)
+    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
+    return backbones.read_config(directory), fresh, len(labels)
+
+
+def method_options(config: ConfigDict) -> Options:
+    """Returns the method's options; `--config.method.targets=query,key` is two targets."""
+    fields = config.method.to_dict()
+    del fields["name"]
+    given = [part for target in fields["targets"] for part in split_targets(target)]
+    fields["layers"] = tuple(fields["layers"])
+    return Options(**{**fields, "targets": tuple(given)})
+
+
+def split_targets(text: str) -> list[str]:
+    """Splits at the commas that are no part of a regex, which stand outside all brackets.
+
+    split_targets(r".*/(query|value){1,2},key")     # [".*/(query|value){1,2}", "key"]
+    """
+    parts, depth = [""], 0
+    for token in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped bracket is none
+        depth += (token in "([{") - (token in ")]}")
+        if token == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return parts
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """What of a config determines a run, as JSON would give it back: tuples are lists."""
+    fields = config.to_dict()
+    del fields["memory"]  # what the planner compiles
+    return json.loads(json.dumps(fields))
+
+
+def identity(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns what of config.json makes a run another run.
+
+    All but the devices it runs on and the seeds and learning rates it trains beside.
+    """
+    others = ("mesh", "seeds", "together")
+    kept = {name: value for name, value in fields.items() if name not in others}
+    optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
+    return kept | {"optim": optim}
+
+
+def config_digest(config: ConfigDict) -> str:
+    """sha256 over what makes a run another run."""
+    return hashlib.sha256(
+        json.dumps(identity(to_json(config)), sort_keys=True).encode()
+    ).hexdigest()
+
+
+def default_workdir(config: ConfigDict) -> Path:
+    """`runs/acl_sup-lora-minilm-seed0-1a2b3c`: the same command finds the same directory."""
+    digest = config_digest(config)[:6]
+    model = Path(config.model.name).name
+    task = config.task.replace(",", "+")
+    return Path("runs") / f"{task}-{config.method.name}-{model}-seed{config.seed}-{digest}"
+
+
+def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
+    """Returns what the columns of a run's own files are called; "" is a column that they lack."""
+    if config.task == "custom":
+        return config.data.columns.to_dict()
+    return asdict(ASPECT_COLUMNS if is_pair else Columns())
+
+
+def trained_folder(method: str) -> str:
+    """Where in a run the trained leaves lie: a whole model, or what stands beside a backbone."""
+    return "model" if method == "full" else "adapter"
+
+
+def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, Any]:
+    """Returns env.json: what, beside the config, determines a run."""
+    return {
+        "command": shlex.join(["python", "-m", f"jaxft.{Path(argv[0]).stem}", *argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "data_sha256": fingerprint(dataset),
+        "splits_sha256": split_fingerprints(dataset),
+        "weights_sha256": weights_digest(parts.directory),
+        "model_sha256": model_digests(parts.directory),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """sha256 over every text and label of the three splits, in order."""
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.dev, dataset.test):
+        for e in split:
+            digest.update(json.dumps([e.text, e.pair, e.label]).encode())
+    return digest.hexdigest()
+
+
+def split_fingerprints(dataset: Dataset) -> dict[str, str]:
+    """sha256 of each split: its name, its size, the labels in order, and every text and label."""
+    digests = {}
+    for name, split in (("train", dataset.train), ("dev", dataset.dev), ("test", dataset.test)):
+        digest = hashlib.sha256(json.dumps([name, len(split), *dataset.labels]).encode())
+        for e in split:
+            digest.update(json.dumps([e.text, e.pair, e.label]).encode())
+        digests[name] = digest.hexdigest()
+    return digests
+
+
+def weights_digest(directory: Path) -> str:
+    """sha256 over the weights files that a checkpoint is read from."""
+    files = weights.shard_files(directory) or [directory / "flax_model.msgpack"]
+    digests = "".join(sha256(path) for path in files)
+    return digests if len(files) == 1 else hashlib.sha256(digests.encode()).hexdigest()
+
+
+def model_digests(directory: Path) -> dict[str, str]:
+    """sha256 of all that a checkpoint's predictions depend on: weights, config.json, tokenizer.
+
+    The number of heads, the activation and LayerNorm's epsilon are in config.json alone.
+    """
+    present = [directory / name for name in hub.TOKENIZER_FILES if (directory / name).is_file()]
+    tokenizer = "\n".join(f"{path.name} {sha256(path)}" for path in present)
+    return {
+        "weights": weights_digest(directory),
+        "config": sha256(directory / "config.json"),
+        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a file as a whole; a kill leaves the old one or the new one."""
+    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_text(path, text + "\n")
+
+
+def finite(tree: Any) -> Any:
+    """The same with None for NaN and infinity, of a run that diverged: JSON has neither."""
+    if isinstance(tree, dict):
+        return {name: finite(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replaces a file as a whole by a JSON object a line."""
+    lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    replace_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_json(path: Path) -> Any:
+    """Returns a JSON file of a run.
+
+    Raises:
+      InputError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
+    except ValueError as err:
+        raise InputError(f"{path}: not valid JSON ({err})") from err

@@ -1,0 +1,136 @@
+"""A run's directory: who writes it, what determines the run, and where it was started.
+
+    check(workdir, config, env)                       # reads only; another run's is refused
+    with claimed(workdir, config, env):               # nobody else writes it until the end
+        add_launch(workdir, env, step=120)
+
+config.json and env.json are written once, when the run begins. Each start of it, the first one and
+each that continues it, adds a line to launches.jsonl. A finished run is only read.
+"""
+
+import json
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+from flax.traverse_util import flatten_dict
+
+from jaxft import locks
+from jaxft.errors import InputError
+from jaxft.run import build
+
+# What a run was made from, by the digests of env.json. An older jaxft wrote only some of them.
+ORIGINS = {
+    "data_sha256": "data",
+    "splits_sha256": "data",
+    "weights_sha256": "weights",
+    "model_sha256": "model",
+}
+
+
+def check(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
+    """Raises InputError unless a run with this config.json and env.json may be written here.
+
+    It may where there is nothing yet, or the same run: the message names the first field that
+    differs, or says that the data, the weights or the tokenizer have changed since.
+    """
+    if workdir.is_file():
+        raise InputError(f"--workdir: {workdir} is a file")
+    if (workdir / "config.json").exists():
+        check_same_run(workdir, config, env)
+    elif workdir.is_dir() and not all(begun(path.name) for path in workdir.iterdir()):
+        raise InputError(f"--workdir: {workdir} is not empty and holds no run; choose another")
+
+
+@contextmanager
+def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> Iterator[None]:
+    """Holds a run's lock; writes config.json and env.json if the run has not begun yet.
+
+    Raises:
+      InputError: see `check`; or another process is writing this run.
+    """
+    check(workdir, config, env)  # before anything is written into a directory of something else
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = locks.take(workdir / ".lock")
+    except Timeout as err:
+        raise InputError(f"{workdir}: another process is writing this run") from err
+    with lock:
+        check(workdir, config, env)  # again: another process may have begun it meanwhile
+        if not (workdir / "config.json").exists():
+            build.write_json(workdir / "env.json", env)
+            build.write_json(workdir / "config.json", config)  # last: it says that a run is here
+        yield
+
+
+def begun(name: str) -> bool:
+    """Whether a file is what a kill right at the start may have left: config.json comes last."""
+    return re.fullmatch(r"(env|config)\.json(\.([0-9a-f]+\.)?tmp)?|\.lock", name) is not None
+
+
+def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
+    """Raises InputError unless the run in `workdir` has this config, data and weights."""
+    old = flatten_dict(build.identity(build.read_json(workdir / "config.json")), sep=".")
+    new = flatten_dict(build.identity(dict(config)), sep=".")
+    for name in sorted(old | new):
+        if old.get(name) != new.get(name):
+            raise InputError(
+                f"--workdir: {workdir} holds a run with {name} = {old.get(name)!r}, this one has "
+                f"{new.get(name)!r}; choose another --workdir or remove it"
+            )
+    before = build.read_json(workdir / "env.json")
+    for name, what in ORIGINS.items():
+        if name in before and before[name] != env[name]:
+            raise InputError(
+                f"--workdir: the {what}{changed_parts(before[name], env[name])} changed since "
+                f"{workdir} was begun; use another"
+            )
+
+
+def changed_parts(before: Any, now: Any) -> str:
+    """` (config, tokenizer)`: which parts of a model or a dataset differ, if digests tell them."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return ""
+    return f" ({', '.join(name for name in now if before.get(name) != now[name])})"
+
+
+# ---------------------------------------------------------------- launches
+
+
+def add_launch(workdir: Path, env: Mapping[str, Any], step: int) -> None:
+    """Appends a start of the run: when, where, by which command and versions, from which step."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "step": step,
+        **{name: env[name] for name in ("command", "backend", "devices", "python", "versions")},
+    }
+    with (workdir / "launches.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def launches(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the starts of a run, the first one first; none of a run of an older jaxft.
+
+    A last line that a kill cut short is left out.
+    """
+    path = workdir / "launches.jsonl"
+    found = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`jax 0.10.1 -> 0.10.2, ...`: what changed since a launch; empty if nothing did."""
+    old, new = before["versions"], now["versions"]
+    changed = [name for name in new if old.get(name) != new[name]]
+    return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in changed)

@@ -1,0 +1,41 @@
+"""The version of the code that a run's figures come from.
+
+    code_version()      # {"jaxft": "0.1.0", "sha256": "5e0c...", "commit": "624d11e" or None}
+
+The sha256 is over the syntax of the modules that data, weights, training and the figures of memory
+go through. Comments, docstrings and layout do not count, nor do plots, reports and the sweep: a
+change that cannot affect results must not invalidate days of finished runs.
+"""
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jaxft.syntax import digest_files
+
+ROOT = Path(__file__).parents[1]  # the package jaxft
+# Of the package: what a figure in results.json is computed by.
+COUNTED = (
+    *("train.py", "run/*.py", "data/*.py", "models/*.py"),
+    *("peft/*.py", "planning/*.py", "training/*.py"),
+)
+
+
+def code_version(root: Path = ROOT) -> dict[str, Any]:
+    """Returns the release, the sha256 of what counts, and git's commit where there is one."""
+    return {
+        "jaxft": version("jaxft"),
+        "sha256": digest_files(root, COUNTED),
+        "commit": commit(root),
+    }
+
+
+def commit(root: Path) -> str | None:
+    """Returns git's commit, with a plus if files have changed since; None outside a repository."""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

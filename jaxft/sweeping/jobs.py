@@ -1,0 +1,239 @@
+"""A cell of a grid: a run directory named by what determines it, and how far it has come.
+
+    cell = make_cell(setting, data_digests, model_digests, code["sha256"])
+    look(workdir, cell.name)                   # State.PARTIAL
+    with claimed(workdir, bundle) as mine:     # if so, nobody else runs these cells meanwhile
+        ...
+
+    <workdir>/<name>/              the run, as `jaxft.train` writes it; DONE comes last
+    <workdir>/logs/<name>.log      what all its attempts printed; of a bundle that of its first cell
+    <workdir>/logs/<name>.failed   exit code, message and log of the last one, if it failed
+    <workdir>/locks/<name>         held by the process that runs it
+
+Cells that differ in the seed and train together are a bundle: one process, one compilation.
+
+A state is read off these files and nothing else, so whoever looks sees the same: the sweep that
+started a cell, another one, or one that is started after a kill.
+"""
+
+import hashlib
+import json
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import AcquireReturnProxy, Timeout
+
+from jaxft import locks
+from jaxft.run import build
+from jaxft.sweeping.expand import Setting, flags_of
+from jaxft.training.trials import are_together
+
+# Exit code of a process that found the cell claimed; EX_UNAVAILABLE of sysexits.h. Not 75, by which
+# jaxft.train says that another of its processes was lost.
+BUSY = 69
+# Of one that was asked to stop, in the training loop, which saves, or elsewhere.
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+
+
+class State(StrEnum):
+    """How far a cell has come."""
+
+    DONE = "done"
+    RUNNING = "running"
+    QUEUED = "queued"  # started by this sweep, but not under way
+    FAILED = "failed"
+    PARTIAL = "partial"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a sweep needs of a setting: its run directory's name and the flags of its command.
+
+    Attributes:
+      pattern: the names of this cell and of those that differ from it in the seed alone, with
+        "{seed}" for it.
+      flags: those of `jaxft.train`, but for the seed and --workdir.
+      shares: whether cells of one pattern train together.
+    """
+
+    pattern: str
+    task: str
+    model: str
+    method: str
+    variant: str
+    seed: int
+    flags: tuple[str, ...]
+    shares: bool
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return self.pattern.replace("{seed}", str(self.seed))
+
+
+Digests = Mapping[str, str]
+Bundle = tuple[Cell, ...]  # cells that one process runs; one alone as often as not
+
+
+def make_cell(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> Cell:
+    """Returns the cell of a setting; see `pattern_of`."""
+    return Cell(
+        pattern_of(setting, data, model, code_sha256),
+        setting.task,
+        setting.model,
+        setting.method,
+        setting.variant,
+        setting.seed,
+        tuple(flags_of(setting.config)),
+        are_together(setting.config, max(2, setting.config.mesh.seeds)),
+    )
+
+
+def pattern_of(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> str:
+    """`acl_sup-lora-minilm-seed{seed}-1a2b3c4d-5e6f70`: config, data and model, then the code.
+
+    Args:
+      data: `jaxft.run.build.split_fingerprints`.
+      model: `jaxft.run.build.model_digests`.
+    """
+    fields = build.identity(build.to_json(setting.config))
+    del fields["seed"]
+    what = {"config": fields, "data": data, "model": model}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    stem = build.default_workdir(setting.config).name.rpartition("-seed")[0]
+    return f"{stem}-seed{{seed}}-{digest[:8]}-{code_sha256[:6]}"
+
+
+def bundles(cells: Iterable[Cell]) -> list[Bundle]:
+    """Returns the cells as processes run them: those of one pattern in one, if they share it."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.pattern if cell.shares else cell.name, []).append(cell)
+    return [tuple(bundle) for bundle in found.values()]
+
+
+def of_other_code(workdir: Path, cell: Cell) -> str | None:
+    """Returns the pattern of the same cell of other code, if it is done; of several the last."""
+    stem = cell.name.rpartition("-")[0]
+    done = list(workdir.glob(f"{stem}-??????/DONE"))
+    if not done:
+        return None
+    last = max(done, key=lambda path: path.stat().st_mtime).parent.name
+    return f"{cell.pattern.rpartition('-')[0]}-{last.rpartition('-')[2]}"
+
+
+def look(workdir: Path, name: str) -> State:
+    """Returns a cell's state."""
+    if (workdir / name / "DONE").exists():
+        return State.DONE
+    if is_locked(workdir, name):
+        # Its process may have ended between the two looks.
+        return State.DONE if (workdir / name / "DONE").exists() else State.RUNNING
+    if failed_file(workdir, name).exists():
+        return State.FAILED
+    return State.PARTIAL if (workdir / name / "config.json").exists() else State.WAITING
+
+
+def log_file(workdir: Path, name: str) -> Path:
+    """Where what a cell prints goes, if it is the first of its bundle."""
+    return workdir / "logs" / f"{name}.log"
+
+
+def failed_file(workdir: Path, name: str) -> Path:
+    """What there is of a cell whose last attempt failed, until the next one begins."""
+    return workdir / "logs" / f"{name}.failed"
+
+
+def settle(workdir: Path, bundle: Bundle, exit_code: int, *, asked: bool) -> None:
+    """Records which cells of a finished process failed, and why.
+
+    Args:
+      asked: whether the sweep, or the cluster that runs it, asked the process to stop. A stop that
+        somebody else asked for is a failure, or the cell would be started again for ever.
+    """
+    if exit_code == BUSY or (asked and exit_code in STOPPED):
+        return
+    for cell in bundle:
+        if not (workdir / cell.name / "DONE").exists():
+            write_failure(workdir, cell.name, log_of(workdir, bundle), exit_code)
+
+
+def log_of(workdir: Path, bundle: Bundle) -> Path:
+    """Where all that a bundle prints goes."""
+    return log_file(workdir, bundle[0].name)
+
+
+def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
+    """Writes a failure: the exit code, and what was said last."""
+    # A process may be killed before it has opened its log.
+    text = log.read_text("utf-8", "replace") if log.exists() else ""
+    lines = text.split("\n$ ")[-1].splitlines()
+    said = [line.strip() for line in lines if line.strip()]
+    message = said[-1] if said else f"nothing printed, exit code {exit_code}"
+    if exit_code < 0:
+        message = f"killed by {signal.Signals(-exit_code).name}"
+    elif exit_code in STOPPED:
+        message = f"stopped by {signal.Signals(exit_code - 128).name}, not by this sweep"
+    content = {"exit_code": exit_code, "message": message, "log": str(log)}
+    path = failed_file(workdir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)  # nobody has, if no worker came to its log
+    build.write_json(path, content)
+
+
+def last_step(workdir: Path, name: str) -> int:
+    """The step of a cell's newest checkpoint; 0 if it has none."""
+    folder = workdir / name / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
+    """Returns `{"exit_code", "message", "log"}` of a failed cell; None if it has not."""
+    path = failed_file(workdir, name)
+    return build.read_json(path) if path.exists() else None
+
+
+# ---------------------------------------------------------------- locks
+
+
+@contextmanager
+def claimed(workdir: Path, bundle: Sequence[Cell]) -> Iterator[bool]:
+    """Yields whether all cells are this process's now; the kernel takes them back when it ends."""
+    with ExitStack() as held:
+        try:
+            for cell in bundle:
+                # Whoever only looks holds it for a moment.
+                held.enter_context(lock_of(workdir, cell.name, timeout=1))
+        except Timeout:
+            held.close()
+            yield False
+            return
+        yield True
+
+
+def is_locked(workdir: Path, name: str) -> bool:
+    """Whether some process has claimed the cell."""
+    if not (workdir / "locks" / name).exists():
+        return False
+    try:
+        with lock_of(workdir, name):
+            return False
+    except Timeout:
+        return True
+
+
+def lock_of(workdir: Path, name: str, timeout: float = 0) -> AcquireReturnProxy:
+    """The lock of a cell, held; beside its run, for a directory with a foreign file is no new run.
+
+    Raises:
+      filelock.Timeout: another process has it.
+    """
+    path = workdir / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return locks.take(path, timeout)

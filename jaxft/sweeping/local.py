@@ -1,0 +1,202 @@
+"""Bundles of cells as processes of this machine, each on its share of accelerators and cores.
+
+    with Workers(workdir, number=0) as workers:      # 0: one for each accelerator, else one
+        workers.start(bundles[:workers.room()])
+        workers.ended(0.5)                           # those whose process has ended
+
+A process lives for one bundle, so that its figures of memory are its own; all are forked from a
+server that has done their imports.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+
+import jax
+import psutil
+
+from jaxft.errors import InputError
+from jaxft.sweeping.jobs import Bundle, is_locked, settle
+from jaxft.sweeping.worker import Share, run_bundle
+
+CONTEXT = multiprocessing.get_context("forkserver")
+MEMORY_SHARE = 0.9  # of an accelerator, for all processes on it together
+TPU_PORT = 8476  # the first of those by which the processes of a TPU host keep apart
+
+
+@dataclass(frozen=True)
+class Found:
+    """The accelerators of this machine: "gpu" or "tpu", and how many; 0 on the CPU alone."""
+
+    platform: str
+    count: int
+
+
+@dataclass
+class Slot:
+    """A share of the machine, and what runs on it."""
+
+    share: Share
+    bundle: Bundle | None = None
+    process: ForkServerProcess | None = None
+
+
+class Workers:
+    """The processes of a sweep. Leaving the `with` tells them to stop, and waits."""
+
+    def __init__(self, workdir: Path, number: int) -> None:
+        """Starts the server and counts the accelerators.
+
+        Args:
+          number: processes at a time; 0 for one an accelerator, or one.
+        """
+        self._workdir = workdir
+        self._stopping = False
+        CONTEXT.set_forkserver_preload(["jaxft.sweeping.preload"])
+        # A grid compiles the same programs for every seed.
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((workdir / "xla").resolve()))
+        found = count_accelerators()
+        self._slots = [Slot(share) for share in shares(number or found.count or 1, found, cores())]
+        self.description = f"{len(self._slots)} at a time on the {found.platform}"
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(signal.SIGTERM)
+        while self.running():
+            self.ended(1.0)
+
+    def room(self) -> int:
+        """How many bundles can be started now."""
+        return sum(slot.bundle is None for slot in self._slots)
+
+    def running(self) -> list[Bundle]:
+        """Those that have been started and not come back from `ended`."""
+        return [slot.bundle for slot in self._slots if slot.bundle is not None]
+
+    def start(self, bundles: Sequence[Bundle]) -> None:
+        """Starts a process for each bundle; there must be room."""
+        free = [slot for slot in self._slots if slot.bundle is None]
+        for slot, bundle in zip(free, bundles, strict=False):
+            process = CONTEXT.Process(
+                target=run_bundle, args=(bundle, self._workdir, slot.share), daemon=True
+            )
+            try:
+                process.start()
+            except (EOFError, ConnectionError):
+                continue  # the server was killed just now; the next start makes another
+            slot.bundle, slot.process = bundle, process
+
+    def ended(self, timeout: float) -> list[Bundle]:
+        """Returns those whose process has ended since the last call, or does in `timeout` s."""
+        sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
+        if sentinels:
+            wait(sentinels, timeout)
+        else:
+            time.sleep(timeout)
+        return [bundle for slot in self._slots if (bundle := self._reap(slot)) is not None]
+
+    def stop(self, number: int) -> None:
+        """Sends all processes a signal: at SIGTERM they save and end, at SIGKILL they end."""
+        self._stopping = True
+        for slot in self._slots:
+            if slot.process is not None and slot.process.is_alive() and slot.process.pid:
+                os.kill(slot.process.pid, number)
+
+    def _reap(self, slot: Slot) -> Bundle | None:
+        """Frees a slot whose process has ended and returns its bundle; notes a failure."""
+        if slot.bundle is None or slot.process is None or slot.process.is_alive():
+            return None
+        # If the server was killed, its processes count as ended, but this one may still be saving.
+        if any(is_locked(self._workdir, cell.name) for cell in slot.bundle):
+            return None
+        bundle = slot.bundle
+        settle(self._workdir, bundle, slot.process.exitcode or 0, asked=self._stopping)
+        slot.bundle = slot.process = None
+        return bundle
+
+
+# ---------------------------------------------------------------- shares of the machine
+
+
+def count_accelerators() -> Found:
+    """Returns what JAX finds, asked in another process: the one that asks holds it all."""
+    reason = ""
+    for _ in range(3):
+        try:
+            with ProcessPoolExecutor(1, CONTEXT) as pool:
+                return pool.submit(ask_jax).result()
+        except (BrokenProcessPool, EOFError, ConnectionError):
+            reason = "the process that was to tell was killed"
+            time.sleep(1.0)  # until the server has gone, none takes its place
+        except RuntimeError as err:
+            reason = str(err).strip().splitlines()[0]
+    raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})")
+
+
+def ask_jax() -> Found:
+    """Counts the accelerators of this process."""
+    platform = jax.default_backend()
+    # A chip of TPU v2 to v4 may be two devices, and one process must have both.
+    places = {getattr(device, "coords", device.id) for device in jax.local_devices()}
+    return Found(platform, 0 if platform == "cpu" else len(set(map(str, places))))
+
+
+def cores() -> tuple[int, ...]:
+    """The cores this process may run on; none where the system does not tell."""
+    return tuple(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else ()
+
+
+def shares(number: int, found: Found, cores: Sequence[int]) -> list[Share]:
+    """Returns the shares of `number` processes, equal ones: the bits depend on their size.
+
+    Raises:
+      InputError: a TPU cannot be shared in that way.
+    """
+    if found.platform == "tpu" and number not in (1, found.count):
+        raise InputError(f"--workers: {number}; a TPU host runs 1, or one a chip: {found.count}")
+    per = max(1, len(cores) // number)
+    return [
+        Share(
+            visible(number, index, found),
+            tuple(cores[(index * per + i) % len(cores)] for i in range(per)) if cores else (),
+        )
+        for index in range(number)
+    ]
+
+
+def visible(number: int, index: int, found: Found) -> dict[str, str]:
+    """The environment of process `index` of `number`, which shows it its accelerators."""
+    if found.count == 0 or number == 1:
+        return {}
+    if found.platform == "tpu":
+        port = str(TPU_PORT + index)
+        return {
+            "TPU_VISIBLE_DEVICES": str(index),
+            "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+            "TPU_PROCESS_BOUNDS": "1,1,1",
+            "TPU_MESH_CONTROLLER_ADDRESS": f"localhost:{port}",
+            "TPU_MESH_CONTROLLER_PORT": port,
+        }
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = names if names != [""] else [str(i) for i in range(found.count)]
+    per = max(1, found.count // number)
+    mine = [names[(index * per + i) % found.count] for i in range(per)]
+    together = -(-number // found.count)
+    crowded = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY_SHARE / together:.2f}"}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(mine), **(crowded if together > 1 else {})}

@@ -1,0 +1,117 @@
+"""What a grid has come to: a row for each task, model, method and variant, over its seeds.
+
+    rows = summarize(cells, {cell.name: results})
+    write(workdir, rows)                # table.json and table.md
+    in_terminal(result_table(rows))     # its lines
+
+A function of the results alone: which cell ran when, where and how often changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxft.io import replace_text
+from jaxft.reporting.aggregate import short_names
+from jaxft.reporting.entries import Entry, Table, name_entry, number_entry, score_entry
+from jaxft.reporting.model_card import markdown_table
+from jaxft.reporting.stats import Spread, spread
+from jaxft.reporting.tables import NONE
+from jaxft.run import build
+from jaxft.sweeping.jobs import Cell, State
+
+Results = Mapping[str, Mapping[str, Any]]  # cell -> what of its results.json `scores_of` takes
+SCORES = ("accuracy", "macro_f1")
+
+
+def scores_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table needs of a results.json."""
+    test = results["test"]
+    return {**{name: test[name] for name in SCORES}, "collapsed": test["collapsed"]}
+
+
+def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells that differ in the seed alone, in the order of the grid."""
+    found: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        key = (cell.task, cell.model, cell.method, cell.variant)
+        found.setdefault(key, []).append(cell)
+    return list(found.values())
+
+
+def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
+    """Returns the rows of table.json: mean and spread over the seeds that are done, and each."""
+    rows = []
+    for group in groups(cells):
+        done = [cell for cell in group if cell.name in results]
+        first = group[0]
+        rows.append(
+            {
+                **{name: getattr(first, name) for name in ("task", "model", "method", "variant")},
+                **{score: over_seeds(done, results, score) for score in SCORES},
+                "collapsed": sum(results[cell.name]["collapsed"] for cell in done),
+                "runs": [
+                    {"seed": cell.seed, "directory": cell.name, **results[cell.name]}
+                    for cell in done
+                ],
+                "missing": [cell.seed for cell in group if cell.name not in results],
+            }
+        )
+    return rows
+
+
+def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str, Any] | None:
+    """Mean, sample standard deviation and number; None without a run."""
+    found = spread([results[cell.name][score] for cell in cells])
+    return asdict(found) if found else None
+
+
+def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes table.json and table.md."""
+    build.write_json(workdir / "table.json", list(rows))
+    table = result_table(rows)
+    text = markdown_table(table.heads, table.texts())
+    replace_text(workdir / "table.md", text + "\n")
+
+
+def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table at the end; in percent, mean ± standard deviation (n-1) over seeds."""
+    names = row_names(rows)
+    return Table(
+        ("task, model: method", "seeds", "accuracy", "macro-F1", "collapsed"),
+        [
+            (
+                name_entry(name),
+                number_entry(len(row["runs"])),
+                *(score_entry(Spread(**row[score]) if row[score] else None) for score in SCORES),
+                number_entry(row["collapsed"]) if row["collapsed"] else Entry(NONE),
+            )
+            for name, row in zip(names, rows, strict=True)
+        ],
+    )
+
+
+def progress_table(cells: Sequence[Cell], states: Mapping[str, State], results: Results) -> Table:
+    """The table while it fills."""
+    rows = summarize(cells, results)
+    lines: list[tuple[Entry, ...]] = []
+    for name, row, group in zip(row_names(rows), rows, groups(cells), strict=True):
+        counts = Counter(states[cell.name] for cell in group)
+        known = [counts[state] for state in (State.DONE, State.RUNNING, State.FAILED)]
+        numbers = [*known, len(group) - sum(known)]
+        scores = [score_entry(Spread(**row[s]) if row[s] else None) for s in SCORES]
+        lines.append((name_entry(name), *map(number_entry, numbers), *scores))
+    heads = ("task, model: method", "done", "running", "failed", "left", "accuracy", "macro-F1")
+    return Table(heads, lines)
+
+
+def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`acl_sup, minilm: lora (tuned)`."""
+    models = short_names(row["model"] for row in rows)
+    return [
+        f"{row['task']}, {models[row['model']]}: {row['method']}"
+        + (f" ({row['variant']})" if row["variant"] else "")
+        for row in rows
+    ]

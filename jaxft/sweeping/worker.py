@@ -1,0 +1,100 @@
+"""A bundle of cells in a process of its own: `python -m jaxft.train` with their flags.
+
+    process = context.Process(target=run_bundle, args=(bundle, workdir, share))
+    process.exitcode        # that of jaxft.train; BUSY if another process runs one of the cells
+
+The process holds the cells' locks, prints into one log, and is told to stop, which is to save and
+end, when the process that started it has gone.
+"""
+
+import importlib
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from jaxft import cli
+from jaxft.sweeping.jobs import BUSY, Bundle, claimed, failed_file, log_of
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the machine a process may use.
+
+    Attributes:
+      environment: variables that show it some of the accelerators.
+      cores: to run on; none for all.
+    """
+
+    environment: dict[str, str] = field(default_factory=dict)
+    cores: tuple[int, ...] = ()
+
+
+def train_command(bundle: Bundle, workdir: Path) -> list[str]:
+    """Returns the command of a bundle, as `sys.argv` has it. The one place that knows it."""
+    base = cli.ROOT / "configs" / "base.py"
+    here = Path.cwd()
+    config = base.relative_to(here) if base.is_relative_to(here) else base
+    first, *others = bundle
+    if others:
+        seeds = "seeds=" + ",".join(str(cell.seed) for cell in bundle)
+        place = workdir / first.pattern
+    else:
+        seeds, place = f"seed={first.seed}", workdir / first.name
+    return ["train", f"--config={config}", *first.flags, f"--config.{seeds}", f"--workdir={place}"]
+
+
+def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
+    """Runs cells that share a process and ends it with their exit code."""
+    begin(log_of(workdir, bundle))
+    os.environ.update(share.environment)
+    if share.cores and hasattr(psutil.Process, "cpu_affinity"):
+        psutil.Process().cpu_affinity(list(share.cores))
+    argv = train_command(bundle, workdir)
+    with claimed(workdir, bundle) as mine:
+        if not mine:
+            sys.exit(BUSY)
+        print(f"\n$ python -m jaxft.{shlex.join(argv)}", flush=True)
+        for cell in bundle:
+            failed_file(workdir, cell.name).unlink(missing_ok=True)
+        sys.exit(train(argv))
+
+
+def train(argv: list[str]) -> int:
+    """Calls the train command; an error's last line says which."""
+    try:
+        return cli.guarded(importlib.import_module("jaxft.train").main, argv)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # outside of the training loop, which saves first
+    except Exception as err:
+        # Whatever it is: here the process ends, and its log and the table shall say of what.
+        traceback.print_exc()
+        reason = str(err).strip().splitlines() or [""]
+        print(f"{type(err).__name__}: {reason[0]}", file=sys.stderr)
+        return 1
+
+
+def begin(log: Path) -> None:
+    """Sends output to the log, and a SIGTERM to this process once its parent has gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # By which SLURM asks a job to give way: its parent hears it, too, and sends a SIGTERM.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,148 @@
+"""The record of a run: metrics.jsonl, which is the truth, and TensorBoard events beside it.
+
+with RunLog(workdir, resume_step=120) as log:
+    log.write(step=130, epoch=2, train={"loss": 0.41, "learning_rate": 9e-4})
+    log.write_result(settings={"method": "lora", "rank": 8}, scores={"Result/accuracy": 0.72})
+"""
+
+import json
+import math
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from jaxft.distributed import processes
+from jaxft.io import replace_text
+
+Setting = str | float | bool
+
+
+class RunLog:
+    """Appends to `metrics.jsonl` and `tb/` of a run; of several processes the first does."""
+
+    def __init__(self, workdir: Path, resume_step: int) -> None:
+        """Opens the files; what an interrupted run wrote behind `resume_step` is dropped."""
+        self._writes = processes.is_writer()
+        if not self._writes:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= resume_step]
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+        self._step = resume_step
+        self._events = EventFile(workdir / "tb")
+        # From step 0 too: a run killed before its first checkpoint has drawn a curve already.
+        self._events.drop(resume_step + 1)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writes:
+            self._file.close()
+            self._events.close()
+
+    def write(self, step: int, epoch: int, **groups: dict[str, float]) -> None:
+        """Writes one line, `{"step", "epoch", group: {name: value}}`, and the same as scalars."""
+        if not self._writes:
+            return
+        # JSON has no NaN; a loss that is none stands as null.
+        plain = {
+            group: {n: v if math.isfinite(v) else None for n, v in values.items()}
+            for group, values in groups.items()
+        }
+        line = {"step": step, "epoch": epoch, **plain}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        self._step = step
+        values = {f"{group}/{name}": v for group, own in groups.items() for name, v in own.items()}
+        self._events.write(step, scalars(values))
+
+    def write_result(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
+        """Writes the run's row in TensorBoard's HPARAMS: what was set, and what came out.
+
+        It stands one step behind the last: a run that was killed after this and goes on drops it,
+        and writes it again.
+        """
+        if not self._writes:
+            return
+        # A list of all settings is left out. TensorBoard takes the one it meets first for all runs;
+        # without, it gathers the settings of all, and those that differ lead.
+        begin = hparams_pb(dict(settings), trial_id="").value  # "": each run has a row of its own
+        self._events.write(self._step + 1, [*begin, *scalars(scores), session_end()])
+
+
+def scalars(values: Mapping[str, float]) -> list[Summary.Value]:
+    """A point of each curve."""
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+
+
+def session_end() -> Summary.Value:
+    """Says that a run has come to its end."""
+    content = HParamsPluginData()
+    content.session_end_info.status = STATUS_SUCCESS
+    content.session_end_info.end_time_secs = time.time()
+    return Summary.Value(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(content),
+        tensor=metadata.NULL_TENSOR,
+    )
+
+
+class EventFile:
+    """A new file of TensorBoard events. What was written survives the process's being killed.
+
+    TensorBoard's own writer keeps up to two minutes of them in memory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Opens a file that is read after those there are."""
+        directory.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._records = RecordWriter((directory / name).open("xb"))
+        self._append(Event(file_version="brain.Event:2"))
+
+    def drop(self, step: int) -> None:
+        """Tells readers to forget what earlier files have at this step or later."""
+        self._append(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: Sequence[Summary.Value]) -> None:
+        """Appends what there is of a step."""
+        self._append(Event(step=step, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._records.close()
+
+    def _append(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:
+            break
+    return parsed

@@ -1,0 +1,184 @@
+"""A function compiled ahead of time for each batch length it meets.
+
+    run_train = train_program(model, optimizer, mesh, batch_size=32)
+    run_train.compile(length=64)
+    state, metrics = run_train(state, frozen, batch, key)
+
+`train_program` and `eval_program` are the two there are: what trains, what predicts and what the
+memory planner compiles for a device that is not there. Compiling ahead keeps compilation out of the
+step times, gives XLA's own account of the program's memory before the first step, and makes the set
+of shapes explicit.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
+from jaxft.training.sharding import gathering
+from jaxft.training.state import (
+    Model,
+    param_shapes,
+    run_keys,
+    sharded_shape,
+    shardings_of,
+    state_shapes,
+)
+from jaxft.training.step import eval_step, train_step
+from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
+
+
+class ByLength:
+    """`function(*before, batch, *after)`, one executable per batch length.
+
+    Attributes:
+      function: what is compiled.
+      executables: length -> compiled function.
+      compile_s: seconds spent compiling.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        before: Sequence[Any],
+        after: Sequence[Any] = (),
+        *,
+        results: Any = None,
+        mesh: Mesh,
+        batch_size: int,
+        seeds: int | None = None,
+        donate: tuple[int, ...] = (),
+        tokens_labelled: bool = False,
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          before, after: ShapeDtypeStructs (with shardings) of the arguments around the batch.
+          results: shardings of what it returns, a tree or a prefix of one; None: XLA's choice.
+          batch_size: examples; the batch has as many rows as the mesh pads them to.
+          seeds: how many batches a step takes at once; None: one, without an axis of seeds.
+          donate: arguments whose buffers the result may reuse.
+          tokens_labelled: whether each token has a label, not each row.
+        """
+        self.function = function
+        self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
+        self._before, self._after = tuple(before), tuple(after)
+        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled, seeds)
+        self.executables: dict[int, Any] = {}
+        self.compile_s = 0.0
+
+    def shapes(self, length: int) -> tuple[Any, ...]:
+        """The arguments for batches of this length, as ShapeDtypeStructs with shardings."""
+        return (*self._before, self._batch_shapes(length), *self._after)
+
+    def compile(self, length: int, options: dict[str, Any] | None = None) -> Any:
+        """Returns the executable for batches of this length, compiled at the first call.
+
+        Args:
+          options: XLA's compiler options by name, none of which may change what is computed.
+        """
+        if length not in self.executables:
+            start = time.perf_counter()
+            lowered = self._jitted.lower(*self.shapes(length))
+            self.executables[length] = lowered.compile(compiler_options=options)
+            self.compile_s += time.perf_counter() - start
+        return self.executables[length]
+
+    def compile_all(self, lengths: Iterable[int]) -> None:
+        """Compiles for all of these lengths."""
+        for length in sorted(set(lengths)):
+            self.compile(length)
+
+    def largest(self) -> Any:
+        """The executable of the longest batches: the one that needs the most memory."""
+        return self.executables[max(self.executables)]
+
+    def __call__(self, *args: Any) -> Any:
+        batch = args[len(self._before)]
+        return self.compile(batch["ids"].shape[-1])(*args)
+
+
+def train_program(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    batch_size: int,
+    *,
+    log_norm: bool = True,
+    seeds: int = 1,
+    rates_differ: bool = False,
+) -> ByLength:
+    """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
+
+    Args:
+      seeds: how many train together; if several, all but `frozen` has an axis of seeds.
+      rates_differ: whether a step takes the learning rate behind the key, and the optimizer's
+        schedule has its peak at 1.
+    """
+    own: Any = (sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh)),)
+    if rates_differ:
+        own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
+    state, frozen = state_shapes(model, optimizer, mesh)
+    forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+    step: Any = partial(train_step, forward, optimizer, log_norm=log_norm)
+    metrics = replicated(mesh)
+    if seeds > 1:
+        step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))
+        state, own = stacked_shapes(state, seeds), stacked_shapes(own, seeds)
+    return ByLength(
+        step,
+        before=(state, frozen),
+        after=own,
+        # As it came in, or the next step would be given another layout than it was compiled for.
+        results=(shardings_of(state), metrics),
+        mesh=mesh,
+        batch_size=batch_size,
+        seeds=seeds if seeds > 1 else None,
+        # The state is updated in place: without this a step would hold it twice.
+        donate=(0,),
+        tokens_labelled=model.backbone.tokens_labelled,
+    )
+
+
+def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> ByLength:
+    """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
+
+    Args:
+      seeds: how many are evaluated together, on the same batch; several give logits_SxBxC.
+    """
+    trained, frozen = param_shapes(model, mesh)
+    step: Any = partial(
+        eval_step, gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+    )
+    logits = replicated(mesh)  # so that each process reads all of them
+    if seeds > 1:
+        step, trained = eval_steps(step), stacked_shapes(trained, seeds)
+        logits = NamedSharding(mesh, PartitionSpec(SEEDS))
+    return ByLength(
+        step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
+    )
+
+
+def batch_shapes(
+    mesh: Mesh, batch_size: int, tokens_labelled: bool, seeds: int | None, length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
+    rows = padded_rows(mesh, batch_size)
+    labels = rows * (length if tokens_labelled else 1)
+    stacked = () if seeds is None else (seeds,)
+
+    def shape(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        sharding = by_row(mesh, stacked=bool(stacked))
+        return jax.ShapeDtypeStruct((*stacked, *dims), dtype, sharding=sharding)
+
+    tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
+    return tokens | {
+        "labels": shape((labels,), jnp.int32),
+        "weights": shape((labels,), jnp.float32),
+    }

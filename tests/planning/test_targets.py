@@ -1,0 +1,405 @@
+"""Targets: what is parsed, what is refused in one line, and what XLA makes of the known devices."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxft.errors import InputError
+from jaxft.planning.targets import (
+    ALIASES,
+    ARCHITECTURES,
+    COMPILERS,
+    DEVICES,
+    ENVIRONMENTS,
+    Gpu,
+    Tpu,
+    compiler_options,
+    described,
+    devices_of,
+    environment,
+    known,
+    parse,
+    parse_all,
+    text_proto,
+)
+
+ROOT = Path(__file__).parents[2]
+GPUS = [kind for kind, device in DEVICES.items() if isinstance(device, Gpu)]
+TPUS = {kind: device for kind, device in DEVICES.items() if isinstance(device, Tpu)}
+FLAT = [kind for kind, tpu in TPUS.items() if tpu.shapes[0] == "1x1"]
+# The fields of a real H100's target config, as XLA writes them.
+H100_FIELDS = [
+    "threads_per_block_limit",
+    "threads_per_warp",
+    "shared_memory_per_block",
+    "shared_memory_per_core",
+    "threads_per_core_limit",
+    "core_count",
+    "fpus_per_core",
+    "block_dim_limit_x",
+    "block_dim_limit_y",
+    "block_dim_limit_z",
+    "memory_bandwidth",
+    "l2_cache_size",
+    "clock_rate_ghz",
+    "device_memory_size",
+    "shared_memory_per_block_optin",
+    "cuda_compute_capability",
+    "registers_per_core_limit",
+    "registers_per_block_limit",
+]
+A6000 = {"name": "A6000", "like": "3090", "memory_gib": 48, "core_count": 84}
+
+
+def refusal(text: str, custom: Any = ()) -> str:
+    """The one line that tells why `text` is no target."""
+    with pytest.raises(InputError) as caught:
+        parse(text, custom)
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    return message
+
+
+@given(st.sampled_from(GPUS), st.integers(1, 1024), st.booleans())
+def test_a_count_of_gpus_is_one_host_with_as_many(kind: str, count: int, upper: bool) -> None:
+    name = f"{kind}:{count}"
+    target = parse(f" {name.upper() if upper else name} ")
+    assert target.name.lower() == name
+    assert (target.platform, target.kind, target.devices) == ("cuda", kind, count)
+    assert target.facts["topology"] == f"1x1x{count}"
+    assert target.memory_bytes == DEVICES[kind].memory_bytes
+    assert json.loads(json.dumps(target.facts)) == target.facts
+
+
+@given(st.sampled_from(FLAT), st.integers(1, 16), st.integers(1, 16))
+def test_a_shape_of_chips_is_a_device_for_each_on_hosts_that_fill_it(
+    kind: str, x: int, y: int
+) -> None:
+    target = parse(f"{kind.upper()}:{x}X{y}")
+    assert (target.platform, target.kind, target.devices) == ("tpu", kind, x * y)
+    assert target.facts["topology_name"] == f"{kind}:{x}x{y}"
+    host = target.facts["chips_per_host_bounds"]
+    assert (x % host[0], y % host[1], host[2]) == (0, 0, 1)
+    assert json.loads(json.dumps(target.facts)) == target.facts
+
+
+@given(st.sampled_from(["v4", "v5p"]), st.lists(st.integers(1, 16), min_size=3, max_size=3))
+def test_v4_and_v5p_have_three_sides(kind: str, sides: list[int]) -> None:
+    shape = "x".join(map(str, sides))
+    target = parse(f"{kind}:{shape}")
+    assert target.devices == math.prod(sides)
+    assert target.facts["topology_name"] == f"{kind}:{shape}"
+    assert target.facts.get("chip_config_name") == {"v4": "megacore"}.get(kind)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_target_or_refused_in_one_line(text: str) -> None:
+    try:
+        target = parse(text)
+    except InputError:
+        refusal(text)
+    else:
+        assert target.devices >= 1
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_a_name_alone_is_one_device(kind: str) -> None:
+    target = parse(kind)
+    assert (target.name, target.kind, target.devices) == (kind, kind, 1)
+    assert target.memory_bytes > 7 * 2**30
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_is_the_device_it_stands_for(alias: str) -> None:
+    target = parse(f"{alias.upper()}:2")
+    assert target.name == f"{alias.upper()}:2"
+    assert target.kind == ALIASES[alias]
+    assert target.facts == parse(f"{ALIASES[alias]}:2").facts
+
+
+def test_a_list_with_commas_is_several_targets() -> None:
+    found = parse_all("h100:8, v5e:2x4,cpu")
+    assert [target.name for target in found] == ["h100:8", "v5e:2x4", "cpu"]
+    assert [target.platform for target in found] == ["cuda", "tpu", "here"]
+    assert [target.devices for target in found] == [8, 8, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("h10", "'h100'"),
+        ("H1000:8", "'h100'"),
+        ("v5", "did you mean 'v5"),
+        ("rtx4070", "'rtx4070-laptop'"),
+        ("cpus", "'cpu'"),
+        ("", "one of rtx4070-laptop, 3090"),
+        ("h100:0", "'h100:1'"),
+        ("h100:-8", "'h100:8'"),
+        ("h100:", "'h100:1'"),
+        ("h100:2x4", "'h100:8'"),
+        ("h100:8\n9", "from 1 to 1024"),
+        ("h100:99999999", "'h100:1024'"),
+        ("cpu:many", "'cpu:1'"),
+        ("v5e:8", "'v5e:2x4'"),
+        ("v5e:1", "'v5e:1x1'"),
+        ("v5e:0x2", "'v5e:1x1'"),
+        ("v5e:2x2x2", "'v5e:2x4'"),
+        ("v5e:32x32", "'v5e:16x16'"),
+        ("v6e:", "'v6e:1x1'"),
+        ("v6e:2x4:2", "'v6e:4x4'"),
+        ("v4:2x2", "'v4:2x2x1'"),
+        ("v4:8", "'v4:2x2x2'"),
+        ("v5p:wide", "'v5p:1x1x1'"),
+    ],
+)
+def test_what_is_no_target_is_refused_in_one_line_with_the_nearest_that_is(
+    text: str, valid: str
+) -> None:
+    message = refusal(text)
+    assert message.startswith("target: ")
+    assert valid in message
+
+
+def test_a_list_with_a_hole_is_refused() -> None:
+    with pytest.raises(InputError, match="target: unknown value ''"):
+        parse_all("h100,,cpu")
+
+
+def test_a_users_device_is_a_known_one_with_some_facts_replaced() -> None:
+    like, target = parse("3090"), parse("a6000:2", [A6000])
+    assert (target.platform, target.kind, target.devices) == ("cuda", "a6000", 2)
+    assert target.memory_bytes == 48 * 2**30
+    info, base = (t.facts["target_config"]["gpu_device_info"] for t in (target, like))
+    changed = {key for key in base if info[key] != base[key]}
+    assert changed == {"device_memory_size", "core_count"}
+    assert info["core_count"] == 84
+    assert target.facts["target_config"]["device_description_str"] == "A6000"
+    assert known([A6000])["a6000"].bf16_flops == DEVICES["3090"].bf16_flops
+    assert "a6000" not in DEVICES
+
+
+def test_a_users_device_may_replace_every_fact() -> None:
+    facts = {
+        "memory_gib": 22.5,
+        "core_count": 10,
+        "clock_rate_ghz": 1.5,
+        "l2_cache_size": 1000,
+        "memory_bandwidth": 1e12,
+        "bf16_flops": 5e13,
+        "link_bandwidth": 1e10,
+        "compute_capability": 8.9,
+    }
+    device = known([{"name": "mine", "like": "A100", **facts}])["mine"]
+    assert device == Gpu("mine", "8.9", 10, 1.5, 1000, int(22.5 * 2**30), 10**12, 5e13, 10**10)
+    bandwidths = (device.memory_bandwidth, device.link_bandwidth)
+    assert all(isinstance(bandwidth, int) for bandwidth in bandwidths)
+    info = parse("mine", [{"name": "mine", "like": "a100", **facts}]).facts["target_config"]
+    assert "memory_bandwidth: 1000000000000\n" in text_proto(info)
+
+
+@pytest.mark.parametrize(
+    ("changes", "valid"),
+    [
+        ({"memry_gib": 1}, "'memory_gib'"),
+        ({"name": None}, "as in 'a6000'"),
+        ({"name": "a 6000:2"}, "as in 'a6000'"),
+        ({"name": "H100"}, "there is a device 'h100' already"),
+        ({"name": "a100"}, "there is a device 'a100' already"),
+        ({"like": None}, "one of rtx4070-laptop, 3090"),
+        ({"like": "h10"}, "'h100'"),
+        ({"like": "v5e"}, "expected a GPU"),
+        ({"core_count": 1.5}, "whole number above 0"),
+        ({"core_count": True}, "whole number above 0"),
+        ({"memory_gib": 0}, "number above 0"),
+        ({"memory_gib": float("nan")}, "number above 0"),
+        ({"memory_gib": "48 GB"}, "number above 0"),
+        ({"compute_capability": "8.5"}, "one of 7.5, 8.0, 8.6, 8.9, 9.0"),
+    ],
+)
+def test_a_users_device_with_a_mistake_is_refused_in_one_line(
+    changes: dict[str, Any], valid: str
+) -> None:
+    entry = {key: value for key, value in {**A6000, **changes}.items() if value is not None}
+    message = refusal("h100", [entry])
+    assert message.startswith("memory.devices: ")
+    assert valid in message
+
+
+def test_two_of_one_name_and_what_is_no_mapping_are_refused() -> None:
+    assert "already" in refusal("h100", [A6000, A6000])
+    assert "expected a mapping" in refusal("h100", A6000)
+    assert "expected a mapping" in refusal("h100", [3])
+
+
+def parse_text_proto(text: str) -> dict[str, Any]:
+    """A reader of its own: `key: value` and `key { ... }`, line by line."""
+    stack: list[dict[str, Any]] = [{}]
+    for line in text.splitlines():
+        if opened := re.fullmatch(r"(\w+) \{", line):
+            stack.append(stack[-1].setdefault(opened[1], {}))
+        elif line == "}":
+            stack.pop()
+        else:
+            key, value = re.fullmatch(r"(\w+): (\S.*)", line).groups()
+            stack[-1][key] = json.loads(value)
+    assert len(stack) == 1
+    return stack[0]
+
+
+@pytest.mark.parametrize("kind", GPUS)
+def test_a_gpus_text_has_every_field_that_xla_asks_for(kind: str) -> None:
+    config = parse(kind).facts["target_config"]
+    found = parse_text_proto(text_proto(config))
+    assert found == config
+    info = found["gpu_device_info"]
+    assert set(H100_FIELDS) == set(info)
+    assert set(found) == {
+        "gpu_device_info",
+        "platform_name",
+        "dnn_version_info",
+        "runtime_version",
+        "device_description_str",
+    }
+    assert info["shared_memory_per_block_optin"] <= info["shared_memory_per_core"]
+    assert info["cuda_compute_capability"]["major"] == int(DEVICES[kind].compute_capability[0])
+
+
+def test_facts_are_of_the_size_that_their_units_say() -> None:
+    for device in DEVICES.values():
+        assert 3e13 < device.bf16_flops < 1e15
+        assert 2e11 < device.memory_bandwidth < 5e12
+        assert 2**33 - 2**23 < device.memory_bytes < 2**38
+    for gpu in (DEVICES[kind] for kind in GPUS):
+        assert gpu.compute_capability in ARCHITECTURES
+        # Tensor cores do 256 to 4096 operations for each clock of a multiprocessor.
+        assert 256 < gpu.bf16_flops / (gpu.core_count * gpu.clock_rate_ghz * 1e9) < 4096
+        assert 7e9 < gpu.link_bandwidth < gpu.memory_bandwidth / 5
+    for tpu in TPUS.values():
+        assert tpu.memory_bytes < tpu.hbm_bytes
+        assert 1e11 < tpu.interconnect_bandwidth < tpu.memory_bandwidth
+        # A link carries 50 or 100 GB/s in each direction, and there are two a dimension.
+        dimensions = tpu.shapes[0].count("x") + 1
+        assert tpu.interconnect_bandwidth / (4 * dimensions) in (50e9, 100e9)
+
+
+def test_a_process_is_told_its_platform_before_it_imports_jax() -> None:
+    assert environment("cuda") == {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    tpu = {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    assert environment("tpu").items() >= tpu.items()
+    assert environment("here") == {}
+    with pytest.raises(InputError, match="did you mean 'cuda'"):
+        environment("cud")
+    environment("tpu").clear()
+    assert environment("tpu")
+    script = "import sys, jaxft.planning.targets; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_only_an_absent_gpu_cannot_autotune() -> None:
+    assert compiler_options(parse("h100:8")) == {"xla_gpu_autotune_level": 0}
+    assert compiler_options(parse("v5e")) == compiler_options(parse("cpu")) == {}
+
+
+def test_the_present_backend_is_taken_as_it_is() -> None:
+    here, cpu = parse("here"), parse("CPU")
+    assert here.platform == cpu.platform == "here"
+    assert (here.devices, cpu.devices, cpu.memory_bytes) == (1, 1, None)
+    assert devices_of(here) == jax.devices()[:1]
+    stats = jax.devices()[0].memory_stats() or {}
+    found = described(here)
+    assert found.memory_bytes == stats.get("bytes_limit")
+    assert found.facts["device_kind"] == jax.devices()[0].device_kind
+    assert described(parse("h100")) == parse("h100")
+
+
+def test_more_devices_than_there_are_is_one_line_that_tells_how_to_have_them() -> None:
+    count = len(jax.devices()) + 7
+    with pytest.raises(InputError) as caught:
+        devices_of(parse(f"here:{count}"))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"expected 1 to {len(jax.devices())}" in message
+    if jax.default_backend() == "cpu":
+        assert f"XLA_FLAGS=--xla_force_host_platform_device_count={count}" in message
+
+
+def test_cpu_is_refused_where_jax_runs_on_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        platform = "gpu"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Other()])
+    with pytest.raises(InputError, match=r"JAX runs on gpu; expected 'here'"):
+        devices_of(parse("cpu"))
+
+
+@pytest.mark.parametrize(("name", "extra"), [("h100", "plan-gpu"), ("v5e", "plan-tpu")])
+def test_a_missing_package_is_one_line_with_the_command_that_helps(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError) as caught:
+        devices_of(parse(name))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(f'pip install -c constraints.txt -e ".[{extra}]"')
+
+
+SHAPES = ["v5e:1x2", "v5e:2x3", "v6e:8x1", "v5p:1x1x2", "v4:1x2x1", "v4:3x3x3"]
+ASKED = {
+    "cuda": [f"{kind}{count}" for kind in GPUS for count in ("", ":8")],
+    "tpu": [f"{kind}:{shape}" for kind, tpu in TPUS.items() for shape in tpu.shapes[:5]] + SHAPES,
+}
+SCRIPT = """
+import json, sys
+from jaxft.planning.targets import devices_of, parse_all
+
+asked, custom = json.loads(sys.argv[1])
+found = {}
+for target in parse_all(asked, custom):
+    devices = devices_of(target)
+    found[target.name] = [len(devices), len({device.id for device in devices})]
+    found[target.name] += [target.devices, devices[0].device_kind]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("platform", [name for name in ENVIRONMENTS if name != "here"])
+def test_xla_has_the_stated_number_of_devices(platform: str) -> None:
+    module, extra = COMPILERS[platform]
+    # scripts/test.sh makes an environment with the compilers and names its Python.
+    python = os.environ.get("JAXFT_PLAN_PYTHON", sys.executable)
+    has_it = f"import importlib.util as u, sys; sys.exit(not u.find_spec({module!r}))"
+    if subprocess.run([python, "-c", has_it], check=False).returncode:
+        pytest.skip(f"{module} is not installed; the extra {extra} has it")
+    names = [*ASKED[platform], *(["a6000:2"] if platform == "cuda" else [])]
+    done = subprocess.run(
+        [python, "-c", SCRIPT, json.dumps([",".join(names), [A6000]])],
+        cwd=ROOT,
+        env={**os.environ, **environment(platform)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert list(found) == names
+    for name, (devices, ids, stated, kind) in found.items():
+        assert devices == ids == stated, name
+        if platform == "cuda":
+            assert kind == known([A6000])[name.split(":")[0]].description
+        else:
+            # XLA's names: "TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite".
+            assert kind.startswith(f"TPU {name[:2]}")
+            assert kind.endswith("lite") == (name[2] == "e")

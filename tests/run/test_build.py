@@ -1,0 +1,56 @@
+"""What the commands share: JSON that every reader reads."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from jaxft import cli
+from jaxft.data.examples import Dataset, Example
+from jaxft.run import build
+
+
+def test_figures_that_are_none_are_null_in_json(tmp_path: Path) -> None:
+    content = {"loss": math.nan, "rows": [1.5, math.inf, {"x": -math.inf}], "name": "NaN"}
+    build.write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {"loss": None, "rows": [1.5, None, {"x": None}], "name": "NaN"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json"]
+
+
+def test_lines_of_a_run_that_diverged_are_json(tmp_path: Path) -> None:
+    build.write_jsonl(tmp_path / "x.jsonl", [{"p": math.nan}, {"p": 0.5}])
+    assert (tmp_path / "x.jsonl").read_text() == '{"p": null}\n{"p": 0.5}\n'
+
+
+@pytest.mark.parametrize(
+    ("given", "targets"),
+    [
+        (("query", "value"), ("query", "value")),
+        (("query,key",), ("query", "key")),
+        ((r".*/(query|value){1,2}",), (r".*/(query|value){1,2}",)),
+        ((r".*/(query|value){1,2},key", "dense"), (r".*/(query|value){1,2}", "key", "dense")),
+        ((r".*/[a,b]\(,\),x",), (r".*/[a,b]\(", r"\)", "x")),
+    ],
+)
+def test_targets_are_split_at_commas_that_are_no_part_of_a_regex(
+    given: tuple[str, ...], targets: tuple[str, ...]
+) -> None:
+    config = cli.config_module().get_config()
+    config.method.targets = given
+    assert build.method_options(config).targets == targets
+
+
+def test_the_same_rows_cut_elsewhere_are_other_data() -> None:
+    rows = tuple(Example(str(i), f"text {i}", None, "ab"[i % 2], "t", "f:1") for i in range(9))
+
+    def cut(train: int, dev: int) -> Dataset:
+        parts = rows[:train], rows[train : train + dev], rows[train + dev :]
+        return Dataset("t", ("a", "b"), *parts, "made by hand", "local", (), {"t": ("a", "b")})
+
+    one, other = build.split_fingerprints(cut(4, 2)), build.split_fingerprints(cut(4, 3))
+    assert one["train"] == other["train"]
+    assert one["dev"] != other["dev"]
+    assert one["test"] != other["test"]
+    assert build.split_fingerprints(cut(4, 2)) == one
