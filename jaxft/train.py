@@ -127,10 +127,10 @@ class Programs:
 
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
-    with processes.together():
+    with processes.error_barrier():
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
-    with processes.together():
+    with processes.error_barrier():
         is_together = are_together(config, len(workdirs))
     if dry_run:
         return show_compiled(setup, len(workdirs) if is_together else 1)
@@ -161,12 +161,12 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
 def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     """Loads and checks everything and prints what there is; makes no array on a device."""
     # Text -> token ids, and what there is to know about them; every process reads the same.
-    with processes.together():
+    with processes.error_barrier():
         devices = mesh.make_mesh(**config.mesh)
         dataset = build.load_dataset(config)
     splits = build.split_fingerprints(dataset)
     processes.agree({f"data ({name})": digest for name, digest in splits.items()})
-    with processes.together():
+    with processes.error_barrier():
         parts = build.load_parts(config, dataset.labels)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
@@ -236,7 +236,7 @@ def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
 def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
     """Checks a run's directory; if it holds the finished run already, shows its results."""
     own = build.to_json(trial_config(setup.config, trial))
-    with processes.together():
+    with processes.error_barrier():
         if processes.is_writer():
             workdir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
@@ -249,7 +249,7 @@ def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
 def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
     """Makes a run's directory this command's until `stack` is closed."""
     own = build.to_json(trial_config(setup.config, trial))
-    with processes.together():
+    with processes.error_barrier():
         if processes.is_writer():
             stack.enter_context(workdir.claimed(path, own, setup.env))
     processes.check_shared(path)
@@ -389,7 +389,7 @@ def note_launch(setup: Setup, path: Path, step: int) -> None:
     changed = workdir.other_versions(before[0], setup.env) if before else ""
     if changed:
         print(f"note: {path} was last trained with other versions: {changed}")
-    with processes.together():
+    with processes.error_barrier():
         if processes.is_writer():
             workdir.add_launch(path, setup.env, step)
 
@@ -605,7 +605,7 @@ def finish(
     """Writes a run's results, its trained leaves and its predictions; DONE comes last."""
     leaves = {path: mesh.fetch(x) for path, x in trained.items()}
     workdir, env = member.workdir, setup.env
-    with processes.together():
+    with processes.error_barrier():
         if processes.is_writer():
             write_trained(workdir, leaves, setup)
             write_predictions(workdir, test_logits_NxC, setup.dataset)
@@ -867,7 +867,7 @@ def main(argv: list[str]) -> int:
         values,
     )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
-    with processes.together():
+    with processes.error_barrier():
         config = cli.parse_config_command(rest, values)
     processes.agree(to_agree(config, values.dry_run))
     workdir = Path(values.workdir) if values.workdir else None

@@ -1,7 +1,7 @@
 """Several processes as one run: started, kept in agreement, ended together.
 
     start("auto")                       # before anything asks JAX for devices
-    with together():                    # what one of them finds wrong, all of them raise
+    with error_barrier():               # an error of one process is raised on all of them
         dataset = load(...)
     agree({"data": fingerprint})       # or all raise an InputError that names the field
     if is_writer():
@@ -237,8 +237,10 @@ def agree(values: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """What one process raises inside, all of them raise behind; nobody waits for it in vain.
+def error_barrier() -> Iterator[None]:
+    """Re-raises on every process what any process raises in this block.
+
+    So no process blocks while it waits for the one that failed.
 
     Raises:
       InputError: what was raised here; or what another process raised, with its number.
@@ -286,11 +288,11 @@ def check_shared(directory: Path, wait_s: float = 30.0) -> None:
     if count() == 1:
         return
     token = directory / f".shared-{broadcast(uuid.uuid4().hex)}"
-    with together():
+    with error_barrier():
         if is_writer():
             token.touch()
     try:
-        with together():
+        with error_barrier():
             if not appears(token, wait_s):
                 raise InputError(
                     f"--workdir: {directory} is not what process 0 writes to; it must be on a file "

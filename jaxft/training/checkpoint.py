@@ -74,7 +74,7 @@ class Checkpoints:
         self._damaged = False
         # A run that was killed after it had gone back may have left some.
         self._replaced_at = processes.broadcast(newest_in(self._superseded))
-        with processes.together():
+        with processes.error_barrier():
             if processes.is_writer():
                 directory.mkdir(parents=True, exist_ok=True)
         self._policy = LatestAndBest()
@@ -179,10 +179,10 @@ class Checkpoints:
           InputError: it is not readable, or a leaf is not what was saved.
         """
         where = self._directory / str(step)
-        with processes.together():
+        with processes.error_barrier():
             leaves, record = self._read(where)
         saved = record.pop("sha256", None)
-        with processes.together():
+        with processes.error_barrier():
             if digests(leaves, record) != saved:
                 raise InputError(
                     f"checkpoint {where} does not hold what was saved (sha256 differs)"
@@ -227,7 +227,7 @@ class Checkpoints:
 
     def _move(self, step: int, folder: Path) -> None:
         """Renames a checkpoint into another folder, replacing one of its name."""
-        with processes.together():
+        with processes.error_barrier():
             if processes.is_writer():
                 folder.mkdir(exist_ok=True)
                 shutil.rmtree(folder / str(step), ignore_errors=True)

@@ -83,7 +83,7 @@ def one_line(text: str) -> str:
 AGREEMENT = """
 def said_by(check):
     try:
-        with processes.together():
+        with processes.error_barrier():
             check()
     except InputError as err:
         return str(err)
@@ -280,7 +280,7 @@ def test_auto_stays_alone(variables: dict[str, str], no_cluster: pytest.MonkeyPa
     assert processes.is_writer()
     assert processes.exchange("value") == ["value"]
     processes.agree({"data": "anything"})
-    with pytest.raises(KeyError), processes.together():
+    with pytest.raises(KeyError), processes.error_barrier():
         raise KeyError("as without it")
 
 
