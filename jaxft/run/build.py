@@ -8,11 +8,10 @@ The only place, beside the commands, that reads a ConfigDict.
 
 import hashlib
 import json
-import math
 import platform
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +25,6 @@ from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
-from jaxft.errors import InputError
-from jaxft.io import replace_text
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.models.architectures import ARCHITECTURES
@@ -136,39 +133,6 @@ def split_targets(text: str) -> list[str]:
     return parts
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
-    """What of a config determines a run, as JSON would give it back: tuples are lists."""
-    fields = config.to_dict()
-    del fields["memory"]  # what the planner compiles
-    return json.loads(json.dumps(fields))
-
-
-def identity(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns what of config.json makes a run another run.
-
-    All but the devices it runs on and the seeds and learning rates it trains beside.
-    """
-    others = ("mesh", "seeds", "together")
-    kept = {name: value for name, value in fields.items() if name not in others}
-    optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
-    return kept | {"optim": optim}
-
-
-def config_digest(config: ConfigDict) -> str:
-    """sha256 over what makes a run another run."""
-    return hashlib.sha256(
-        json.dumps(identity(to_json(config)), sort_keys=True).encode()
-    ).hexdigest()
-
-
-def default_workdir(config: ConfigDict) -> Path:
-    """`runs/acl_sup-lora-minilm-seed0-1a2b3c`: the same command finds the same directory."""
-    digest = config_digest(config)[:6]
-    model = Path(config.model.name).name
-    task = config.task.replace(",", "+")
-    return Path("runs") / f"{task}-{config.method.name}-{model}-seed{config.seed}-{digest}"
-
-
 def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
     """Returns what the columns of a run's own files are called; "" is a column that they lack."""
     if config.task == "custom":
@@ -236,38 +200,3 @@ def model_digests(directory: Path) -> dict[str, str]:
         "config": sha256(directory / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a file as a whole; a kill leaves the old one or the new one."""
-    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_text(path, text + "\n")
-
-
-def finite(tree: Any) -> Any:
-    """The same with None for NaN and infinity, of a run that diverged: JSON has neither."""
-    if isinstance(tree, dict):
-        return {name: finite(value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replaces a file as a whole by a JSON object a line."""
-    lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows)
-    replace_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def read_json(path: Path) -> Any:
-    """Returns a JSON file of a run.
-
-    Raises:
-      InputError: it is missing or broken.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
-    except ValueError as err:
-        raise InputError(f"{path}: not valid JSON ({err})") from err

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from jaxft import cli
+from jaxft.config import config_module
 from jaxft.data.batches import eval_order, train_order
 from jaxft.data.encode import Encoded
 from jaxft.errors import InputError
@@ -215,7 +215,7 @@ def test_on_several_devices_runs_do_not_talk_to_each_other() -> None:
 def test_runs_take_their_steps_at_once_where_they_share_something(
     overrides: dict[str, object], together: bool
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.update_from_flattened_dict(overrides)
     assert are_together(config, 3) is together
     assert are_together(config, 1) is False
@@ -232,7 +232,7 @@ def test_runs_take_their_steps_at_once_where_they_share_something(
 def test_runs_that_cannot_train_together_say_why(
     overrides: dict[str, object], message: str
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.update_from_flattened_dict(overrides)
     with pytest.raises(InputError, match=message):
         are_together(config, 3)
@@ -251,7 +251,7 @@ def test_runs_that_cannot_train_together_say_why(
 def test_a_run_is_named_by_what_it_does_not_share(
     seeds: tuple[int, ...], rates: tuple[float, ...], labels: list[str]
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.seeds, config.optim.learning_rates = seeds, rates
     group = trials(config)
     assert len(set(group)) == len(group) == max(1, len(seeds)) * max(1, len(rates))
