@@ -113,7 +113,7 @@ def predict(run: TrainedRun, examples: Sequence[Example]) -> tuple[np.ndarray, E
     ]
     trained_files.check_leaves(run.folder / trained_files.LEAVES, *signatures)
 
-    shardings = param_shardings(model.shapes, devices)
+    shardings = param_shardings(model.axes, model.shapes, devices)
     everything = {**parts.weights, **run.trained}
     on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
     trained_params, frozen = split(on_devices, model.labels)

@@ -12,7 +12,7 @@ import platform
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from jaxft.data.sources import sha256
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.models.architectures import ARCHITECTURES
-from jaxft.peft.methods import Options
+from jaxft.peft import methods
 from jaxft.training.state import Model, build_model
 
 PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -109,17 +109,26 @@ def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any
     return backbones.read_config(directory), fresh, len(labels)
 
 
-def method_options(config: ConfigDict) -> Options:
-    """Returns the method's options; `--config.method.targets=query,key` is two targets."""
-    fields = config.method.to_dict()
-    del fields["name"]
-    given = [part for target in fields["targets"] for part in split_targets(target)]
-    fields["layers"] = tuple(fields["layers"])
-    return Options(**{**fields, "targets": tuple(given)})
+def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
+    """Returns the options that a method has; `--config.method.targets=query,key` is two targets.
+
+    Args:
+      method: empty for the config's own.
+
+    Raises:
+      InputError: an unknown method.
+    """
+    given = config.method.to_dict()
+    if "targets" in given:
+        parts = [part for target in given["targets"] for part in split_targets(target)]
+        given["targets"] = tuple(parts)
+    known = [field.name for field in fields(methods.find(method or config.method.name).options)]
+    values = {name: given[name] for name in known if name in given}
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
 
 
 def split_targets(text: str) -> list[str]:
-    """Splits at the commas that are no part of a regex, which stand outside all brackets.
+    """Splits at the commas outside all brackets: a comma inside belongs to a regex.
 
     split_targets(r".*/(query|value){1,2},key")     # [".*/(query|value){1,2}", "key"]
     """

@@ -40,7 +40,7 @@ def test_targets_are_split_at_commas_that_are_no_part_of_a_regex(
 ) -> None:
     config = config_module().get_config()
     config.method.targets = given
-    assert build.method_options(config).targets == targets
+    assert build.method_options(config)["targets"] == targets
 
 
 def test_the_same_rows_cut_elsewhere_are_other_data() -> None:

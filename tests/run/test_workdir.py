@@ -9,7 +9,7 @@ import pytest
 from jaxft.config import identity
 from jaxft.errors import InputError
 from jaxft.io import read_json, write_json
-from jaxft.run import workdir
+from jaxft.run import workdir as rundir
 
 CONFIG = {"task": "acl_sup", "optim": {"clip": 1.0}}
 ENV = {
@@ -26,7 +26,7 @@ ENV = {
 
 
 def claim(workdir: Path, config: dict, env: dict) -> None:
-    with workdir.claimed(workdir, config, env):
+    with rundir.claimed(workdir, config, env):
         pass
 
 
@@ -108,7 +108,7 @@ def claimed_elsewhere(workdir: Path) -> str:
 
 def test_a_process_that_is_refused_writes_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with workdir.claimed(run, CONFIG, ENV):
+    with rundir.claimed(run, CONFIG, ENV):
         assert claimed_elsewhere(run) == f"{run}: another process is writing this run"
         assert read_json(run / "env.json") == ENV
     assert claimed_elsewhere(run) == "claimed"
@@ -116,15 +116,15 @@ def test_a_process_that_is_refused_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_each_start_of_a_run_is_a_line_of_its_own(tmp_path: Path) -> None:
-    assert workdir.launches(tmp_path) == []
-    workdir.add_launch(tmp_path, ENV, step=0)
+    assert rundir.launches(tmp_path) == []
+    rundir.add_launch(tmp_path, ENV, step=0)
     later = {**ENV, "devices": ["cpu"] * 4, "versions": {"jax": "0.10.3", "jaxft": "0.1.0"}}
-    workdir.add_launch(tmp_path, later, step=40)
+    rundir.add_launch(tmp_path, later, step=40)
     with (tmp_path / "launches.jsonl").open("a") as file:
         file.write('{"time": "2026-')  # a kill cut it short
-    first, second = workdir.launches(tmp_path)
+    first, second = rundir.launches(tmp_path)
     assert (first["step"], second["step"]) == (0, 40)
     assert (len(first["devices"]), len(second["devices"])) == (1, 4)
-    assert workdir.other_versions(first, ENV) == ""
-    assert workdir.other_versions(first, later) == "jax 0.10.2 -> 0.10.3"
+    assert rundir.other_versions(first, ENV) == ""
+    assert rundir.other_versions(first, later) == "jax 0.10.2 -> 0.10.3"
     assert json.dumps(first)

@@ -17,7 +17,6 @@ from jaxft.data.encode import Encoded
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
-from jaxft.peft.methods import Options
 from jaxft.planning.accounting import nbytes
 from jaxft.planning.collectives import collectives
 from jaxft.training.loop import device_batch
@@ -144,11 +143,11 @@ def test_each_learning_rate_of_each_seed_trains_as_if_alone(method: str, accumul
     ("name", "options"),
     [
         # MiniLM is small beside a head of its own size: the pooler frozen, as peft has it.
-        ("sentence-transformers/all-MiniLM-L6-v2", Options(train_pooler=False)),
-        ("roberta-base", Options()),
+        ("sentence-transformers/all-MiniLM-L6-v2", {"train_pooler": False}),
+        ("roberta-base", {}),
     ],
 )
-def test_five_seeds_take_hardly_more_memory_than_one(name: str, options: Options) -> None:
+def test_five_seeds_take_hardly_more_memory_than_one(name: str, options: dict[str, Any]) -> None:
     model = build_model(backbones.from_config(ARCHITECTURES[name], 6), [], "lora", options)
 
     def arguments(seeds: int) -> int:
