@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from jaxft import cli
 from jaxft.data.batches import choose_buckets
 from jaxft.errors import InputError
+from jaxft.io import read_json
 from jaxft.planning import targets
 from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job
@@ -67,7 +68,7 @@ def nothing_found(directories: Sequence[Path], unfinished: Sequence[Path]) -> st
 
 def read_run(directory: Path) -> Run:
     """Returns a finished run."""
-    results, env = (build.read_json(directory / f"{name}.json") for name in ("results", "env"))
+    results, env = (read_json(directory / f"{name}.json") for name in ("results", "env"))
     return aggregate.make_run(directory, results, env)
 
 
@@ -169,3 +170,7 @@ def main(argv: list[str]) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"--output: {args.output} is a file")
     return run(args.directories, args.output, args.plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main, sys.argv))

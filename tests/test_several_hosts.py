@@ -188,13 +188,14 @@ import signal, sys, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from jaxft.data.encode import Encoded
-from jaxft.training import hosts, loop, mesh
+from jaxft.distributed import processes
+from jaxft.training import loop, mesh
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial
 
-hosts.start("on", heartbeat=60, timeout=60)
+processes.start("on", heartbeat=60, timeout=60)
 workdir, devices = Path(sys.argv[1]), mesh.make_mesh()
 ids = [np.array([i]) for i in range(400)]
 data = Encoded(ids, ids, np.zeros(400, np.int32), np.ones(400, np.int32), 0)

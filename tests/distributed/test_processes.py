@@ -26,7 +26,7 @@ from pathlib import Path
 sys.argv[0] = "train.py"
 from jaxft import cli
 from jaxft.errors import InputError
-from jaxft.training import hosts
+from jaxft.distributed import processes
 """
 
 
@@ -342,7 +342,7 @@ def test_a_process_that_was_not_lost_leaves_stderr_as_it_was() -> None:
 import os
 real = os.fstat(2)
 sys.excepthook = sys.__excepthook__
-from jaxft.training import lost
+from jaxft.distributed import watchdog
 watchdog.watch(watchdog.Connection("host0:1", 0, 2, 60, 300))
 os.write(2, b"from C++\\n")
 watchdog.unwatch()
