@@ -33,8 +33,8 @@ from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job, Row
 from jaxft.reporting import bars, footprint
 from jaxft.run import build
+from jaxft.run.trials import are_together, trials
 from jaxft.training.mesh import AXES, axis_sizes
-from jaxft.training.trials import are_together, trials
 
 TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
 # The rows of the table: lora-top stands beside lora.

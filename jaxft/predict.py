@@ -27,7 +27,7 @@ from jaxft.io import read_json, write_json, write_jsonl
 from jaxft.models import trained as trained_files
 from jaxft.reporting import tables
 from jaxft.run import build
-from jaxft.run.results import predictions
+from jaxft.run.scores import predictions
 from jaxft.training import loop, mesh
 from jaxft.training.metrics import score
 from jaxft.training.partition import split

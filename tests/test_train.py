@@ -13,10 +13,9 @@ import pytest
 from processes import wait_until
 from safetensors.numpy import load_file
 
-from jaxft import train
 from jaxft.config import config_module, default_workdir
+from jaxft.run.trials import directory, trials
 from jaxft.training.event_log import read_log
-from jaxft.training.trials import trials
 
 ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
@@ -166,7 +165,7 @@ def test_each_run_has_a_directory_that_names_what_is_its_own(
 ) -> None:
     config = config_module().get_config()
     config.seeds, config.optim.learning_rates = seeds, rates
-    found = [train.directory(config, Path(workdir), trial) for trial in trials(config)]
+    found = [directory(config, Path(workdir), trial) for trial in trials(config)]
     assert [str(path) for path in found] == expected
 
 
@@ -175,7 +174,7 @@ def test_without_a_workdir_a_run_lies_where_it_would_alone() -> None:
     config.seed, config.optim.learning_rate = 4, 3e-4
     alone = default_workdir(config)
     config.seeds, config.optim.learning_rates = (3, 4), (1e-3, 3e-4)
-    paths = [train.directory(config, None, trial) for trial in trials(config)]
+    paths = [directory(config, None, trial) for trial in trials(config)]
     assert paths[3] == alone
     assert len(set(paths)) == 4
 

@@ -1,99 +1,127 @@
-"""results.json and predictions of a run, from its logits.
+"""results.json of a run: scores, parameters, memory, timing, data.
 
-results = test_results(logits_NxC, labels_N, dataset, unseen)
-rows = predictions(logits_NxC, dataset.test, labels)
+results = make_results(setup, member, test_logits, used) | {"timing": timing(...)}
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxft.data.examples import Dataset, Example
-from jaxft.training.metrics import from_confusion, not_finite, score
+from jaxft.config import to_json
+from jaxft.data import checks
+from jaxft.data.examples import Dataset
+from jaxft.planning.compiled import (
+    ResidentGrowth,
+    allocator_peak,
+    compiled_bytes,
+    measured_peak,
+)
+from jaxft.run import workdir
+from jaxft.run.compiled import Programs, train_lengths
+from jaxft.run.scores import test_results
+from jaxft.run.setup import Setup
+from jaxft.run.trials import trial_config
+from jaxft.training import loop
+from jaxft.training.programs import ByLength
 
 
-def majority_class(dataset: Dataset) -> int:
-    """The most frequent class of train; of equals the first."""
-    counts = Counter(example.label for example in dataset.train)
-    return max(range(len(dataset.labels)), key=lambda c: counts[dataset.labels[c]])
-
-
-def test_results(
-    logits_NxC: np.ndarray, labels_N: np.ndarray, dataset: Dataset, unseen: Sequence[bool]
+def make_results(
+    setup: Setup, member: loop.Member, test_logits: dict[str, np.ndarray], used: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns `test`, `test_unseen` (texts in neither train nor dev) and, if merged, `tasks`."""
-    majority = majority_class(dataset)
-    new = np.asarray(unseen, bool)
-    results = {
-        "test": score(logits_NxC, labels_N, dataset.labels, majority),
-        "test_unseen": score(logits_NxC[new], labels_N[new], dataset.labels, majority),
+    """Returns results.json, but for the timing.
+
+    Args:
+      test_logits: logits_NxC of the `best` and of the `last` weights.
+      used: `used_memory`.
+    """
+    config, dataset, history = setup.config, setup.dataset, member.record["history"]
+    best, last = loop.best_entry(history), history[-1]
+    unseen = checks.unseen(dataset)
+    scores = {
+        name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
+        for name, logits_NxC in test_logits.items()
     }
-    if len(dataset.task_labels) > 1:
-        results["tasks"] = scores_by_task(logits_NxC, labels_N, dataset)
-    return results
+    chosen = best if best and config.select == "best" else last
+    return {
+        **describe(trial_config(config, member.trial), dataset),
+        "diverged": member.record.get("diverged"),
+        "best_epoch": best and best["epoch"],
+        "lost_epochs": member.record.get("lost_epochs", []),
+        "selected_epoch": chosen["epoch"],
+        **scores[config.select],
+        "dev": chosen["dev"],
+        "last": {**scores["last"], "dev": last["dev"], "epoch": last["epoch"]},
+        "parameters": setup.parameters,
+        "memory": {**setup.memory, **used},
+        "data": setup.data_report,
+        "history": history,
+        "versions": setup.env["versions"],
+        "launches": workdir.launches(member.workdir),
+    }
 
 
-def scores_by_task(
-    logits_NxC: np.ndarray, labels_N: np.ndarray, dataset: Dataset
-) -> dict[str, dict[str, Any]]:
-    """Scores of each task of a merged one, over its own examples and labels.
-
-    A label of another task counts as a miss, so accuracy and micro-F1 may differ here.
-    """
-    scores = {}
-    for task, names in dataset.task_labels.items():
-        rows = np.asarray([example.task == task for example in dataset.test])
-        if not rows.any():
-            continue
-        classes = [dataset.labels.index(name) for name in names]
-        counts = Counter(example.label for example in dataset.train if example.task == task)
-        majority = dataset.labels.index(max(names, key=lambda name: counts[name]))
-        scores[task] = {
-            "examples": int(rows.sum()),
-            **part_scores(logits_NxC[rows], labels_N[rows], dataset.labels, classes),
-            "majority_accuracy": float(np.mean(labels_N[rows] == majority)),
-        }
-    return scores
+def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """Returns what of results.json was known before training."""
+    settings = to_json(config)
+    return {
+        "task": config.task,
+        "model": config.model.name,
+        "method": config.method.name,
+        "method_options": settings["method"],
+        "seed": config.seed,
+        "labels": list(dataset.labels),
+        "select": config.select,
+        "config": settings,
+    }
 
 
-def part_scores(
-    logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], classes: Sequence[int]
+def used_memory(
+    programs: Programs, growth: ResidentGrowth, weights: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Scores over some of the classes; none where a logit is not finite."""
-    if not np.isfinite(logits_NxC).all():
-        return not_finite()
-    confusion = np.zeros((len(names),) * 2, int)
-    np.add.at(confusion, (labels_N, logits_NxC.argmax(-1)), 1)
-    return from_confusion(confusion, names, classes)
+    """Returns what the longest step needs by XLA, and what was measured on the device.
 
+    `compiled` and all that is measured are of the runs that trained together, `plan` is of one.
 
-def probabilities(logits_NxC: np.ndarray) -> np.ndarray:
-    """Softmax over classes, in float64: float32 sums miss 1 by enough to surprise a reader."""
-    shifted = logits_NxC.astype(np.float64) - logits_NxC.max(-1, keepdims=True)
-    return np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
-
-
-def predictions(
-    logits_NxC: np.ndarray, examples: Sequence[Example], labels: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yields one JSON-ready row an example: its text, the predicted label and all probabilities.
-
-    Where a logit is not finite, the prediction and the probabilities are None.
+    `measured_growth` is the allocator's peak on an accelerator. On the CPU it is how much the
+    process grew from before the state was made until the first epoch's steps were over, and the
+    checkpoint's weights, which were read before and are used in place.
     """
-    finite_N = np.isfinite(logits_NxC).all(-1)
-    rows = zip(examples, probabilities(np.nan_to_num(logits_NxC)), finite_N, strict=True)
-    for example, row_C, is_finite in rows:
-        gold = {"label": example.label} if example.label else {}
-        pair = {} if example.pair is None else {"pair": example.pair}
-        yield {
-            "id": example.id,
-            "text": example.text,
-            **pair,
-            **gold,
-            "prediction": labels[int(row_C.argmax())] if is_finite else None,
-            "probabilities": {
-                name: float(p) if is_finite else None for name, p in zip(labels, row_C, strict=True)
-            },
-        }
+    compiled = compiled_bytes(programs.train.largest())
+    peak, measured_by = measured_peak()
+    used, grown = allocator_peak(), growth.bytes()
+    if used is None and grown is not None:
+        used = grown + sum(x.nbytes for x in weights.values())
+    return {
+        "plan": programs.alone,
+        "compiled": compiled,
+        "measured_peak": peak,
+        "measured_by": measured_by,
+        "measured_growth": used,
+        "measured_growth_percent": used and 100 * (used / compiled["peak"] - 1),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def timing(
+    setup: Setup, runs: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
+) -> dict[str, Any]:
+    """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
+
+    `train_s` is the time of all the runs that trained together; the rates are theirs together.
+    """
+    plan, data = setup.plan, setup.data["train"]
+    epochs = len(record["history"])
+    padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
+    tokens = epochs * sum(map(len, data.ids))
+    seconds = record["train_s"]
+    return {
+        "compile_s": run_train.compile_s + run_eval.compile_s,
+        "train_s": seconds,
+        "seeds_together": runs,
+        "examples_per_s": runs * epochs * len(data.ids) / seconds,
+        "tokens_per_s": runs * tokens / seconds,
+        "padding_fraction": 1 - tokens / padded,
+        "compiled_shapes": len(run_train.executables) + len(run_eval.executables),
+    }

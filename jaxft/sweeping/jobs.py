@@ -31,8 +31,8 @@ from filelock import AcquireReturnProxy, Timeout
 from jaxft import locks
 from jaxft.config import default_workdir, identity, to_json
 from jaxft.io import read_json, write_json
+from jaxft.run.trials import are_together
 from jaxft.sweeping.expand import Setting, flags_of
-from jaxft.training.trials import are_together
 
 # Exit code of a process that found the cell claimed; EX_UNAVAILABLE of sysexits.h. Not 75, by which
 # jaxft.train says that another of its processes was lost.

@@ -5,14 +5,12 @@
 Half of a small run is imports. JAX may be imported before a fork, as long as no backend is made.
 """
 
-import importlib
 import signal
 
 from jaxft.data import encode  # noqa: F401 imported to be there
 from jaxft.models import backbone
+from jaxft.run import command  # noqa: F401
 
-# By name, as it would be started: the commands lie above this package.
-importlib.import_module("jaxft.train")
 # transformers imports its Flax classes when they are first asked for.
 backbone.from_config({"model_type": "bert"}, num_labels=2)
 

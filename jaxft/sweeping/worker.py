@@ -7,7 +7,6 @@ The process holds the cells' locks, prints into one log, and is told to stop, wh
 end, when the process that started it has gone.
 """
 
-import importlib
 import multiprocessing
 import os
 import shlex
@@ -21,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from jaxft import cli
+from jaxft.run import command
 from jaxft.sweeping.jobs import BUSY, Bundle, claimed, failed_file, log_of
 
 
@@ -70,7 +70,7 @@ def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
 def train(argv: list[str]) -> int:
     """Calls the train command; an error's last line says which."""
     try:
-        return cli.guarded(importlib.import_module("jaxft.train").main, argv)
+        return cli.guarded(command.main, argv)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # outside of the training loop, which saves first
     except Exception as err:

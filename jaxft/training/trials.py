@@ -16,16 +16,13 @@ batches and drop the same, and each step is told the rate of each (`train_step`)
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
-from jaxft.errors import InputError, check_choice
 from jaxft.training.mesh import SEEDS, put, replicated
 from jaxft.training.state import run_keys, sharded_shape, shardings_of
 from jaxft.training.step import State
@@ -42,18 +39,6 @@ class Trial(NamedTuple):
     learning_rate: float
 
 
-def trials(config: ConfigDict) -> list[Trial]:
-    """Every seed of a config with every learning rate."""
-    seeds = config.seeds or (config.seed,)
-    rates = [float(x) for x in config.optim.learning_rates] or [config.optim.learning_rate]
-    return [Trial(*own) for own in product(seeds, rates)]
-
-
-def rates_differ(config: ConfigDict) -> bool:
-    """Whether a step has to be told whose learning rate is what."""
-    return len(config.optim.learning_rates) > 1
-
-
 def label(trial: Trial, group: Sequence[Trial]) -> str:
     """`seed 5  lr 0.001  `: in columns, what a trial does not share with all of its group."""
     differs = {
@@ -61,29 +46,6 @@ def label(trial: Trial, group: Sequence[Trial]) -> str:
         f"lr {trial.learning_rate:<8}  ": len({one.learning_rate for one in group}) > 1,
     }
     return "".join(own for own in differs if differs[own])
-
-
-def are_together(config: ConfigDict, seeds: int) -> bool:
-    """Whether so many runs train in one step, or one after the other.
-
-    Raises:
-      InputError: they were told to, and cannot.
-    """
-    check_choice(config.together, ("auto", "on", "off"), "together")
-    if seeds == 1 or config.together == "off":
-        return False
-    if config.together == "auto":
-        # In full they share nothing: it would save no memory and no time.
-        return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
-    if config.patience:
-        raise InputError("together: 'on', but with patience each run stops at an epoch of its own")
-    if not fits_mesh(config, seeds):
-        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} runs")
-    return True
-
-
-def fits_mesh(config: ConfigDict, seeds: int) -> bool:
-    return seeds % config.mesh.seeds == 0
 
 
 def train_steps(train_step: Callable[..., Any]) -> Callable[..., Any]:

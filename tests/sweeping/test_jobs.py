@@ -116,7 +116,7 @@ def test_a_file_that_training_goes_through_counts_and_a_plot_does_not(tmp_path: 
     for file in (
         "peft/lora.py",
         "training/step.py",
-        "train.py",
+        "run/runner.py",
         "run/results.py",
         "planning/compiled.py",
     ):

@@ -19,21 +19,14 @@ from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.planning.accounting import nbytes
 from jaxft.planning.collectives import collectives
+from jaxft.run.trials import are_together, trials
 from jaxft.training.loop import device_batch
 from jaxft.training.mesh import fetch, make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.programs import ByLength, eval_program, train_program
 from jaxft.training.state import Model, build_model, init_params, init_trained, state_shapes
 from jaxft.training.step import State
-from jaxft.training.trials import (
-    Group,
-    Trial,
-    are_together,
-    dropout_keys,
-    label,
-    learning_rates,
-    trials,
-)
+from jaxft.training.trials import Group, Trial, dropout_keys, label, learning_rates
 from tests.training.test_mesh import run_on_eight_devices, tiny, weights_of
 
 SEEDS, RATE = (347913, 594729, 162850), 1e-2

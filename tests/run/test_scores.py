@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft.data.examples import Dataset, Example
-from jaxft.run import results
+from jaxft.run import scores as results
 
 LABELS = ("negative", "positive", "Background", "Uses", "Future")
 TASKS = {"laptop": LABELS[:2], "acl": LABELS[2:]}

@@ -1,0 +1,171 @@
+"""Where a run goes on: its latest checkpoint or the beginning, and its best epoch at the end.
+
+    with ExitStack() as stack:
+        waiting = open_runs(setup, workdirs, stack)     # step -> runs that are at this step
+
+Nothing that was saved is given up before it is replaced.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxft.distributed import processes
+from jaxft.errors import InputError
+from jaxft.run import workdir
+from jaxft.run.setup import Setup, make_rates
+from jaxft.training import loop
+from jaxft.training.checkpoint import Checkpoints
+from jaxft.training.event_log import RunLog
+from jaxft.training.state import init_trained
+from jaxft.training.step import State
+from jaxft.training.trials import Group, Trial, label
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that has been begun or restored, and its state."""
+
+    member: loop.Member
+    state: State
+
+
+def open_runs(
+    setup: Setup, workdirs: dict[Trial, Path], stack: ExitStack
+) -> dict[int, list[Started]]:
+    """Opens the checkpoints and logs of a group's runs and restores them; by step.
+
+    Adds a launch to each; what is opened is closed with `stack`.
+    """
+    begun = {
+        trial
+        for trial, path in workdirs.items()
+        if processes.broadcast(bool(workdir.launches(path)))
+    }
+    opened = {
+        trial: stack.enter_context(Checkpoints(path / "checkpoints", setup.shapes))
+        for trial, path in workdirs.items()
+    }
+    by_step: dict[int, list[Started]] = {}
+    for number, (trial, (state, record)) in enumerate(restored(setup, opened, begun).items()):
+        step, path = int(state.step), workdirs[trial]
+        processes.agree({"the step to start at": step})
+        note_launch(setup, path, step)
+        member = loop.Member(
+            trial,
+            number,
+            label(trial, list(workdirs)),
+            make_rates(setup.config, setup.plan, setup.data["train"], trial.learning_rate),
+            path,
+            record,
+            opened[trial],
+            stack.enter_context(RunLog(path, resume_step=step)),
+        )
+        by_step.setdefault(step, []).append(Started(member, state))
+    return by_step
+
+
+def note_launch(setup: Setup, path: Path, step: int) -> None:
+    """Adds this start to a run's launches; says where it continues, and with which versions."""
+    before = processes.broadcast(workdir.launches(path)[-1:])
+    if step:
+        print(f"continuing {path} at step {step}")
+    changed = workdir.other_versions(before[0], setup.env) if before else ""
+    if changed:
+        print(f"note: {path} was last trained with other versions: {changed}")
+    with processes.error_barrier():
+        if processes.is_writer():
+            workdir.add_launch(path, setup.env, step)
+
+
+def restored(
+    setup: Setup, checkpoints: dict[Trial, Checkpoints], begun: set[Trial]
+) -> dict[Trial, tuple[State, dict[str, Any]]]:
+    """Returns each trial's `(state, record)`, from its checkpoints or at the beginning.
+
+    A kill may come between two runs' checkpoints. Then those that are ahead by this one save go
+    back to where the others are: all go on together, to the bits that they would have come to
+    undisturbed. Runs that are further apart stay where they are; `train` lets them meet.
+
+    Args:
+      begun: the trials that were started before.
+    """
+    model, weights = setup.parts.model, setup.parts.weights
+
+    def begin(trial: Trial) -> tuple[State, dict[str, Any]]:
+        state = init_trained(model, setup.optimizer, weights, trial.seed, setup.devices)
+        return state, loop.new_record()
+
+    found = {trial: own.restore_latest() or begin(trial) for trial, own in checkpoints.items()}
+    steps = {trial: int(state.step) for trial, (state, _) in found.items()}
+    lowest = min(steps.values())
+    behind = {trial for trial, step in steps.items() if step == lowest}
+    is_disturbed = any(own.damaged for own in checkpoints.values()) or not behind <= begun
+    # In one order on all processes: each goes back together.
+    ahead = [trial for trial in steps if trial not in behind]
+    if is_disturbed or not all(one_save_ahead(checkpoints[trial], lowest) for trial in ahead):
+        return found
+    for trial in ahead:
+        try:
+            earlier = checkpoints[trial].go_back(lowest)
+        except InputError as err:
+            print(f"{err}; this run stays at step {steps[trial]}")
+            continue
+        print(
+            f"{label(trial, list(steps))}back from step {steps[trial]} to {lowest}, where the "
+            "others are: all go on together as if undisturbed"
+        )
+        found[trial] = earlier or begin(trial)
+    return found
+
+
+def one_save_ahead(own: Checkpoints, lowest: int) -> bool:
+    """Whether the checkpoint before a run's latest is the one at `lowest`; 0 is the beginning."""
+    *earlier, _ = own.steps()
+    return max(earlier, default=0) == lowest
+
+
+def best_state(group: Group, members: list[loop.Member], last: State) -> State:
+    """Returns the state of each member's best epoch; the last one's itself if all are that.
+
+    A run without a finite epoch has no best one, and gives its last state.
+    """
+    states = [restore_best(member) for member in members]
+    if all(state is None for state in states):
+        return last
+    return group.stack([state or group.take(last, i) for i, state in enumerate(states)])
+
+
+def restore_best(member: loop.Member) -> State | None:
+    """Returns the state of a run's best epoch; None if that is its last, or if it has none.
+
+    A checkpoint that is lost or damaged is given up, in the record as well: the best epoch is then
+    the best of those that are left.
+    """
+    member.checkpoints.wait()
+    while True:
+        history = member.record["history"]
+        best = loop.best_entry(history)
+        if best is None or best is history[-1]:
+            return None
+        try:
+            return member.checkpoints.restore(best["step"])[0]
+        except InputError as err:
+            give_up(member, best, str(err))
+
+
+def give_up(member: loop.Member, best: dict[str, Any], reason: str) -> None:
+    """Gives up an epoch whose checkpoint cannot be read, and those that have none to go back to."""
+    if best["step"] in member.checkpoints.steps():
+        member.checkpoints.put_aside(best["step"])
+    *earlier, _ = member.record["history"]
+    saved = set(member.checkpoints.steps())
+    for entry in earlier:
+        if entry["step"] not in saved:
+            entry["lost"] = True
+    member.record.setdefault("lost_epochs", []).append(best["epoch"])
+    print(
+        f"{member.label}{reason}; it was of epoch {best['epoch']}, the best on dev by macro-F1; "
+        "the best of the epochs that are still saved is taken"
+    )

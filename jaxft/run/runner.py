@@ -1,0 +1,197 @@
+"""A run from the raw files to results.json, top to bottom.
+
+    run(config, Path("runs/acl"), dry_run=False, argv=sys.argv)
+
+Load and check (`setup`), compile (`compiled`), restore (`resume`), train epoch by epoch
+(`jaxft.training.loop`), evaluate, write (`results`, `write`). Several runs that train together take
+the same way, with an axis in front of all that is trained.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxft.config import to_json
+from jaxft.distributed import processes
+from jaxft.io import read_json
+from jaxft.planning.compiled import ResidentGrowth
+from jaxft.reporting import tables
+from jaxft.run import workdir as rundir
+from jaxft.run.compiled import Programs, compile_programs, show_compiled
+from jaxft.run.results import make_results, timing, used_memory
+from jaxft.run.resume import Started, best_state, open_runs
+from jaxft.run.scores import majority_class
+from jaxft.run.setup import Setup, set_up
+from jaxft.run.trials import are_together, directory, fits_mesh, rates_differ, trial_config, trials
+from jaxft.run.write import finish
+from jaxft.training import loop
+from jaxft.training.metrics import score
+from jaxft.training.partition import split
+from jaxft.training.programs import ByLength
+from jaxft.training.state import init_params
+from jaxft.training.step import Params
+from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
+
+
+def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
+    """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
+    with processes.error_barrier():
+        workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
+    setup = set_up(config, argv)
+    with processes.error_barrier():
+        is_together = are_together(config, len(workdirs))
+    if dry_run:
+        return show_compiled(setup, len(workdirs) if is_together else 1)
+
+    # Finished runs are only shown; the others are this command's until it ends.
+    left = [trial for trial, path in workdirs.items() if not is_done(setup, trial, path)]
+    if not left:
+        return 0
+    with ExitStack() as stack:
+        for trial in left:
+            claim(setup, trial, workdirs[trial], stack)
+        # A kill between two runs' ends leaves a number that the mesh may not divide.
+        is_together = is_together and fits_mesh(config, len(left))
+        groups = [left] if is_together else [[trial] for trial in left]
+        # One after the other they share one compilation. It comes before any array is made, and is
+        # not counted in what the arrays and the steps take.
+        compiled = cache(partial(compile_programs, setup))
+        compiled(len(groups[0]))
+        growth = ResidentGrowth()
+        model, weights = setup.parts.model, setup.parts.weights
+        frozen_paths = split(model.shapes, model.labels)[1]
+        frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
+        for group in groups:
+            train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
+    return 0
+
+
+def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
+    """Checks a run's directory; if it holds the finished run already, shows its results."""
+    own = to_json(trial_config(setup.config, trial))
+    with processes.error_barrier():
+        if processes.is_writer():
+            rundir.check(path, own, setup.env)
+    done = processes.broadcast((path / "DONE").exists())
+    if done:
+        print(f"\n{path} is done already; its results:\n")
+        print(tables.result_table(read_json(path / "results.json")))
+    return done
+
+
+def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
+    """Makes a run's directory this command's until `stack` is closed."""
+    own = to_json(trial_config(setup.config, trial))
+    with processes.error_barrier():
+        if processes.is_writer():
+            stack.enter_context(rundir.claimed(path, own, setup.env))
+    processes.check_shared(path)
+
+
+def train(
+    setup: Setup,
+    workdirs: dict[Trial, Path],
+    frozen: Params,
+    compiled: Callable[[int], Programs],
+    growth: ResidentGrowth,
+) -> None:
+    """Begins or continues the runs of a group of trials and trains them to the end.
+
+    Runs that are at different steps train apart until they meet: the one that is behind trains to
+    the step of the next, both go on from there together, and so on.
+    """
+    with ExitStack() as stack:
+        waiting = open_runs(setup, workdirs, stack)
+        steps = sorted(waiting)
+        running: list[Started] = []
+        for step, until in zip(steps, [*steps[1:], None], strict=True):
+            running = sorted([*running, *waiting[step]], key=lambda one: one.member.number)
+            if until is not None:
+                names = ", ".join(str(one.member.workdir) for one in running)
+                print(f"{names}: training to step {until}, where the others are")
+            parts = [running] if fits_mesh(setup.config, len(running)) else [[r] for r in running]
+            running = [
+                one
+                for part in parts
+                for one in train_members(setup, part, frozen, compiled, growth, until)
+            ]
+
+
+def train_members(
+    setup: Setup,
+    started: list[Started],
+    frozen: Params,
+    compiled: Callable[[int], Programs],
+    growth: ResidentGrowth,
+    until: int | None,
+) -> list[Started]:
+    """Trains runs that are at the same step, up to a step or to the end.
+
+    Returns:
+      the runs at that step; none if they have come to their end, and their results are written.
+    """
+    members = [one.member for one in started]
+    programs = compiled(len(members))
+    run_train, run_eval = programs.train, programs.evaluate
+    group = Group(setup.shapes, len(members))
+    evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
+    last = loop.fit(
+        setup.plan,
+        setup.data["train"],
+        run_train,
+        partial(dev_scores, setup, evaluate),
+        group,
+        members,
+        group.stack([one.state for one in started]),
+        frozen,
+        own_arguments(setup, [member.trial for member in members]),
+        mesh=setup.devices,
+        until=until,
+        after_steps=growth.note,
+    )
+    if int(last.step) == until:
+        return [Started(member, group.take(last, i)) for i, member in enumerate(members)]
+    best = best_state(group, members, last)
+    states_of = {"last": last, "best": best}
+    tested = {"last": evaluate("test", last.trained)}
+    tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
+    used = used_memory(programs, growth, setup.parts.weights)
+    for number, member in enumerate(members):
+        results = make_results(
+            setup, member, {name: x[number] for name, x in tested.items()}, used
+        ) | {"timing": timing(setup, len(members), member.record, run_train, run_eval)}
+        chosen = group.take(states_of[setup.config.select], number).trained
+        finish(setup, member, results, chosen, tested[setup.config.select][number])
+    return []
+
+
+def logits_of(
+    setup: Setup, run_eval: ByLength, frozen: Params, runs: int, split: str, trained: Params
+) -> np.ndarray:
+    """Returns logits_SxNxC of a split, with an axis of runs even for one."""
+    data = setup.data[split]
+    found = loop.logits_of(setup.plan, data, run_eval, trained, frozen, setup.devices)
+    return found.reshape(runs, *found.shape[-2:])
+
+
+def dev_scores(
+    setup: Setup, evaluate: Callable[[str, Params], np.ndarray], trained: Params
+) -> list[dict[str, Any]]:
+    """Returns the scores of the dev split of each run."""
+    labels, names = setup.data["dev"].labels, setup.dataset.labels
+    majority = majority_class(setup.dataset)
+    return [score(logits, labels, names, majority) for logits in evaluate("dev", trained)]
+
+
+def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:
+    """Returns what a group's steps take behind the batch."""
+    keys = dropout_keys(setup.devices, [trial.seed for trial in group])
+    if not rates_differ(setup.config):
+        return (keys,)
+    return keys, learning_rates(setup.devices, [trial.learning_rate for trial in group])

@@ -1,0 +1,156 @@
+"""From a config to all that a run needs before its first step: data, model, optimizer, shapes.
+
+setup = set_up(config, sys.argv)         # loads and checks everything, prints what there is
+setup.data["train"], setup.parts.model, setup.shapes
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxft.data import checks
+from jaxft.data.batches import choose_buckets
+from jaxft.data.encode import Encoded, encode
+from jaxft.data.examples import Dataset
+from jaxft.distributed import processes
+from jaxft.planning.accounting import bytes_by_partition
+from jaxft.reporting import tables
+from jaxft.run import build
+from jaxft.run.trials import rates_differ, trials
+from jaxft.training import loop, mesh
+from jaxft.training.optimizer import check_accumulate, make_optimizer, make_schedule, updates_by
+from jaxft.training.partition import count
+from jaxft.training.sharding import check_tensor
+from jaxft.training.state import Model, state_shapes
+from jaxft.training.step import State
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a command share.
+
+    Attributes:
+      shapes: of one run's State, with shardings.
+      parameters, memory: results.json's, as far as shapes tell.
+    """
+
+    config: ConfigDict
+    env: dict[str, Any]
+    devices: Mesh
+    dataset: Dataset
+    parts: build.Parts
+    data: dict[str, Encoded]
+    data_report: dict[str, Any]
+    plan: loop.Plan
+    optimizer: optax.GradientTransformation
+    shapes: State
+    parameters: dict[str, int]
+    memory: dict[str, Any]
+
+
+def set_up(config: ConfigDict, argv: list[str]) -> Setup:
+    """Loads and checks everything and prints what there is; makes no array on a device."""
+    # Text -> token ids, and what there is to know about them; every process reads the same.
+    with processes.error_barrier():
+        devices = mesh.make_mesh(**config.mesh)
+        dataset = build.load_dataset(config)
+    splits = build.split_fingerprints(dataset)
+    processes.agree({f"data ({name})": digest for name, digest in splits.items()})
+    with processes.error_barrier():
+        parts = build.load_parts(config, dataset.labels)
+        check_tensor(parts.model.backbone.heads, config.mesh.tensor)
+        data = encode_splits(config, dataset, parts)
+        env = build.environment(parts, dataset, argv)
+    processes.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
+    data_report = report_on(config, dataset, data)
+    print(checks.render(data_report))
+
+    # Shapes -> optimizer and what each partition costs.
+    plan = make_plan(config, data)
+    optimizer = make_adamw(config, plan, data["train"], parts.model)
+    shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
+    parameters = count(parts.model.shapes, parts.model.labels)
+    memory = bytes_by_partition(
+        parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
+    )
+    print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
+    print(tables.parameter_table(parameters, memory))
+    return Setup(
+        config=config,
+        env=env,
+        devices=devices,
+        dataset=dataset,
+        parts=parts,
+        data=data,
+        data_report=data_report,
+        plan=plan,
+        optimizer=optimizer,
+        shapes=shapes,
+        parameters=parameters,
+        memory=memory,
+    )
+
+
+def encode_splits(config: ConfigDict, dataset: Dataset, parts: build.Parts) -> dict[str, Encoded]:
+    """Returns train, dev and test as token ids."""
+    splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
+    return {
+        name: encode(parts.tokenizer, examples, dataset.labels, config.data.max_length)
+        for name, examples in splits.items()
+    }
+
+
+def report_on(config: ConfigDict, dataset: Dataset, data: dict[str, Encoded]) -> dict[str, Any]:
+    """Returns the data report, results.json's `data`."""
+    lengths = {name: encoded.lengths.tolist() for name, encoded in data.items()}
+    return checks.report(dataset, lengths, config.data.max_length)
+
+
+def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
+    """Returns what the loop is told; the buckets suit all three splits."""
+    lengths = np.concatenate([encoded.lengths for encoded in data.values()])
+    return loop.Plan(
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        epochs=config.epochs,
+        buckets=choose_buckets(lengths, config.data.max_length),
+        patience=config.patience,
+        save_every=config.save_every,
+        accumulate=config.optim.accumulate,
+    )
+
+
+def make_rates(
+    config: ConfigDict, plan: loop.Plan, train: Encoded, learning_rate: float
+) -> optax.Schedule:
+    """Returns the learning rate by update, with this one at its peak."""
+    optim, per_epoch = config.optim, plan.steps_per_epoch(len(train.ids))
+    updates = updates_by(plan.epochs * per_epoch, per_epoch, optim.accumulate)
+    return make_schedule(optim.schedule, learning_rate, updates, optim.warmup)
+
+
+def make_adamw(
+    config: ConfigDict, plan: loop.Plan, train: Encoded, model: Model
+) -> optax.GradientTransformation:
+    """Returns the optimizer of the model's labels; one for all the rates, where they differ."""
+    peak = 1.0 if rates_differ(config) else trials(config)[0].learning_rate
+    per_epoch = plan.steps_per_epoch(len(train.ids))
+    check_accumulate(config.optim.accumulate, per_epoch)
+    return make_optimizer(
+        model.labels,
+        make_rates(config, plan, train, peak),
+        weight_decay=config.optim.weight_decay,
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
+        per_epoch=per_epoch,
+    )
+
+
+def fresh_note(fresh: list[str]) -> str:
+    """Says which parameters do not come from the checkpoint."""
+    modules = sorted({path.rsplit("/", 1)[0] for path in fresh})
+    return f" ({', '.join(modules)} newly initialised)" if modules else ""

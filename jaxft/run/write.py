@@ -1,0 +1,99 @@
+"""What a finished run leaves: trained parameters, predictions, results, plots and the model card.
+
+finish(setup, member, results, trained, test_logits_NxC)       # DONE comes last
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxft.config import to_json
+from jaxft.data import checks
+from jaxft.data.examples import Dataset
+from jaxft.distributed import processes
+from jaxft.io import replace_text, write_json, write_jsonl
+from jaxft.models import hub
+from jaxft.models import trained as trained_files
+from jaxft.reporting import hparams, model_card, plots, tables
+from jaxft.run import build
+from jaxft.run.scores import majority_class, predictions
+from jaxft.run.setup import Setup
+from jaxft.training import loop, mesh
+from jaxft.training.step import Params
+
+
+def finish(
+    setup: Setup,
+    member: loop.Member,
+    results: dict[str, Any],
+    trained: Params,
+    test_logits_NxC: np.ndarray,
+) -> None:
+    """Writes a run's results, its trained leaves and its predictions; DONE comes last."""
+    leaves = {path: mesh.fetch(x) for path, x in trained.items()}
+    workdir, env = member.workdir, setup.env
+    with processes.error_barrier():
+        if processes.is_writer():
+            write_trained(workdir, leaves, setup)
+            write_predictions(workdir, test_logits_NxC, setup.dataset)
+            write_report(workdir, results, env["command"])
+            member.log.write_result(hparams.settings(results), hparams.scores(results))
+            replace_text(workdir / "DONE", "")
+    print("\n" + tables.result_table(results))
+    print(f"\nrun directory: {workdir}")
+
+
+def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -> None:
+    """Writes the trained parameters, with all that predicting with them takes.
+
+    Full fine-tuning leaves a whole model: nothing of the one that it began with is needed.
+    """
+    config, env, dataset = to_json(setup.config), setup.env, setup.dataset
+    is_pair = any(example.pair is not None for example in dataset.test)
+    settings = {
+        "task": setup.config.task,
+        "labels": dataset.labels,
+        "majority": dataset.labels[majority_class(dataset)],
+        "pair": is_pair,
+        "columns": build.columns_of(setup.config, is_pair),
+        "method": config["method"],
+        "base_model": {**config["model"], "sha256": env["model_sha256"]},
+        "buckets": setup.plan.buckets,
+        "max_length": setup.config.data.max_length,
+        "eval_batch_size": setup.plan.eval_batch_size,
+        "weights_sha256": env["weights_sha256"],
+    }
+    folder = workdir / build.trained_folder(setup.config.method.name)
+    trained_files.save(folder, trained, settings)
+    if setup.config.method.name == "full":
+        hub.copy_description(setup.parts.directory, folder)
+
+
+def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -> None:
+    """Writes predictions_test.jsonl, in the order of the test split."""
+    rows = predictions(logits_NxC, dataset.test, dataset.labels)
+    seen = [checks.seen_in(dataset, split) for split in ("train", "dev")]
+    marked = [
+        {**row, "in_train": in_train, "in_dev": in_dev}
+        for row, in_train, in_dev in zip(rows, *seen, strict=True)
+    ]
+    write_jsonl(workdir / "predictions_test.jsonl", marked)
+
+
+def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
+    """Writes results.json, the plots and the model card."""
+    write_json(workdir / "results.json", results)
+    folder = workdir / "plots"
+    folder.mkdir(exist_ok=True)
+    title = f"{results['task']}, {results['model']}, {results['method']}"
+    plots.learning_curves(
+        results["history"],
+        folder / "learning_curves.png",
+        title=title,
+        selected=results["selected_epoch"],
+    )
+    plots.confusion_matrix(
+        results["test"], results["labels"], folder / "confusion_test.png", title=title
+    )
+    replace_text(workdir / "README.md", model_card.model_card(results, command=command))
