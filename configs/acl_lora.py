@@ -1,14 +1,10 @@
-"""LoRA on query and value, on ACL-ARC citation intent.
+"""The same as configs/acl.py:lora.
 
 python -m jaxft.train --config configs/acl_lora.py
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from configs.base import task_and_method
+from configs.base import defaults_of
 
-
-def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config; every other field stands in configs/base.py."""
-    del arg
-    return task_and_method("acl", "lora")
+get_config = partial(defaults_of, "acl_sup", "lora")

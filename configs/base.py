@@ -3,11 +3,15 @@
 python -m jaxft.train --config configs/base.py --config.task=acl_sup --config.method.name=lora
 """
 
+import re
+
 from ml_collections import ConfigDict
+
+from jaxft.peft.methods import find
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the defaults; `arg` is what follows a colon behind the file's name, here unused."""
+    """Returns the defaults; `arg` is the text after a colon in FILE:ARG, unused here."""
     del arg
     config = ConfigDict()
 
@@ -84,25 +88,23 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# What suits each method: PEFT starts from an exact copy of the backbone and needs larger steps than
-# full fine-tuning, and the fewer parameters it trains the larger and the more of them.
-METHODS = {
-    "full": {"learning_rate": 1e-4},
-    "head": {"learning_rate": 3e-3},
-    "bitfit": {"learning_rate": 2e-3},
-    "lora": {"learning_rate": 1e-3},
-    "houlsby": {"learning_rate": 5e-4},
-    "pfeiffer": {"learning_rate": 5e-4},
-}
 # ACL-ARC is small and its rare classes come late: at 3 epochs it may predict one class only.
 EPOCHS = {"restaurant": 3, "laptop": 5, "acl": 8, "agnews": 3}
 
 
-def task_and_method(task: str, method: str) -> ConfigDict:
-    """Returns the defaults of a task and a method, such as `configs/acl_lora.py` names."""
+def defaults_of(task: str, method: str) -> ConfigDict:
+    """Returns the defaults with a task's epochs and the learning rate that suits a method.
+
+    PEFT starts from an exact copy of the backbone and needs larger steps than full fine-tuning,
+    and the fewer parameters it trains the larger and the more of them.
+
+    Args:
+      task: as `config.task`, for example "acl_sup".
+      method: as `config.method.name`; each has its learning rate in its file of jaxft/peft.
+    """
     config = get_config()
-    config.task = f"{task}_sup"
-    config.epochs = EPOCHS[task]
+    config.task = task
+    config.epochs = EPOCHS.get(re.sub("_(sup|fs)$", "", task), config.epochs)
     config.method.name = method
-    config.optim.learning_rate = METHODS[method]["learning_rate"]
+    config.optim.learning_rate = find(method).learning_rate
     return config

@@ -1,14 +1,10 @@
-"""Full fine-tuning, on SemEval-14 restaurant aspect sentiment.
+"""The same as configs/restaurant.py:full.
 
 python -m jaxft.train --config configs/restaurant_full.py
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from configs.base import task_and_method
+from configs.base import defaults_of
 
-
-def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config; every other field stands in configs/base.py."""
-    del arg
-    return task_and_method("restaurant", "full")
+get_config = partial(defaults_of, "restaurant_sup", "full")

@@ -1,22 +1,69 @@
 """Fine-tune Flax BERT and RoBERTa encoders for text classification, in full or by PEFT.
 
-python -m jaxft.train --config configs/acl_lora.py
+    import jaxft
+
+    run = jaxft.finetune(task="acl_sup", model="minilm", method="lora")
+    jaxft.load(run.directory).predict(["We use the parser of Collins (1999)."])
+    print(jaxft.plan("roberta-base", method="lora", target="h100:8").table())
+
+The same as commands: `python -m jaxft.train --config configs/acl_lora.py`, or `jaxft train ...`.
 """
 
 import os
 import sys
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxft.api import Plan, Run, finetune, finetune_many, load, plan
+    from jaxft.errors import InputError
+    from jaxft.run.classifier import Classifier, Prediction
 
 __version__ = "0.1.0"
+__all__ = [
+    "Classifier",
+    "InputError",
+    "Plan",
+    "Prediction",
+    "Run",
+    "__version__",
+    "finetune",
+    "finetune_many",
+    "load",
+    "plan",
+]
+
+# Imported when they are first used: `import jaxft` takes no JAX and no time.
+MODULES = {
+    "Classifier": "jaxft.run.classifier",
+    "Prediction": "jaxft.run.classifier",
+    "InputError": "jaxft.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxft' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(MODULES.get(name, "jaxft.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def is_command(argv: list[str]) -> bool:
-    """Whether Python was started as `python -m jaxft.COMMAND`."""
-    return any(flag == "-m" and name.startswith("jaxft.") for flag, name in pairwise(argv))
+    """Whether Python was started as `python -m jaxft`, `python -m jaxft.COMMAND` or `jaxft`."""
+    by_name = bool(argv[1:2]) and os.path.basename(argv[1]) == "jaxft"
+    return by_name or any(
+        flag == "-m" and (name == "jaxft" or name.startswith("jaxft."))
+        for flag, name in pairwise(argv)
+    )
 
 
 # transformers imports torch wherever it is installed, most of a command's start, and a command has
-# no use for it. It asks this variable once, when it is imported itself. Who imports jaxft into a
-# program of their own keeps transformers as it is.
+# no use for it. It asks this variable once, when it is imported itself. A program that imports
+# jaxft keeps transformers as it is.
 if is_command(sys.orig_argv):
     os.environ.setdefault("USE_TORCH", "0")

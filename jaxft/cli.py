@@ -19,9 +19,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
-from jaxft.config import ROOT, check_fields, check_values
+from jaxft.config import (
+    CONFIGS,
+    check_fields,
+    check_values,
+    config_module,
+    field_of,
+    make_importable,
+    nearest_field,
+)
 from jaxft.errors import InputError, nearest
 
 UNREAD = 141  # what a shell reports of a command that SIGPIPE ended
@@ -69,16 +78,22 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
 
 
 def parse_config(
-    argv: list[str], flag_values: flags.FlagValues, *, new_fields: bool = False
+    argv: list[str],
+    flag_values: flags.FlagValues,
+    *,
+    new_fields: bool = False,
+    example: str = "configs/acl_lora.py",
 ) -> ConfigDict:
     """Returns the config that a command is given, of whatever fields; see `parse_config_command`.
 
     Args:
       new_fields: whether --config.FIELD may name one that the file does not have.
+      example: a config of this command, for the message if none is given.
     """
-    sys.path.insert(0, str(ROOT))  # a config file elsewhere may import configs.base
+    make_importable()
     argv = config_first(argv)
-    check_config_file(given(argv, "config"))
+    file = found_config(given(argv, "config"), example)
+    argv = [argv[0], "--config", file, *without_config(argv)]
     config_flag = config_flags.DEFINE_config_file(
         "config",
         flag_values=flag_values,
@@ -96,6 +111,8 @@ def parse_config(
             file = given(argv, "config")
             raise InputError(f"--config: {file} has no function get_config") from err
         raise InputError(f"--config: {field_message(err)}") from err
+    except InputError:
+        raise
     except Exception as err:
         # Whatever a config file raises is the user's: it is Python of theirs.
         reason = f"{type(err).__name__}: {err}"
@@ -117,6 +134,34 @@ def config_first(argv: list[str]) -> list[str]:
     return argv
 
 
+def without_config(argv: list[str]) -> list[str]:
+    """The arguments after `--config FILE`, which comes first (`config_first`)."""
+    return argv[3:] if re.fullmatch(r"--?config", argv[1]) else argv[2:]
+
+
+def found_config(name: str, example: str) -> str:
+    """Returns the config file that --config names: FILE, FILE:ARG, or one that comes with jaxft.
+
+    `acl_lora`, `configs/acl_lora.py` and `acl:houlsby` name jaxft's own outside of its clone, too.
+
+    Raises:
+      InputError: none is given, or there is no such file.
+    """
+    if not name:
+        raise InputError(f"--config is missing; for example --config {example}")
+    file, colon, arg = name.partition(":")  # FILE:ARG gives ARG to its get_config
+    path = Path(file)
+    if path.is_file():
+        return name
+    own = CONFIGS / f"{file.removeprefix('configs/').removesuffix('.py')}.py"
+    if own.is_file() and not path.is_absolute():
+        return f"{own}{colon}{arg}"
+    beside = [str(other) for other in sorted(path.parent.glob("*.py"))]
+    shipped = [other.stem for other in sorted(CONFIGS.glob("*.py"))]
+    hint = nearest(str(path), beside) or nearest(own.stem, shipped)
+    raise InputError(f"--config: no file {path}{hint}")
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse for commands without a config; its errors are one line, too."""
 
@@ -134,25 +179,24 @@ def given(argv: list[str], name: str) -> str:
     return ""
 
 
-def check_config_file(name: str) -> None:
-    """Raises InputError unless a config file is given and there."""
-    if not name:
-        raise InputError("--config is missing; for example --config configs/acl_lora.py")
-    path = Path(name.partition(":")[0])  # FILE:ARG hands ARG to its get_config
-    if not path.is_file():
-        there = [str(other) for other in sorted(path.parent.glob("*.py"))]
-        raise InputError(f"--config: no file {path}{nearest(path, there)}")
-
-
 def flag_message(error: flags.Error, config_file: str) -> str:
     """absl's message in the form of ours; a config file's traceback is cut to its last line."""
     if "Traceback" in str(error):
         return f"--config: {config_file} failed: {str(error).strip().splitlines()[-1]}"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        field = field_of(error.flagname, all_fields())
+        if field:
+            return f"no flag --{error.flagname}; did you mean --config.{field}=VALUE?"
     return (
         " ".join(str(error).split())
         .removeprefix("flag ")
         .replace(" Did you mean:", " did you mean")
     )
+
+
+def all_fields() -> list[str]:
+    """Returns the fields of configs/base.py, with their sections."""
+    return list(flatten_dict(config_module().get_config().to_dict(), sep="."))
 
 
 def field_message(error: Exception) -> str:
@@ -161,6 +205,53 @@ def field_message(error: Exception) -> str:
     if isinstance(error, TypeError):
         return text.strip().splitlines()[-1]
     field = re.search(r"'(\w+)\\?'", text)
+    if not field:
+        return " ".join(text.split())
     near = re.search(r'Did you mean "(\w+)"', text)
-    hint = f"; did you mean '{near[1]}'?" if near else ""
-    return f"no field '{field[1]}'{hint}" if field else " ".join(text.split())
+    hint = f"; did you mean '{near[1]}'?" if near else nearest_field(field[1], all_fields())
+    return f"no field '{field[1]}'{hint}"
+
+
+# ---------------------------------------------------------------- help
+
+
+def help_asked(argv: list[str]) -> bool:
+    """Whether the arguments ask for help."""
+    return any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv[1:])
+
+
+def config_help(synopsis: str, values: flags.FlagValues, name: str = "base.py") -> str:
+    """Returns the help of a command with a config: its synopsis, flags, and all fields.
+
+    Args:
+      synopsis: the command's module docstring.
+      values: the command's own flags.
+      name: the file of configs/ whose fields they are.
+    """
+    own = [f"  --{flag}: {values[flag].help}" for flag in sorted(values)]
+    parts = [
+        synopsis.strip(),
+        "Flags:",
+        *own,
+        "",
+        f"Fields, --config.FIELD=VALUE (configs/{name}):",
+    ]
+    return "\n".join([*parts, *field_lines((CONFIGS / name).read_text("utf-8"))])
+
+
+def field_lines(source: str) -> list[str]:
+    """Returns the fields of a config file with their defaults and comments, by section.
+
+    Args:
+      source: Python whose lines are `config.optim.clip = 1.0  # largest norm ...`.
+    """
+    lines, section = [], None
+    for line in source.splitlines():
+        found = re.fullmatch(r"    config\.([\w.]+) = (.+?)  # (.*)", line)
+        if found and "ConfigDict()" not in found[2]:
+            inside = found[1].rpartition(".")[0]
+            if inside != section:
+                lines.append("")
+                section = inside
+            lines.append(f"  {found[1] + '=' + found[2]:<36}  {found[3]}")
+    return lines

@@ -11,7 +11,8 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -22,18 +23,106 @@ from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
 
-ROOT = Path(__file__).parents[1]  # of the repository: configs/ is beside jaxft/
+# The files of configs/: inside the package where jaxft was installed from a wheel, beside it in a
+# clone.
+PACKAGED = Path(__file__).parent / "configs"
+CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
+# Names that other tools have for a field.
+SYNONYMS = {
+    "lr": "optim.learning_rate",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "bs": "batch_size",
+    "max_seq_length": "data.max_length",
+    "max_len": "data.max_length",
+    "warmup_ratio": "optim.warmup",
+    "lr_scheduler_type": "optim.schedule",
+    "gradient_accumulation_steps": "optim.accumulate",
+    "max_grad_norm": "optim.clip",
+    "lora_alpha": "method.alpha",
+    "r": "method.rank",
+    "lora_dropout": "method.dropout",
+    "target_modules": "method.targets",
+    "bottleneck_size": "method.size",
+    "random_seed": "seed",
+    "early_stopping_patience": "patience",
+}
+
+
+def make_importable() -> None:
+    """Lets config files anywhere `from configs.base import ...`, as those of jaxft do."""
+    if "configs" in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(
+        "configs", CONFIGS / "__init__.py", submodule_search_locations=[str(CONFIGS)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["configs"] = module
+    spec.loader.exec_module(module)
 
 
 @cache
 def config_module(name: str = "base.py") -> ModuleType:
-    """Returns a file of configs/ as a module: that with all defaults, or another."""
-    spec = importlib.util.spec_from_file_location("jaxft_defaults", ROOT / "configs" / name)
+    """Returns a file of configs/ as a module: the one with all defaults, or another."""
+    make_importable()
+    spec = importlib.util.spec_from_file_location("jaxft_defaults", CONFIGS / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def field_of(name: str, fields: Iterable[str]) -> str | None:
+    """Returns the field that a name without its section most likely means, if there is one.
+
+    field_of("lr", fields)             # "optim.learning_rate"
+    field_of("rank", fields)           # "method.rank"
+    """
+    fields = [field for field in fields if not field.startswith("memory.")]
+    if name in fields:
+        return name
+    if SYNONYMS.get(name) in fields:
+        return SYNONYMS[name]
+    found = [field for field in fields if field.rpartition(".")[2] == name]
+    return found[0] if len(found) == 1 else None
+
+
+def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
+    """Sets fields of a config by their names, with or without the section.
+
+    set_fields(config, {"epochs": 8, "rank": 16, "optim.learning_rate": 3e-4})
+
+    Raises:
+      InputError: no field has the name, or several have.
+    """
+    values = flatten_dict(config.to_dict(), sep=".")
+    for name, value in given.items():
+        field = name if name in values else field_of(name, values)
+        if field is None:
+            raise InputError(f"{name}: no such field{nearest_field(name, values)}")
+        default = values[field]
+        if isinstance(default, tuple):
+            value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (TypeError, ValueError) as err:
+            raise InputError(
+                f"{field}: {value!r}; expected {type(default).__name__}, for example {default!r}"
+            ) from err
+
+
+def nearest_field(name: str, fields: Iterable[str]) -> str:
+    """Returns `; did you mean 'optim.learning_rate'?` for a name that is no field, or nothing."""
+    fields = list(fields)
+    leaf = name.rpartition(".")[2]
+    known = field_of(leaf, fields)
+    if known:
+        return f"; did you mean '{known}'?"
+    return nearest(name, fields) or nearest(leaf, [field.rpartition(".")[2] for field in fields])
 
 
 def check_fields(config: ConfigDict, name: str = "base.py") -> None:
@@ -46,7 +135,7 @@ def check_fields(config: ConfigDict, name: str = "base.py") -> None:
     mine = flatten_dict(config.to_dict(), sep=".")
     for field in mine:
         if field not in base:
-            raise InputError(f"config.{field}: no such field{nearest(field, base)}")
+            raise InputError(f"config.{field}: no such field{nearest_field(field, base)}")
     for field, default in base.items():
         if field not in mine:
             raise InputError(f"config.{field} is missing; start a config from configs/{name}")

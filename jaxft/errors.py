@@ -15,7 +15,11 @@ class InputError(Exception):
 def nearest(value: object, valid: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""
     by_lower = {name.lower(): name for name in valid}
-    close = difflib.get_close_matches(str(value).lower(), list(by_lower), n=1, cutoff=0.5)
+    given = str(value).lower()
+    close = difflib.get_close_matches(given, list(by_lower), n=1, cutoff=0.5)
+    # A short name that starts with another letter is another name: dora is not a slip for lora.
+    if close and len(given) < 6 and given[:1] != close[0][:1] and sorted(given) != sorted(close[0]):
+        return ""
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 

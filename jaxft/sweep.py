@@ -157,17 +157,30 @@ def check_flags(asked: flags.FlagValues, workdir: Path) -> None:
         raise InputError(f"--workdir: {workdir} is a file")
 
 
-def main(argv: list[str]) -> int:
-    """Parses the flags and runs the grid; see the module's docstring."""
+def sweep_flags() -> flags.FlagValues:
+    """Returns the flags of the command."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "holds the runs; default: runs/NAME of the table", values)
+    flags.DEFINE_string(
+        "workdir", "", "directory of the runs; default: runs/NAME of the table", values
+    )
     flags.DEFINE_string("launcher", "local", "local | slurm", values)
     flags.DEFINE_integer("workers", 0, "processes at a time; 0: one a device", flag_values=values)
-    flags.DEFINE_integer("retries", 2, "of a cell that fails", flag_values=values)
+    flags.DEFINE_integer(
+        "retries", 2, "how often a cell that fails is tried again", flag_values=values
+    )
     flags.DEFINE_bool("dry_run", False, "list the cells, then stop", values)
-    flags.DEFINE_bool("detach", False, "submit, do not watch", values)
-    flags.DEFINE_bool("any_code", False, "take what other versions of the code have done", values)
-    grid = cli.parse_config(argv, values, new_fields=True)
+    flags.DEFINE_bool("detach", False, "submit the jobs and end", values)
+    flags.DEFINE_bool("any_code", False, "keep runs of other versions of the code", values)
+    return values
+
+
+def main(argv: list[str]) -> int:
+    """Parses the flags and runs the grid; see the module's docstring."""
+    values = sweep_flags()
+    if cli.help_asked(argv):
+        print(cli.config_help(__doc__ or "", values, "tables/grid.py"))
+        return 0
+    grid = cli.parse_config(argv, values, new_fields=True, example="configs/tables/minilm_grid.py")
     name = Path(cli.given(argv, "config").partition(":")[0]).stem
     workdir = Path(values.workdir or Path("runs") / name)
     check_flags(values, workdir)

@@ -119,7 +119,7 @@ def test_a_run_does_not_begin_where_two_could_write_it(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     command = [
-        *(sys.executable, "-m", "jaxft.train", "--config", str(ROOT / "configs" / "acl_head.py")),
+        *(sys.executable, "-m", "jaxft.train", "--config", str(ROOT / "configs" / "acl.py:head")),
         *(f"--config.model.name={tiny_checkpoint}", "--config.data.source=sample"),
         *("--config.data.max_length=24", f"--workdir={tmp_path / 'run'}"),
     ]

@@ -14,6 +14,7 @@ from jaxft import memory
 from jaxft.config import check_values, config_module
 from jaxft.errors import InputError
 from jaxft.planning.targets import parse
+from jaxft.run import plans
 
 ROOT = Path(__file__).parents[1]
 Rows = list[dict[str, Any]]
@@ -239,7 +240,7 @@ def test_seeds_that_would_train_together_are_planned_together(
     config = config_module().get_config()
     config.update_from_flattened_dict({"memory.methods": ("full", "lora"), **changes})
     check_values(config)
-    jobs = memory.make_jobs(config, ({}, [], 3), parse("h100:8"))
+    jobs = plans.make_jobs(config, ({}, [], 3), parse("h100:8"))
     assert [job.seeds for _, job in jobs if job.method == "full"] == full
     assert [job.seeds for _, job in jobs if job.method == "lora"] == lora
 
@@ -309,10 +310,10 @@ def test_a_missing_extra_is_named_with_its_command(environment, tiny_checkpoint:
 
 def test_fit_takes_sizes_and_the_device_itself() -> None:
     a100 = parse("a100-40")
-    assert memory.fit_limit("24GiB", a100) == 24 * 2**30
-    assert memory.fit_limit("1.5 GB", a100) == 1_500_000_000
-    assert memory.fit_limit("device", a100) == a100.memory_bytes
-    assert memory.fit_limit("", a100) is None
+    assert plans.fit_limit("24GiB", a100) == 24 * 2**30
+    assert plans.fit_limit("1.5 GB", a100) == 1_500_000_000
+    assert plans.fit_limit("device", a100) == a100.memory_bytes
+    assert plans.fit_limit("", a100) is None
     for wrong in ("24", "GiB", "2.4.1GiB", "-3GiB", "24TiB"):
         with pytest.raises(InputError, match="--fit"):
-            memory.fit_limit(wrong, a100)
+            plans.fit_limit(wrong, a100)

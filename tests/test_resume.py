@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_train import command, read, run, stop_at
 
-from jaxft.run import workdir
+from jaxft.run import workdir as rundir
 from jaxft.training.event_log import read_log
 
 
@@ -83,8 +83,8 @@ def test_a_further_seed_and_damaged_checkpoints_cost_the_other_runs_nothing(
     ended = [line for line in read_log(first / "metrics.jsonl") if "dev" in line]
     assert ended[: len(epochs)] == epochs
     # Without a second start each would have been undisturbed: the third to the others' rounding.
-    assert [line["step"] for line in workdir.launches(first)] == [0, stopped, stopped]
-    assert [line["step"] for line in workdir.launches(second)] == [0, stopped, 0]
+    assert [line["step"] for line in rundir.launches(first)] == [0, stopped, stopped]
+    assert [line["step"] for line in rundir.launches(second)] == [0, stopped, 0]
     assert "Traceback" not in printed
     assert len(printed.splitlines()) < 150  # no hundreds of lines of libraries about the damage
 
@@ -158,7 +158,7 @@ def test_where_a_run_began_is_kept_when_it_goes_on_elsewhere(
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     run(arguments)
     assert (workdir / "env.json").read_bytes() == env
-    one, two = workdir.launches(workdir)
+    one, two = rundir.launches(workdir)
     assert len(one["devices"]) == len(json.loads(env)["devices"]) == 1
     assert len(two["devices"]) == 2
     assert two["step"] > one["step"] == 0

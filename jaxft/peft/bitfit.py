@@ -2,7 +2,7 @@
 
 import re
 
-from jaxft.peft.method import FROZEN, Applied, Method, Options, Site, register
+from jaxft.peft.method import FROZEN, Applied, Method, Options, Site
 
 
 def apply(site: Site, options: Options) -> Applied:
@@ -13,4 +13,4 @@ def apply(site: Site, options: Options) -> Applied:
     return Applied((*kept, (r".*/bias", "adapter:no_decay"), FROZEN))
 
 
-BITFIT = register(Method("bitfit", Options, apply, learning_rate=2e-3))
+BITFIT = Method("bitfit", Options, apply, learning_rate=2e-3)

@@ -1,6 +1,6 @@
 """Full fine-tuning: every parameter is trained."""
 
-from jaxft.peft.method import Applied, Method, Options, Site, register
+from jaxft.peft.method import Applied, Method, Options, Site
 
 
 def apply(site: Site, options: Options) -> Applied:
@@ -9,4 +9,4 @@ def apply(site: Site, options: Options) -> Applied:
     return Applied(((r".*/(bias|scale|weight)", "backbone:no_decay"), (r".*", "backbone")))
 
 
-FULL = register(Method("full", Options, apply, learning_rate=1e-4))
+FULL = Method("full", Options, apply, learning_rate=1e-4)

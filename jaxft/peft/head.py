@@ -1,6 +1,6 @@
 """The head alone is trained; the backbone is a fixed feature extractor."""
 
-from jaxft.peft.method import FROZEN, Applied, Method, Options, Site, register
+from jaxft.peft.method import FROZEN, Applied, Method, Options, Site
 
 
 def apply(site: Site, options: Options) -> Applied:
@@ -9,4 +9,4 @@ def apply(site: Site, options: Options) -> Applied:
     return Applied((FROZEN,))
 
 
-HEAD = register(Method("head", Options, apply, learning_rate=3e-3))
+HEAD = Method("head", Options, apply, learning_rate=3e-3)

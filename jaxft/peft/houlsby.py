@@ -5,7 +5,7 @@ Houlsby et al. 2019, https://arxiv.org/abs/1902.00751
 
 from jaxft.peft import bottleneck
 from jaxft.peft.bottleneck import BottleneckOptions
-from jaxft.peft.method import Applied, Method, Site, register
+from jaxft.peft.method import Applied, Method, Site
 
 
 def apply(site: Site, options: BottleneckOptions) -> Applied:
@@ -13,4 +13,4 @@ def apply(site: Site, options: BottleneckOptions) -> Applied:
     return bottleneck.apply(site, options, ("attention", "ffn"), bottleneck.before_norm)
 
 
-HOULSBY = register(Method("houlsby", BottleneckOptions, apply, learning_rate=5e-4))
+HOULSBY = Method("houlsby", BottleneckOptions, apply, learning_rate=5e-4)

@@ -21,7 +21,7 @@ from jaxft.errors import InputError
 from jaxft.models.backbone import Params
 from jaxft.models.family import Axes
 from jaxft.peft.inject import Call, Insertion
-from jaxft.peft.method import FROZEN, Applied, Method, Options, Site, check_positive, register
+from jaxft.peft.method import FROZEN, Applied, Method, Options, Site, check_positive
 
 
 @dataclass(frozen=True)
@@ -145,4 +145,4 @@ def matching(site: Site, paths: list[str], targets: tuple[str, ...]) -> set[str]
     return found
 
 
-LORA = register(Method("lora", LoraOptions, apply, learning_rate=1e-3, merge=merge))
+LORA = Method("lora", LoraOptions, apply, learning_rate=1e-3, merge=merge)

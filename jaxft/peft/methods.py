@@ -13,12 +13,14 @@ from typing import Any
 
 from jaxft.models.backbone import Params
 from jaxft.models.family import Family
-
-# In the order of the tables. They register themselves.
-from jaxft.peft import bitfit, full, head, houlsby, lora, pfeiffer  # noqa: F401 in this order
+from jaxft.peft import bitfit, full, head, houlsby, lora, pfeiffer
 from jaxft.peft.method import METHODS, Applied, Method, Site, find, head_rules, register
 
 __all__ = ["METHODS", "Applied", "Method", "build", "find", "register"]
+
+# In the order of the tables.
+for own in (full.FULL, head.HEAD, bitfit.BITFIT, lora.LORA, houlsby.HOULSBY, pfeiffer.PFEIFFER):
+    register(own)
 
 
 def build(

@@ -5,7 +5,7 @@ Pfeiffer et al. 2021, https://arxiv.org/abs/2005.00247
 
 from jaxft.peft import bottleneck
 from jaxft.peft.bottleneck import BottleneckOptions
-from jaxft.peft.method import Applied, Method, Site, register
+from jaxft.peft.method import Applied, Method, Site
 
 
 def apply(site: Site, options: BottleneckOptions) -> Applied:
@@ -13,4 +13,4 @@ def apply(site: Site, options: BottleneckOptions) -> Applied:
     return bottleneck.apply(site, options, ("ffn",), bottleneck.around_norm)
 
 
-PFEIFFER = register(Method("pfeiffer", BottleneckOptions, apply, learning_rate=5e-4))
+PFEIFFER = Method("pfeiffer", BottleneckOptions, apply, learning_rate=5e-4)

@@ -18,17 +18,55 @@ from jaxft.errors import InputError
 from jaxft.run.runner import run
 from jaxft.training import loop
 
+SYNOPSIS = """\
+Fine-tunes an encoder: text and a checkpoint in, an honest result and a run directory out.
+
+    python -m jaxft.train --config configs/acl_lora.py [--workdir DIR] [--config.FIELD=VALUE ...]
+                          [--dry_run] [--distributed=auto|on|off] [--heartbeat SECONDS]
+
+The same command again continues an interrupted run. With --config.seeds=1,2,3 or
+--config.optim.learning_rates=1e-3,3e-4 it is several runs, with both every seed with every rate.
+They train together where that costs little more than one (`jaxft.training.trials`); each leaves
+a directory as if it had trained alone. --dry_run loads and checks everything, prints
+the parameters by partition, compiles one step and stops. Started on several hosts at once, with the
+same config, it is one run (`jaxft.distributed.processes`); a host that is lost ends the others
+within --heartbeat and half a minute.
+"""
+
+
+def process_flags() -> flags.FlagValues:
+    """Returns the flags for a run of several processes."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("distributed", "auto", "auto | on | off: one run of several hosts", values)
+    flags.DEFINE_integer(
+        "heartbeat",
+        processes.HEARTBEAT_S,
+        "seconds without a sign of life after which a host is lost",
+        flag_values=values,
+    )
+    return values
+
+
+def run_flags() -> flags.FlagValues:
+    """Returns the other flags of the command."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "workdir",
+        "",
+        "run directory; for several runs the directory of theirs, or a name with {seed} or "
+        "{learning_rate} in it; default: runs/ and a name made from the config",
+        values,
+    )
+    flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
+    return values
+
 
 def join_hosts(argv: list[str]) -> list[str]:
-    """Starts what --distributed says and returns the other arguments.
+    """Joins the processes that --distributed names and returns the other arguments.
 
     Before the config is read: a host on which that fails tells the others.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_string("distributed", "auto", "one run of several processes", values)
-    flags.DEFINE_integer(
-        "heartbeat", processes.HEARTBEAT_S, "seconds to a lost host", flag_values=values
-    )
+    values = process_flags()
     values.set_gnu_getopt()  # --config FILE comes first, and ends the options otherwise
     try:
         rest = values(argv, known_only=True)
@@ -49,17 +87,13 @@ def to_agree(config: ConfigDict, dry_run: bool) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Parses the flags and runs; see the module's docstring."""
-    rest = join_hosts(argv)
-    values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir",
-        "",
-        "run directory; of several runs where theirs lie, or a name with {seed} or "
-        "{learning_rate} in it; default: named by the config",
-        values,
-    )
-    flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
+    """Parses the flags and runs; see `jaxft.train`."""
+    if cli.help_asked(argv):
+        both = process_flags()
+        both.append_flag_values(run_flags())
+        print(cli.config_help(SYNOPSIS, both))
+        return 0
+    rest, values = join_hosts(argv), run_flags()
     with processes.error_barrier():
         config = cli.parse_config_command(rest, values)
     processes.agree(to_agree(config, values.dry_run))

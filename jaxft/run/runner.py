@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.io import read_json
+from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
 from jaxft.reporting import tables
 from jaxft.run import workdir as rundir
@@ -42,6 +43,7 @@ from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with processes.error_barrier():
+        find(config.method.name)  # before any data is downloaded
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
     with processes.error_barrier():

@@ -79,6 +79,11 @@ def check_table(table: ConfigDict) -> None:
     The settings in it are checked as they are put over the defaults.
     """
     defaults = config_module(TABLE_FILE).get_config()
+    if "model" in table and "names" not in table.model:
+        raise InputError(
+            "--config: this is the config of one run; a grid starts from configs/tables/grid.py, "
+            "for example --config configs/tables/minilm_grid.py"
+        )
     closed = {name: x for name, x in table.items() if name not in OPEN}
     check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
     for name in OPEN:
@@ -142,7 +147,7 @@ def resolve(
     table: ConfigDict, variant: str, model: str, task: str, method: str, seed: int
 ) -> Setting:
     """Returns a cell with its whole config, checked."""
-    config = defaults_of(task, method)
+    config = config_module().defaults_of(task, method)
     fields = flatten_dict(config.to_dict(), sep=".")
     names = {"task": task_keys(task), "method": {method}, "model": {model}}
     layers = {"config.overrides": table.overrides.to_dict()}
@@ -158,17 +163,6 @@ def resolve(
     check_fields(config)
     check_values(config)
     return Setting(task, model, method, variant, seed, config)
-
-
-def defaults_of(task: str, method: str) -> ConfigDict:
-    """Returns configs/base.py's defaults of a method, and of a task if it has some."""
-    base = config_module()
-    name = task.removesuffix("_sup").removesuffix("_fs")
-    if name in base.EPOCHS:
-        return base.task_and_method(name, method)
-    config = base.get_config()
-    config.optim.learning_rate = base.METHODS[method]["learning_rate"]
-    return config
 
 
 def task_keys(task: str) -> set[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from jaxft import cli
+from jaxft.config import CONFIGS
 from jaxft.run import command
 from jaxft.sweeping.jobs import BUSY, Bundle, claimed, failed_file, log_of
 
@@ -39,7 +40,7 @@ class Share:
 
 def train_command(bundle: Bundle, workdir: Path) -> list[str]:
     """Returns the command of a bundle, as `sys.argv` has it. The one place that knows it."""
-    base = cli.ROOT / "configs" / "base.py"
+    base = CONFIGS / "base.py"
     here = Path.cwd()
     config = base.relative_to(here) if base.is_relative_to(here) else base
     first, *others = bundle

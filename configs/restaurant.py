@@ -1,0 +1,13 @@
+"""SemEval-2014 restaurant aspect sentiment, with any method.
+
+python -m jaxft.train --config configs/restaurant.py:houlsby
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import defaults_of
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config of a method, LoRA by default; configs/base.py has every field."""
+    return defaults_of("restaurant_sup", arg or "lora")

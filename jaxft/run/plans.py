@@ -1,0 +1,262 @@
+"""The rows of a table of plans: which training steps a config asks for, compiled for each device.
+
+    rows = plan_rows(config, targets="h100,v5e:2x4", fit="24GiB")
+
+`config.memory` says which methods, batch sizes, lengths, dtypes, policies and numbers of seeds.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxft.data import tasks
+from jaxft.errors import InputError, check_choice
+from jaxft.models import backbone as backbones
+from jaxft.models.remat import POLICIES
+from jaxft.peft.methods import METHODS
+from jaxft.planning import targets
+from jaxft.planning.largest_batch import largest_batch
+from jaxft.planning.plan_cache import compiler, row_of
+from jaxft.planning.planner import Job, Row
+from jaxft.reporting import footprint
+from jaxft.run import build
+from jaxft.run.trials import are_together, trials
+from jaxft.training.mesh import AXES, axis_sizes
+
+Say = Callable[[str], None]  # takes a line of progress
+
+
+def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Row]:
+    """Returns a row for each combination and device; all is checked before the first compilation.
+
+    Args:
+      targets: devices such as `h100,v5e:2x4`; empty takes `config.memory.targets`.
+      fit: a size such as `24GiB`, or `device`: each row is of the largest batch in this memory.
+      say: is called with each line of progress; a compilation may take minutes.
+
+    Raises:
+      InputError: a name or number is not valid, or nothing fits.
+    """
+    model = build.read_model(config, label_names(config))
+    work = [
+        (target, make_jobs(config, model, target), fit_limit(fit, target))
+        for target in chosen_targets(config, targets)
+    ]
+    together = {job.seeds for _, jobs, _ in work for _, job in jobs}
+    if together == {1} and max(seed_counts(config)) > 1:
+        say("these seeds would train one after the other; the plan is for one seed")
+    rows = []
+    for target, jobs, limit in work:
+        with compiler(target, config.memory.steps > 0) as compiled:
+            for number, (label, job) in enumerate(jobs, 1):
+                say(f"[{number}/{len(jobs)}] {target.name}: {label}, {describe(job)}")
+                rows.append(make_row(config, label, job, compiled, limit, say))
+    if all("fit" in row and row["fit"]["largest_batch"] == 0 for row in rows):
+        raise InputError("--fit: no method fits, not even at the smallest batch; see above for why")
+    return rows
+
+
+TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
+
+
+UNITS = {"MiB": 2**20, "GiB": 2**30, "MB": 10**6, "GB": 10**9}
+
+
+def chosen_targets(config: ConfigDict, given: str) -> list[targets.Target]:
+    """Returns the devices of --target, else those of the config."""
+    names = given or ",".join(config.memory.targets)
+    return targets.parse_all(names, [dict(entry) for entry in config.memory.devices])
+
+
+def make_jobs(
+    config: ConfigDict, model: tuple[dict[str, Any], list[str], int], target: targets.Target
+) -> list[tuple[str, Job]]:
+    """Returns `(label, job)` for every combination that the config names, methods innermost.
+
+    Each once: of seeds that train one after the other, one stands for however many.
+
+    Args:
+      model: what `jaxft.run.build.read_model` returns.
+    """
+    plan = config.memory
+    axes = product(
+        words(plan.meshes) or [""],
+        words(plan.dtypes) or [config.model.dtype],
+        plan.lengths or [config.data.max_length],
+        plan.batch_sizes or [config.batch_size],
+        words(plan.remats) or [config.model.remat],
+        seed_counts(config),
+        words(plan.methods) or method_names(),
+    )
+    architecture, fresh, num_labels = model
+    jobs = [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+    return [job for number, job in enumerate(jobs) if job not in jobs[:number]]
+
+
+def method_names() -> list[str]:
+    """Returns the methods of a table: all that are registered, and lora-top after lora."""
+    return [name for method in METHODS for name in (method, *((TOP,) if method == "lora" else ()))]
+
+
+def seed_counts(config: ConfigDict) -> tuple[int, ...]:
+    """How many seeds, or learning rates, are to be planned together, as far as they can be."""
+    return config.memory.seeds or (len(trials(config)),)
+
+
+def words(values: tuple[str, ...]) -> list[str]:
+    """The names in a tuple; `--config.memory.methods=full,lora` is one string with both."""
+    return [part for value in values for part in value.split(",")]
+
+
+def make_job(
+    config: ConfigDict,
+    architecture: dict[str, Any],
+    fresh: list[str],
+    num_labels: int,
+    target: targets.Target,
+    mesh: str,
+    dtype: str,
+    length: int,
+    batch_size: int,
+    remat: str,
+    seeds: int,
+    method: str,
+) -> tuple[str, Job]:
+    """Returns what a method is called in the table, and its job."""
+    check_choice(method, method_names(), "memory.methods")
+    check_choice(remat, POLICIES, "memory.remats")
+    check_choice(dtype, backbones.DTYPES, "memory.dtypes")
+    label, layers = method, {}
+    if method == TOP:
+        top = config.memory.top_layers
+        label, method = f"lora, top {top} layers", "lora"
+        layers = {"layers": tuple(range(-top, 0))}
+    sizes = axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh))
+    job = Job(
+        architecture=architecture,
+        num_labels=num_labels,
+        fresh=tuple(fresh),
+        dtype=dtype,
+        remat=remat,
+        method=method,
+        options=build.method_options(config, method) | layers,
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
+        batch_size=batch_size,
+        length=length,
+        target=target,
+        mesh=sizes,
+        seeds=seeds if go_together(config, method, sizes, seeds) else 1,
+        steps=config.memory.steps if target.platform == "here" else 0,
+    )
+    return label, job
+
+
+def go_together(config: ConfigDict, method: str, mesh: dict[str, int], seeds: int) -> bool:
+    """Whether so many seeds of a method would train in one step on a mesh of these sizes."""
+    run = config.copy_and_resolve_references()
+    run.method.name, run.mesh.seeds = method, mesh["seeds"]
+    return are_together(run, seeds)
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Returns the axes of `data`, `fsdp8` or `fsdp4+tensor2`, which the other axes fill up.
+
+    Raises:
+      InputError: an unknown axis, or no size.
+    """
+    if not text:
+        return {}
+    sizes = {"data": -1, "fsdp": 1, "tensor": 1}
+    for part in text.split("+"):
+        axis = check_choice(part.rstrip("0123456789"), AXES, "memory.meshes")
+        size = part.removeprefix(axis)
+        if not size and axis != "data":
+            raise InputError(f"memory.meshes: {text!r} gives no size of {axis}, e.g. '{axis}8'")
+        sizes[axis] = int(size or -1)
+    return sizes
+
+
+def label_names(config: ConfigDict) -> Sequence[str]:
+    """Returns the labels of a task; its files are read only where nothing else tells."""
+    if config.data.labels:
+        return config.data.labels
+    names = [part.name for part in tasks.parse_task(config.task)]
+    if not all(name in tasks.CATALOGUE for name in names):
+        return build.load_dataset(config).labels
+    if len(names) == 1:
+        return tasks.CATALOGUE[names[0]].labels
+    # As `tasks.merge` calls them.
+    return [f"{name}:{label}" for name in names for label in tasks.CATALOGUE[name].labels]
+
+
+def describe(job: Job) -> str:
+    """A job's settings, for the progress line."""
+    remat = "" if job.remat == "none" else f", remat {job.remat}"
+    remat += "" if job.seeds == 1 else f", {job.seeds} seeds"
+    mesh = "" if job.target.devices == 1 else f", {footprint.mesh_name(job.mesh)}"
+    return f"{job.batch_size} x {job.length}, {job.dtype}{remat}{mesh}"
+
+
+def make_row(
+    config: ConfigDict,
+    label: str,
+    job: Job,
+    compiled: Callable[[Job], Row],
+    limit: int | None,
+    say: Say,
+) -> Row:
+    """Returns a row of the table: a job's settings and its plan, or its largest batch's."""
+    fit = None
+    if limit is not None:
+        fit, job = find_largest(job, compiled, limit, say)
+    plan = compiled(job)
+    row = row_of(job, plan, config.model.name, label)
+    return row | ({"fit": fit} if fit else {})
+
+
+def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int, say: Say) -> tuple[Row, Job]:
+    """Returns what --fit says of a method, and the job at its largest batch."""
+    tried: dict[int, float] = {}
+
+    def peak_of(batch_size: int) -> float:
+        if batch_size not in tried:
+            plan = compiled(replace(job, batch_size=batch_size))
+            tried[batch_size] = plan["compiled"]["peak"] if plan["compiled"] else float("inf")
+            say(f"    batch {batch_size}: {tried[batch_size] / 2**30:.2f} GiB")
+        return tried[batch_size]
+
+    step = job.mesh["data"] * job.mesh["fsdp"]  # a row on each device
+    largest = largest_batch(peak_of, limit, step)
+    if largest == 0:
+        say(f"    {too_large(replace(job, batch_size=step), tried[step], limit)}")
+    fit = {"limit": limit, "largest_batch": largest, "compiled": len(tried)}
+    return fit, replace(job, batch_size=largest or step)
+
+
+def too_large(job: Job, peak: float, limit: int) -> str:
+    """Says that not even the smallest batch fits, and what may help."""
+    seeds, fewer = (f" with {job.seeds} seeds", "fewer seeds, ") if job.seeds > 1 else ("", "")
+    needs = f"{peak / 2**20:,.0f} MiB" if peak < float("inf") else "more than it has"
+    return (
+        f"--fit: {job.method} of this model{seeds} needs {needs} a device at batch "
+        f"{job.batch_size}, the limit is {limit / 2**20:,.0f} MiB; try {fewer}"
+        "--config.model.remat=layer, --config.model.dtype=bfloat16, a shorter "
+        "--config.data.max_length or a PEFT method"
+    )
+
+
+def fit_limit(text: str, target: targets.Target) -> int | None:
+    """Returns --fit in bytes: `24GiB`, or `device` for the target's own memory; None without it."""
+    if not text:
+        return None
+    if text == "device" and target.memory_bytes:
+        return target.memory_bytes
+    found = re.fullmatch(r"([\d.]+) ?(\w+)", text)
+    if not found or found[2] not in UNITS or found[1].count(".") > 1:
+        raise InputError(f"--fit: {text!r}; expected a size such as 24GiB or 80GB, or 'device'")
+    return int(float(found[1]) * UNITS[found[2]])
