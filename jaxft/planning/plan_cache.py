@@ -10,6 +10,7 @@ What is cached is what XLA says. What was measured never is.
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -46,7 +48,10 @@ def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callabl
     os.environ.update(environment)
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool:
+        with (
+            main_hidden(),
+            ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool,
+        ):
             if target.platform == "here":
                 target = in_worker(pool, targets.described, target)
             yield partial(cached_plan, pool, target)
@@ -57,14 +62,29 @@ def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callabl
                 os.environ[name] = value
 
 
+@contextmanager
+def main_hidden() -> Iterator[None]:
+    """Keeps new processes from running the caller's script again.
+
+    A spawned process imports the script it was started from, which would plan once more. None of
+    what is sent to it is defined there.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
 def in_worker(pool: ProcessPoolExecutor, function: Callable[[Any], Any], argument: Any) -> Any:
     """Returns `function(argument)`, computed in the compiler's process."""
     try:
         return pool.submit(function, argument).result()
     except BrokenProcessPool as err:
         raise InputError(
-            "the compiler's process ended without a word, most often for want of memory; try a "
-            "smaller model, batch or length"
+            "the compiler's process ended without an error message, most likely out of memory; try "
+            "a smaller model, batch or length"
         ) from err
 
 
