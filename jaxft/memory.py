@@ -306,3 +306,7 @@ def main(argv: list[str]) -> int:
     config = cli.parse_config_command(argv, values)
     check_outputs(values)
     return run(config, values)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main, sys.argv))

@@ -169,3 +169,7 @@ def main(argv: list[str]) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"--output: {args.output} is a file")
     return run(args.directories, args.output, args.plan, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main, sys.argv))

@@ -166,7 +166,7 @@ def test_a_copy_is_no_further_seed(
 ) -> None:
     other = copy(runs, tmp_path)
     output = tmp_path / "report"
-    assert cli.guarded(report.main, ["report", str(runs), str(other), f"--output={output}"]) == 0
+    assert cli.guarded(report_command.main, ["report", str(runs), str(other), f"--output={output}"]) == 0
     assert (output / "report.csv").read_text() == (report / "report.csv").read_text()
     assert f"{other} repeats" in capsys.readouterr().out.replace(
         f"{runs / 'lora' / '0'} repeats {other}", f"{other} repeats"
@@ -357,7 +357,7 @@ def test_names_are_text_and_never_markup(
     content = content.replace('"positive"', f'"{name}"').replace('"head"', f'"{name}"')
     (run / "results.json").write_text(content.replace('"restaurant_sup"', f'"{name}"'))
     output = tmp_path / "report"
-    assert cli.guarded(report.main, ["report", str(run), f"--output={output}"]) == 0
+    assert cli.guarded(report_command.main, ["report", str(run), f"--output={output}"]) == 0
     assert HOSTILE in capsys.readouterr().out
     page = browser.new_page()
     dialogs: list[str] = []

@@ -27,7 +27,7 @@ EDGE = 6  # of them left free at either end, for the dots' size
 
 def page(report: Report, cells: Sequence[Cell]) -> str:
     """Returns the page."""
-    loader = PackageLoader("jaxft.report", "template")
+    loader = PackageLoader("jaxft.reporting", "template")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     looks = curves.styles(cells)
     sections = [
