@@ -1,13 +1,21 @@
-r"""Atomic file writes, safe against kills, power cuts and concurrent writers.
+r"""Atomic file writes, safe against kills, power cuts and concurrent writers, and JSON files.
 
-replace_text(Path("runs/acl/results.json"), "{}\n")
+replace_text(Path("runs/acl/DONE"), "")
 replace_bytes(Path("runs/acl/adapter/trained.safetensors"), data)
+write_json(Path("runs/acl/results.json"), {"test": {"accuracy": 0.69}})
+read_json(Path("runs/acl/results.json"))["test"]
 """
 
 import errno
+import json
+import math
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from jaxft.errors import InputError
 
 # What some network file systems answer: they cannot flush a directory and keep their own order.
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -51,3 +59,38 @@ def sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces a file as a whole; a kill leaves the old one or the new one."""
+    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_text(path, text + "\n")
+
+
+def finite(tree: Any) -> Any:
+    """The same with None for NaN and infinity, of a run that diverged: JSON has neither."""
+    if isinstance(tree, dict):
+        return {name: finite(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replaces a file as a whole by a JSON object a line."""
+    lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    replace_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_json(path: Path) -> Any:
+    """Returns a JSON file of a run.
+
+    Raises:
+      InputError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
+    except ValueError as err:
+        raise InputError(f"{path}: not valid JSON ({err})") from err

@@ -16,22 +16,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from jaxft import cli
+from jaxft.course_reports import estimates
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice
 from jaxft.models import backbone as backbones
 from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import METHODS
-from jaxft.planning import estimates, targets
+from jaxft.planning import targets
 from jaxft.planning.largest_batch import largest_batch
 from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job, Row
-from jaxft.reporting import bars, footprint
+from jaxft.reporting import bars, footprint, plans
+from jaxft.reporting.schema import PlanRow
 from jaxft.run import build
 from jaxft.training.mesh import AXES, axis_sizes
 from jaxft.training.trials import are_together, trials
@@ -194,7 +196,7 @@ def describe(job: Job) -> str:
     """A job's settings, for the progress line."""
     remat = "" if job.remat == "none" else f", remat {job.remat}"
     remat += "" if job.seeds == 1 else f", {job.seeds} seeds"
-    mesh = "" if job.target.devices == 1 else f", {footprint.mesh_name(job.mesh)}"
+    mesh = "" if job.target.devices == 1 else f", {plans.mesh_name(job.mesh)}"
     return f"{job.batch_size} x {job.length}, {job.dtype}{remat}{mesh}"
 
 
@@ -212,14 +214,14 @@ def make_row(
     job: Job,
     compiled: Callable[[Job], Row],
     limit: int | None,
-) -> Row:
+) -> PlanRow:
     """Returns a row of the table: a job's settings and its plan, or its largest batch's."""
     fit = None
     if limit is not None:
         fit, job = find_largest(job, compiled, limit)
     plan = compiled(job)
     row = row_of(job, plan, config.model.name, label)
-    return row | ({"fit": fit} if fit else {})
+    return cast(PlanRow, row | ({"fit": fit} if fit else {}))
 
 
 def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int) -> tuple[Row, Job]:
@@ -268,14 +270,15 @@ def fit_limit(text: str, target: targets.Target) -> int | None:
 # ---------------------------------------------------------------- showing
 
 
-def show(config: ConfigDict, rows: list[Row]) -> None:
+def show(config: ConfigDict, rows: list[PlanRow]) -> None:
     """Prints the table, and the hand estimates if the config asks for them."""
     print(footprint.fit_table(rows) if "fit" in rows[0] else footprint.plan_table(rows))
     if config.memory.estimates:
-        print("\n" + footprint.estimate_table(estimates.hand_estimates(), estimates.DIFFERENCES))
+        by_hand = estimates.TITLE, estimates.hand_estimates(), estimates.DIFFERENCES
+        print("\n" + footprint.estimate_table(*by_hand))
 
 
-def write(asked: flags.FlagValues, rows: list[Row]) -> None:
+def write(asked: flags.FlagValues, rows: list[PlanRow]) -> None:
     """Writes what was asked for; the folder must be there (`check_outputs`)."""
     if asked.json:
         Path(asked.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -27,7 +27,6 @@ from ml_collections import ConfigDict
 from jaxft import cli
 from jaxft.errors import InputError, check_choice
 from jaxft.models import hub
-from jaxft.reporting.entries import in_terminal
 from jaxft.run import build
 from jaxft.sweeping import schedule, table
 from jaxft.sweeping.code_version import code_version
@@ -69,7 +68,7 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
     # The table, whether whole or not.
     rows = table.summarize(cells, view.results)
     table.write(workdir, rows)
-    print("\n" + "\n".join(in_terminal(table.result_table(rows))), end="\n\n")
+    print("\n" + table.result_table(rows).text(), end="\n\n")
     for line in failures_of(progress):
         print(line)
     print(f"table: {workdir / 'table.md'} (and .json); report: python -m jaxft.report {workdir}")

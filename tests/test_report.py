@@ -166,7 +166,10 @@ def test_a_copy_is_no_further_seed(
 ) -> None:
     other = copy(runs, tmp_path)
     output = tmp_path / "report"
-    assert cli.guarded(report_command.main, ["report", str(runs), str(other), f"--output={output}"]) == 0
+    assert (
+        cli.guarded(report_command.main, ["report", str(runs), str(other), f"--output={output}"])
+        == 0
+    )
     assert (output / "report.csv").read_text() == (report / "report.csv").read_text()
     assert f"{other} repeats" in capsys.readouterr().out.replace(
         f"{runs / 'lora' / '0'} repeats {other}", f"{other} repeats"

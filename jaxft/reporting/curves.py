@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREEN, VERMILION
-from jaxft.reporting.tables import shorten
+from jaxft.reporting.schema import Epoch
 
 # Panel -> a figure of an epoch of results.json's history.
-PANELS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+PANELS: dict[str, Callable[[Epoch], float | None]] = {
     "train loss": lambda entry: entry["train_loss"],
     "dev loss": lambda entry: entry["dev"].get("loss"),
     "dev accuracy": lambda entry: entry["dev"].get("accuracy"),

@@ -11,13 +11,13 @@ read stands in no row of it.
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from flax.traverse_util import flatten_dict
+from typing import Any, cast
 
 from jaxft.reporting import aggregate
-from jaxft.training.event_log import Setting
-from jaxft.training.loop import best_entry
+from jaxft.reporting.schema import RunResults, flat
+from jaxft.training.selection import best_entry
+
+Setting = str | float | bool  # the types that TensorBoard knows
 
 # Fields that only some tasks read, and what those are called.
 OF_TASKS = {
@@ -29,8 +29,8 @@ OF_TASKS = {
 def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
     """Returns a run's settings, of the types that TensorBoard knows, given its results.json."""
     # Shortened as among all fields, so that runs of other methods have the same names.
-    names = list(flatten_dict(results["config"], sep="."))
-    fields = aggregate.settings(results)
+    names = list(flat(results["config"]))
+    fields = aggregate.settings(cast(RunResults, results))
     task, model, method = (fields.pop(name) for name in ("task", "model.name", "method.name"))
     return {
         "task": task,

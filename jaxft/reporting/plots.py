@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxft.reporting.tables import shorten
-from jaxft.training.loop import best_entry
+from jaxft.reporting.formats import shorten
+from jaxft.training.selection import best_entry
 
 DPI = 150
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"

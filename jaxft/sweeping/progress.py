@@ -20,8 +20,8 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
-from jaxft.reporting.entries import Table
-from jaxft.reporting.tables import human_seconds
+from jaxft.reporting.formats import human_seconds
+from jaxft.reporting.table import Table
 from jaxft.run import build
 from jaxft.sweeping.jobs import Cell, State, read_failure
 from jaxft.sweeping.schedule import Progress

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 GB = 1_000_000_000
+TITLE = "hand estimates of OpenLLaMA-3B; GB, 1e9 bytes"
 
 # OpenLLaMA-3B as in the reports.
 HIDDEN, HEADS, LAYERS = 3200, 32, 26
