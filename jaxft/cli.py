@@ -9,26 +9,21 @@ away.
 """
 
 import argparse
-import importlib.util
 import io
-import math
 import os
 import re
 import select
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
-from jaxft.errors import InputError, check_choice, nearest
+from jaxft.config import ROOT, check_fields, check_values
+from jaxft.errors import InputError, nearest
 
-ROOT = Path(__file__).parents[1]  # of the repository: configs/ lies beside jaxft/
 UNREAD = 141  # what a shell reports of a command that SIGPIPE ended
 
 
@@ -169,90 +164,3 @@ def field_message(error: Exception) -> str:
     near = re.search(r'Did you mean "(\w+)"', text)
     hint = f"; did you mean '{near[1]}'?" if near else ""
     return f"no field '{field[1]}'{hint}" if field else " ".join(text.split())
-
-
-@cache
-def config_module(name: str = "base.py") -> ModuleType:
-    """Returns a file of configs/ as a module: that with all defaults, or another."""
-    spec = importlib.util.spec_from_file_location("jaxft_defaults", ROOT / "configs" / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def check_fields(config: ConfigDict, name: str = "base.py") -> None:
-    """Raises InputError if a config has other fields, or other types, than configs/base.py.
-
-    Args:
-      name: another file of configs/ to compare with.
-    """
-    base = flatten_dict(config_module(name).get_config().to_dict(), sep=".")
-    mine = flatten_dict(config.to_dict(), sep=".")
-    for field in mine:
-        if field not in base:
-            raise InputError(f"config.{field}: no such field{nearest(field, base)}")
-    for field, default in base.items():
-        if field not in mine:
-            raise InputError(f"config.{field} is missing; start a config from configs/{name}")
-        is_number = isinstance(default, float) and isinstance(mine[field], int)
-        if type(mine[field]) is not type(default) and not is_number:
-            raise InputError(
-                f"config.{field}: {mine[field]!r}; expected {type(default).__name__}, "
-                f"for example {default!r}"
-            )
-
-
-def whole(values: tuple[Any, ...]) -> bool:
-    """Whether all values are whole numbers above 0."""
-    return all(isinstance(value, int) and value >= 1 for value in values)
-
-
-def is_seed(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**32
-
-
-def is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < math.inf
-
-
-def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]], bool]:
-    """Returns whether all values are valid, and none stands twice."""
-    return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
-
-
-# field -> (whether a value is valid, what is expected); names are checked where they are used.
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "data.few_shot": (lambda x: x >= 1, "a whole number above 0"),
-    "data.split_seed": (lambda x: x >= 0, "0 or more"),
-    "optim.learning_rate": (is_rate, "a number above 0"),
-    "optim.learning_rates": (
-        each_another(is_rate),
-        "different numbers above 0, e.g. 1e-3,3e-4",
-    ),
-    "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
-    "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
-    "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
-    "batch_size": (lambda x: x >= 1, "a whole number above 0"),
-    "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
-    "epochs": (lambda x: x >= 1, "a whole number above 0"),
-    "seed": (is_seed, "0 to 2**32 - 1"),
-    "seeds": (each_another(is_seed), "different whole numbers from 0 to 2**32 - 1, e.g. 1,2,3"),
-    "patience": (lambda x: x >= 0, "0 or more"),
-    "save_every": (lambda x: x >= 0, "0 or more"),
-    "memory.top_layers": (lambda x: x >= 1, "a whole number above 0"),
-    "memory.steps": (lambda x: x >= 0, "0 or more"),
-    "memory.seeds": (whole, "whole numbers above 0, e.g. 1,5"),
-    "memory.batch_sizes": (whole, "whole numbers above 0, e.g. 8,16"),
-    "memory.lengths": (whole, "whole numbers above 0, e.g. 64,128"),
-}
-
-
-def check_values(config: ConfigDict) -> None:
-    """Raises InputError if a number is out of its range."""
-    check_choice(config.select, ("best", "last"), "select")
-    fields = flatten_dict(config.to_dict(), sep=".")
-    for name, (is_valid, expected) in RANGES.items():
-        if not is_valid(fields[name]):
-            raise InputError(f"{name}: {fields[name]}; expected {expected}")

@@ -127,12 +127,11 @@ def make_job(
     check_choice(method, TABLE, "memory.methods")
     check_choice(remat, POLICIES, "memory.remats")
     check_choice(dtype, backbones.DTYPES, "memory.dtypes")
-    options = build.method_options(config)
-    label = method
+    label, layers = method, {}
     if method == TOP:
         top = config.memory.top_layers
         label, method = f"lora, top {top} layers", "lora"
-        options = replace(options, layers=tuple(range(-top, 0)))
+        layers = {"layers": tuple(range(-top, 0))}
     sizes = axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh))
     job = Job(
         architecture=architecture,
@@ -141,7 +140,7 @@ def make_job(
         dtype=dtype,
         remat=remat,
         method=method,
-        options=options,
+        options=build.method_options(config, method) | layers,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         batch_size=batch_size,

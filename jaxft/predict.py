@@ -23,6 +23,7 @@ from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Columns, Example
 from jaxft.data.readers import Row, read_decoded, read_rows, to_examples
 from jaxft.errors import InputError
+from jaxft.io import read_json, write_json, write_jsonl
 from jaxft.models import trained as trained_files
 from jaxft.reporting import tables
 from jaxft.run import build
@@ -65,7 +66,7 @@ def load_run(run: Path) -> TrainedRun:
         raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
     trained, settings = trained_files.load(folders[0])
     if "base_model" not in settings:  # written by an older jaxft
-        config = ConfigDict(build.read_json(run / "config.json"))
+        config = ConfigDict(read_json(run / "config.json"))
     else:
         model = {name: x for name, x in settings["base_model"].items() if name != "sha256"}
         data = {"max_length": settings["max_length"]}
@@ -112,7 +113,7 @@ def predict(run: TrainedRun, examples: Sequence[Example]) -> tuple[np.ndarray, E
     ]
     trained_files.check_leaves(run.folder / trained_files.LEAVES, *signatures)
 
-    shardings = param_shardings(model.shapes, devices)
+    shardings = param_shardings(model.axes, model.shapes, devices)
     everything = {**parts.weights, **run.trained}
     on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
     trained_params, frozen = split(on_devices, model.labels)
@@ -220,7 +221,7 @@ def main(argv: list[str]) -> int:
             predictions(logits_NxC, examples, run.settings["labels"]), is_cut, strict=True
         )
     ]
-    build.write_jsonl(args.output, rows)
+    write_jsonl(args.output, rows)
     print(f"{len(rows)} predictions in {args.output}")
     if any(is_cut):
         limit = run.settings["max_length"]
@@ -231,7 +232,7 @@ def main(argv: list[str]) -> int:
     if examples[0].label:
         scores = make_scores(logits_NxC, data.labels, run.settings)
         path = args.scores or args.output.with_suffix(".scores.json")
-        build.write_json(path, {"run": str(args.run), "input": str(args.input), **scores})
+        write_json(path, {"run": str(args.run), "input": str(args.input), **scores})
         print("\n" + tables.score_table(scores, run.settings) + f"\n\nscores: {path}")
     return 0
 

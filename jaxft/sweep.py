@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from jaxft import cli
 from jaxft.errors import InputError, check_choice
+from jaxft.io import write_json
 from jaxft.models import hub
 from jaxft.run import build
 from jaxft.sweeping import schedule, table
@@ -57,7 +58,7 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
     workdir.mkdir(parents=True, exist_ok=True)
     listed = {"command": shlex.join(["python", "-m", "jaxft.sweep", *argv[1:]]), "code": code}
     named = [{"name": cell.name, **asdict(cell)} for cell in cells]
-    build.write_json(workdir / "grid.json", {**listed, "cells": named})
+    write_json(workdir / "grid.json", {**listed, "cells": named})
 
     print(f"{workdir}: {counted(runs, workdir)}")
     if jobs and asked.detach:

@@ -30,13 +30,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxft import cli
+from jaxft.config import default_workdir, to_json
 from jaxft.data import checks
 from jaxft.data.batches import choose_buckets, eval_order, train_order
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
 from jaxft.distributed import processes
 from jaxft.errors import InputError
-from jaxft.io import replace_text
+from jaxft.io import read_json, replace_text, write_json, write_jsonl
 from jaxft.models import backbone as backbones
 from jaxft.models import hub
 from jaxft.models import trained as trained_files
@@ -216,7 +217,7 @@ def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
       InputError: --workdir names one of them, and several runs differ in the other.
     """
     if workdir is None:
-        return build.default_workdir(trial_config(config, trial))
+        return default_workdir(trial_config(config, trial))
     own = (
         ("{seed}", "seed", trial.seed, config.seeds),
         ("{learning_rate}", "lr", trial.learning_rate, config.optim.learning_rates),
@@ -235,20 +236,20 @@ def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
 
 def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
     """Checks a run's directory; if it holds the finished run already, shows its results."""
-    own = build.to_json(trial_config(setup.config, trial))
+    own = to_json(trial_config(setup.config, trial))
     with processes.together():
         if processes.is_writer():
             workdir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
     if done:
         print(f"\n{path} is done already; its results:\n")
-        print(tables.result_table(build.read_json(path / "results.json")))
+        print(tables.result_table(read_json(path / "results.json")))
     return done
 
 
 def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
     """Makes a run's directory this command's until `stack` is closed."""
-    own = build.to_json(trial_config(setup.config, trial))
+    own = to_json(trial_config(setup.config, trial))
     with processes.together():
         if processes.is_writer():
             stack.enter_context(workdir.claimed(path, own, setup.env))
@@ -673,7 +674,7 @@ def make_adamw(
 
 def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """Returns what of results.json was known before training."""
-    settings = build.to_json(config)
+    settings = to_json(config)
     return {
         "task": config.task,
         "model": config.model.name,
@@ -776,7 +777,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
 
     Full fine-tuning leaves a whole model: nothing of the one that it began with is needed.
     """
-    config, env, dataset = build.to_json(setup.config), setup.env, setup.dataset
+    config, env, dataset = to_json(setup.config), setup.env, setup.dataset
     is_pair = any(example.pair is not None for example in dataset.test)
     settings = {
         "task": setup.config.task,
@@ -805,12 +806,12 @@ def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -
         {**row, "in_train": in_train, "in_dev": in_dev}
         for row, in_train, in_dev in zip(rows, *seen, strict=True)
     ]
-    build.write_jsonl(workdir / "predictions_test.jsonl", marked)
+    write_jsonl(workdir / "predictions_test.jsonl", marked)
 
 
 def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
     """Writes results.json, the plots and the model card."""
-    build.write_json(workdir / "results.json", results)
+    write_json(workdir / "results.json", results)
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
     title = f"{results['task']}, {results['model']}, {results['method']}"
@@ -850,7 +851,7 @@ def to_agree(config: ConfigDict, dry_run: bool) -> dict[str, Any]:
 
     Where the data lie is each host's own affair; what they are is compared once they are read.
     """
-    fields = flatten_dict(build.to_json(config), sep=".")
+    fields = flatten_dict(to_json(config), sep=".")
     del fields["data.dir"]
     return {"--dry_run": dry_run, **{f"config.{name}": x for name, x in fields.items()}}
 

@@ -15,7 +15,6 @@ from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import hub
 from jaxft.models.backbone import Params
-from jaxft.peft.methods import Options
 from jaxft.training.mesh import make_mesh
 from jaxft.training.state import Model, build_model, init_fresh
 
@@ -137,7 +136,7 @@ def make_model(tiny_bert_config: Config) -> MakeModel:
         **options: Any,
     ) -> tuple[Model, Params]:
         backbone = backbones.from_config(config, num_labels=3, dtype=dtype, remat=remat)
-        model = build_model(backbone, list(fresh), method, Options(**options))
+        model = build_model(backbone, list(fresh), method, dict(**options))
         params = random_params(backbones.parameter_shapes(backbone), seed)
         inserted = set(model.shapes) - set(params)
         if inserted:

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.base import EPOCHS, METHODS
-from jaxft import cli
+from jaxft.config import check_fields, check_values
 from jaxft.data.tasks import CATALOGUE
 from jaxft.peft import methods
 
@@ -35,21 +35,21 @@ def test_a_config_is_of_the_task_and_method_in_its_name(task: str, method: str) 
     config = load(f"{task}_{method}")
     assert config.task == f"{task}_sup"
     assert config.method.name == method
-    cli.check_fields(config)
-    cli.check_values(config)
+    check_fields(config)
+    check_values(config)
 
 
 def test_the_custom_config_takes_files_or_a_hub_dataset() -> None:
     for config in (load("custom"), load("custom", "glue_sst2")):
         assert config.task == "custom"
-        cli.check_fields(config)
-        cli.check_values(config)
+        check_fields(config)
+        check_values(config)
 
 
 def test_the_table_of_openllama_plans_what_the_reports_estimate() -> None:
     config = load("tables/openllama_3b")
-    cli.check_fields(config)
-    cli.check_values(config)
+    check_fields(config)
+    check_values(config)
     assert config.memory.estimates
     assert config.memory.targets == ("h100", "a100")
     assert config.memory.methods == ("full", "lora", "houlsby")

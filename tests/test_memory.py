@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jaxft import cli, memory
+from jaxft import memory
+from jaxft.config import check_values, config_module
 from jaxft.errors import InputError
 from jaxft.planning.targets import parse
 
@@ -235,9 +236,9 @@ def test_a_step_is_compiled_for_gpus_and_tpus_that_are_not_here(
 def test_seeds_that_would_train_together_are_planned_together(
     changes: dict[str, Any], full: list[int], lora: list[int]
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.update_from_flattened_dict({"memory.methods": ("full", "lora"), **changes})
-    cli.check_values(config)
+    check_values(config)
     jobs = memory.make_jobs(config, ({}, [], 3), parse("h100:8"))
     assert [job.seeds for _, job in jobs if job.method == "full"] == full
     assert [job.seeds for _, job in jobs if job.method == "lora"] == lora

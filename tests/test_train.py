@@ -13,8 +13,8 @@ import pytest
 from processes import wait_until
 from safetensors.numpy import load_file
 
-from jaxft import cli, train
-from jaxft.run import build
+from jaxft import train
+from jaxft.config import config_module, default_workdir
 from jaxft.training.event_log import read_log
 from jaxft.training.trials import trials
 
@@ -164,16 +164,16 @@ DIRECTORIES = [
 def test_each_run_has_a_directory_that_names_what_is_its_own(
     seeds: tuple[int, ...], rates: tuple[float, ...], workdir: str, expected: list[str]
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.seeds, config.optim.learning_rates = seeds, rates
     found = [train.directory(config, Path(workdir), trial) for trial in trials(config)]
     assert [str(path) for path in found] == expected
 
 
 def test_without_a_workdir_a_run_lies_where_it_would_alone() -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.seed, config.optim.learning_rate = 4, 3e-4
-    alone = build.default_workdir(config)
+    alone = default_workdir(config)
     config.seeds, config.optim.learning_rates = (3, 4), (1e-3, 3e-4)
     paths = [train.directory(config, None, trial) for trial in trials(config)]
     assert paths[3] == alone

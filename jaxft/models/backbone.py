@@ -1,14 +1,14 @@
-"""A BERT or RoBERTa checkpoint as a Flax sequence classifier: config, module, inputs.
+"""An encoder's checkpoint as a Flax sequence classifier: config, module, inputs.
 
     backbone = load(locate("minilm"), num_labels=6)
     shapes = parameter_shapes(backbone)            # {"bert/encoder/layer/0/...": ShapeDtypeStruct}
 
-The only importer of transformers' Flax classes. Parameters are flat dictionaries
-`{"bert/encoder/layer/0/attention/self/query/kernel": array}`; the paths are transformers' own.
+Parameters are flat dictionaries `{"bert/encoder/layer/0/attention/self/query/kernel": array}`; the
+paths are transformers' own. Everything that depends on the family is in `jaxft.models.family`.
 """
 
 import json
-import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,25 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxft.errors import InputError, check_choice
+from jaxft.errors import InputError, check_choice, nearest
+from jaxft.models import bert, llama  # noqa: F401 they register their families
+from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES, Rematerialised
 
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# The values of config.json's hidden_act that transformers' Flax classes know.
+ACTIVATIONS = (
+    "gelu",
+    "relu",
+    "silu",
+    "swish",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "tanh",
+    "quick_gelu",
+)
 
 
 @dataclass(frozen=True)
@@ -31,40 +44,40 @@ class Backbone:
     """A Flax classifier without its parameters.
 
     Attributes:
-      family: `"bert"` or `"roberta"`; also the first part of its parameters' paths.
       config: transformers' config, with the task's `num_labels`.
-      module: transformers' `Flax*ForSequenceClassificationModule`, rematerialised if asked.
+      module: the family's classifier, rematerialised if asked.
       pad_id: the id of the padding token.
       max_length: the longest sequence the position table holds, special tokens included.
       dtype: of the computation; parameters are float32.
       heads: attention heads of a layer.
-      tokens_labelled: whether every token has logits and a label (a decoder's), not every text.
     """
 
-    family: str
+    family: Family
     config: Any
     module: nn.Module
     pad_id: int
     max_length: int
     dtype: Any
     heads: int
-    tokens_labelled: bool = False
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Returns `config.json` of a BERT or RoBERTa checkpoint.
+    """Returns `config.json` of a checkpoint.
 
     Raises:
-      InputError: it is not JSON, or the model is of another family.
+      InputError: it is not JSON, or the model is of a family that jaxft does not fine-tune.
     """
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise InputError(f"{path}: not valid JSON ({err})") from err
-    family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in ("bert", "roberta"):
-        raise InputError(f"{path}: model_type {family!r}; jaxft fine-tunes 'bert' and 'roberta'")
+    name = config.get("model_type") if isinstance(config, dict) else None
+    known = [family.name for family in FAMILIES.values() if family.is_trainable]
+    if name not in known:
+        names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
+        hint = nearest(name, known)
+        raise InputError(f"{path}: model_type {name!r}; jaxft fine-tunes {names}{hint}")
     hidden, heads = config.get("hidden_size", 768), config.get("num_attention_heads", 12)
     if hidden % heads:
         raise InputError(f"{path}: hidden_size {hidden} does not divide by {heads} attention heads")
@@ -89,63 +102,36 @@ def load(directory: Path, num_labels: int, dtype: str = "float32", remat: str = 
 
 
 def from_config(
-    config: dict[str, Any], num_labels: int, dtype: str = "float32", remat: str = "none"
+    config: Mapping[str, Any], num_labels: int, dtype: str = "float32", remat: str = "none"
 ) -> Backbone:
     """Returns the classifier that a config describes; see `load`.
 
     A Llama config gives its language model, whose labels are the next tokens: to plan its memory.
     """
-    with warnings.catch_warnings():
-        # transformers 4.57 says at import that its Flax classes will go: why pyproject pins <5.
-        warnings.simplefilter("ignore")
-        from transformers import BertConfig, LlamaConfig, RobertaConfig
-        from transformers.modeling_flax_utils import ACT2FN
-        from transformers.models.bert import modeling_flax_bert as bert
-        from transformers.models.llama import modeling_flax_llama as llama
-        from transformers.models.roberta import modeling_flax_roberta as roberta
-
-    config_class, module_class = {
-        "bert": (BertConfig, bert.FlaxBertForSequenceClassificationModule),
-        "roberta": (RobertaConfig, roberta.FlaxRobertaForSequenceClassificationModule),
-        "llama": (LlamaConfig, llama.FlaxLlamaForCausalLMModule),
-    }[config["model_type"]]
-    hf_config = config_class.from_dict(config)
-    hf_config.num_labels = num_labels
-    check_choice(hf_config.hidden_act, ACT2FN, "config.json: hidden_act")
-    module = module_class(hf_config, dtype=DTYPES[dtype])
-    # RoBERTa counts positions from pad_token_id + 1, so its table holds that many tokens fewer.
-    unused = hf_config.pad_token_id + 1 if config["model_type"] == "roberta" else 0
+    family = find(config["model_type"])
+    hf_config, module = family.make(config, num_labels, DTYPES[dtype])
+    check_choice(hf_config.hidden_act, ACTIVATIONS, "config.json: hidden_act")
     return Backbone(
-        family=config["model_type"],
+        family=family,
         config=hf_config,
-        module=module if remat == "none" else Rematerialised(module, remat),
+        module=module if remat == "none" else Rematerialised(module, remat, family.layer),
         pad_id=hf_config.pad_token_id,
-        max_length=hf_config.max_position_embeddings - unused,
+        max_length=hf_config.max_position_embeddings - family.unused_positions(hf_config),
         dtype=DTYPES[dtype],
         heads=hf_config.num_attention_heads,
-        tokens_labelled=config["model_type"] == "llama",
     )
 
 
 def positions(backbone: Backbone, ids_BxL: jax.Array) -> jax.Array:
-    """Returns the position ids (int32, BxL) that the module wants; `module.apply` has no default.
-
-    BERT, Llama: 0, 1, 2, ...; RoBERTa: pad_id + 1, pad_id + 2, ... at tokens, pad_id at padding.
-    """
-    if backbone.family != "roberta":
-        return jnp.broadcast_to(jnp.arange(ids_BxL.shape[1], dtype=jnp.int32), ids_BxL.shape)
-    is_token_BxL = (ids_BxL != backbone.pad_id).astype(jnp.int32)
-    return jnp.cumsum(is_token_BxL, axis=1, dtype=jnp.int32) * is_token_BxL + backbone.pad_id
+    """Returns the position ids, int32 BxL; `module.apply` has no default for them."""
+    return backbone.family.positions(ids_BxL, backbone.pad_id)
 
 
 def inputs(
     backbone: Backbone, ids_BxL: jax.Array, mask_BxL: jax.Array, types_BxL: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    """Returns the module's arguments; a decoder knows no token types."""
-    positions_BxL = positions(backbone, ids_BxL)
-    if backbone.family == "llama":
-        return ids_BxL, mask_BxL, positions_BxL
-    return ids_BxL, mask_BxL, types_BxL, positions_BxL, None
+    """Returns the module's arguments."""
+    return backbone.family.inputs(ids_BxL, mask_BxL, types_BxL, positions(backbone, ids_BxL))
 
 
 def forward(

@@ -1,6 +1,6 @@
 """Rematerialisation: what an encoder's layers keep of the forward pass for the backward pass.
 
-    module = Rematerialised(flax_bert, "dots")       # call it exactly like flax_bert
+    module = Rematerialised(flax_bert, "dots", BERT.layer)      # call it exactly like flax_bert
 
 With the backbone frozen, activations are nearly all the memory that is left of a step, and they are
 kept whether or not the layer itself is trained: the gradient must pass through it. What is not kept
@@ -24,17 +24,20 @@ POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-LAYER = re.compile(r".*/layers?/\d+")
-
 
 class Rematerialised(nn.Module):
     """A backbone whose layers are rematerialised; `share_scope` keeps its parameters' paths.
 
     The layers' calls are intercepted, because transformers' own switch takes no policy.
+
+    Attributes:
+      policy: a key of `POLICIES`.
+      layer: a regex that matches the module paths of the layers.
     """
 
     whole: nn.Module
     policy: str
+    layer: str
 
     def setup(self) -> None:
         nn.share_scope(self, self.whole)
@@ -44,7 +47,7 @@ class Rematerialised(nn.Module):
 
         def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
             path = "/".join(context.module.path)
-            is_layer = LAYER.fullmatch(path) and context.method_name == "__call__"
+            is_layer = re.fullmatch(self.layer, path) and context.method_name == "__call__"
             # A rematerialised layer's own call passes through here once more.
             if not is_layer or path in inside:
                 return next_fun(*args, **kwargs)

@@ -1,6 +1,6 @@
 """Checkpoint files -> Flax parameters, without torch.
 
-    params, fresh = read(directory, shapes, family="bert")   # fresh: what the checkpoint lacks
+    params, fresh = read(directory, shapes, BERT)      # fresh: the paths that the checkpoint lacks
 
 Reads `model.safetensors` (one file or shards, in PyTorch's layout, with or without metadata) and
 `flax_model.msgpack`; of a base model, a masked language model or a classifier. 16-bit weights are
@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxft.errors import InputError
 from jaxft.models.backbone import Params, flat
+from jaxft.models.family import Family
 
 # Tensor by tensor: a model class would add what the checkpoint lacks, drawn at random.
 CONVERT = (
@@ -26,20 +27,15 @@ CONVERT = (
     "w = torch.load('{0}/pytorch_model.bin', map_location='cpu', weights_only=True); "
     "save_file({{k: v.clone() for k, v in w.items()}}, '{0}/model.safetensors')\""
 )
-# What a checkpoint may lack: the classifier, and BERT's pooler, which masked language models drop.
-MAY_BE_FRESH = ("classifier/", "bert/pooler/")
-# The layer that has an output for each label.
-OUTPUT = re.compile(r"classifier/(out_proj/)?(kernel|bias)")
 
 
 def read(
-    directory: Path, shapes: Params, family: str, labels: Sequence[str] | None = None
+    directory: Path, shapes: Params, family: Family, labels: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the parameters of a checkpoint and the paths it leaves to be initialised.
 
     Args:
       shapes: path -> ShapeDtypeStruct of the classifier without any PEFT module.
-      family: `"bert"` or `"roberta"`.
       labels: the task's label names, in order. A checkpoint's classifier is taken only if its
         config names the same ones. None takes any classifier of the same size.
 
@@ -50,14 +46,14 @@ def read(
     Raises:
       InputError: there are no readable weights, or encoder weights are missing or of another size.
     """
-    found = of_labels(read_file(directory, shapes, family), directory, labels)
+    found = of_labels(read_file(directory, shapes, family), directory, family, labels)
     fresh = lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
     paths = [path for path in shapes if path not in fresh]
     return {path: np.asarray(found[path], np.float32) for path in paths}, fresh
 
 
 def read_fresh(
-    directory: Path, shapes: Params, family: str, labels: Sequence[str] | None = None
+    directory: Path, shapes: Params, family: Family, labels: Sequence[str] | None = None
 ) -> list[str]:
     """Returns the second result of `read` without loading a weight: files' headers tell the shapes.
 
@@ -67,12 +63,12 @@ def read_fresh(
     if not shards:
         return read(directory, shapes, family, labels)[1]
     found = from_pytorch_layout(read_safetensors(shards, as_placeholder), shapes, family)
-    found = of_labels(found, directory, labels)
+    found = of_labels(found, directory, family, labels)
     return lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
 
 
 def of_labels(
-    found: dict[str, Any], directory: Path, labels: Sequence[str] | None
+    found: dict[str, Any], directory: Path, family: Family, labels: Sequence[str] | None
 ) -> dict[str, Any]:
     """The parameters without a classifier over other labels than these, be they as many.
 
@@ -80,7 +76,7 @@ def of_labels(
     """
     if labels is None or label_names(directory) == list(labels):
         return found
-    return {path: x for path, x in found.items() if not OUTPUT.fullmatch(path)}
+    return {path: x for path, x in found.items() if not re.fullmatch(family.output, path)}
 
 
 def label_names(directory: Path) -> list[str]:
@@ -93,14 +89,14 @@ def label_names(directory: Path) -> list[str]:
 
 
 def lacking(
-    directory: Path, found: dict[str, tuple[int, ...]], shapes: Params, family: str
+    directory: Path, found: dict[str, tuple[int, ...]], shapes: Params, family: Family
 ) -> list[str]:
     """Returns the paths of `shapes` that a checkpoint has not, or in another size; see `read`."""
     fits = {path for path, want in shapes.items() if found.get(path) == want.shape}
     fresh = sorted(set(shapes) - fits)
-    lost = [path for path in fresh if not path.startswith(MAY_BE_FRESH)]
+    lost = [path for path in fresh if not path.startswith(family.may_be_missing)]
     wrong = [path for path in lost if path in found]
-    extra = sorted(p for p in set(found) - set(shapes) if p.startswith(f"{family}/encoder/layer/"))
+    extra = sorted(p for p in set(found) - set(shapes) if family.layer_of(p) is not None)
     if wrong:
         raise InputError(
             f"{directory}: weights do not fit config.json: {wrong[0]} is {found[wrong[0]]}, "
@@ -113,19 +109,19 @@ def lacking(
     if lost:
         raise InputError(
             f"{directory}: {len(lost)} of {len(shapes)} parameters are not in the checkpoint, "
-            f"{lost[0]} among them; is it a {family} model?"
+            f"{lost[0]} among them; is it a {family.name} model?"
         )
     return fresh
 
 
-def read_file(directory: Path, shapes: Params, family: str) -> dict[str, Any]:
+def read_file(directory: Path, shapes: Params, family: Family) -> dict[str, Any]:
     """Returns path -> array of whichever weights file the directory holds."""
     shards = shard_files(directory)
     if shards:
         return from_pytorch_layout(read_safetensors(shards), shapes, family)
     msgpack = directory / "flax_model.msgpack"
     if msgpack.is_file():
-        return read_msgpack(msgpack, family)
+        return read_msgpack(msgpack, family.name)
     if any(directory.glob("*.bin")):
         raise InputError(
             f"{directory}: only .bin weights, which can run code when read; convert them once: "
@@ -182,22 +178,22 @@ def read_safetensors(
     return tensors
 
 
-def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: str) -> dict[str, Any]:
+def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: Family) -> dict[str, Any]:
     """Renames PyTorch's tensors to Flax's paths and transposes the kernels.
 
     transformers knows the names of every checkpoint it ever wrote (LayerNorm.gamma among them). A
     base model's names lack the family in front.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the announcement that its Flax classes will go
+        warnings.simplefilter("ignore")  # the deprecation warning for the Flax classes
         from transformers.modeling_flax_pytorch_utils import rename_key_and_reshape_tensor
 
-    known = {tuple(path.split("/")): shape for path, shape in shapes.items()}
+    base, known = family.name, {tuple(path.split("/")): x for path, x in shapes.items()}
     found = {}
     for name, tensor in tensors.items():
-        key, array = rename_key_and_reshape_tensor(tuple(name.split(".")), tensor, known, family)
-        is_base_model = (family, *key) in known
-        found["/".join((family, *key) if is_base_model else key)] = array
+        key, array = rename_key_and_reshape_tensor(tuple(name.split(".")), tensor, known, base)
+        is_base_model = (base, *key) in known
+        found["/".join((base, *key) if is_base_model else key)] = array
     return found
 
 

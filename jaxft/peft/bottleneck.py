@@ -1,22 +1,25 @@
 """Bottleneck adapters: down, activation, up, inside an encoder layer.
 
-    Houlsby et al. 2019, https://arxiv.org/abs/1902.00751    after attention and after the FFN
-    Pfeiffer et al. 2021, https://arxiv.org/abs/2005.00247   after the FFN only
+    insertion = before_norm({"bert/encoder/layer/0/output"}, size=64, activation="swish")
 
-    insertion = houlsby({"bert/encoder/layer/0/output"}, size=64, activation="swish")
-
-Both stand in a layer's output block, `LayerNorm(dropout(dense(x)) + residual)` without them.
-The up projection starts at zero, so the model starts as it was.
+The parts that houlsby.py and pfeiffer.py share. An adapter is inserted into a layer's output block,
+which computes `LayerNorm(dropout(dense(x)) + residual)` without it, or after a Dense layer. The up
+projection starts at zero, so the model starts as it was.
 """
 
+import re
 from collections.abc import Callable, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 from flax import linen as nn
 
+from jaxft.errors import check_choice
+from jaxft.models.family import Axes
 from jaxft.peft.inject import Call, Insertion
+from jaxft.peft.method import FROZEN, Applied, Options, Site, check_positive
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -24,6 +27,23 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "swish": nn.swish,
     "tanh": nn.tanh,
 }
+
+
+@dataclass(frozen=True)
+class BottleneckOptions(Options):
+    """The options of bottleneck adapters.
+
+    Attributes:
+      size: the width between down and up.
+      activation: a name in `ACTIVATIONS`.
+      train_layer_norm: whether the LayerNorms of the adapted blocks are trained, too.
+      layers: encoder layers that get adapters; negative numbers count from the top; empty: all.
+    """
+
+    size: int = 64
+    activation: str = "swish"
+    train_layer_norm: bool = False
+    layers: tuple[int, ...] = ()
 
 
 class Bottleneck(nn.Module):
@@ -51,7 +71,7 @@ class Bottleneck(nn.Module):
         return up(x_BxLxS)
 
 
-def houlsby(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
+def before_norm(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
     """Adapter on the block's output, before the residual and its LayerNorm.
 
     `LayerNorm(h + adapter(h) + residual)` with `h = dropout(dense(x))`.
@@ -64,7 +84,7 @@ def houlsby(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
     return Insertion(frozenset(output_paths), forward)
 
 
-def pfeiffer(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
+def around_norm(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
     """Adapter on the normalised sum; the block's own LayerNorm is used twice, as AdapterHub does.
 
     `LayerNorm(h + adapter(LayerNorm(h + residual)) + residual)` with `h = dropout(dense(x))`.
@@ -78,7 +98,7 @@ def pfeiffer(output_paths: Set[str], *, size: int, activation: str) -> Insertion
     return Insertion(frozenset(output_paths), forward)
 
 
-def serial(dense_paths: Set[str], *, size: int, activation: str) -> Insertion:
+def after_dense(dense_paths: Set[str], *, size: int, activation: str) -> Insertion:
     """Adapter on a Dense layer's output: the end of a decoder's block, before the residual.
 
     `h + adapter(h)` with `h = dense(x)`.
@@ -86,11 +106,11 @@ def serial(dense_paths: Set[str], *, size: int, activation: str) -> Insertion:
 
     def forward(call: Call) -> jax.Array:
         dense = call.module
-        h = call.next_fun(*call.args)
+        h = call.next_fun(*call.args, **call.kwargs)
         adapter = Bottleneck(size, activation, dense.dtype, parent=dense.scope.push("adapter"))
         return h + adapter(h)
 
-    return Insertion(frozenset(dense_paths), forward)
+    return Insertion(frozenset(dense_paths), forward, wraps=True)
 
 
 def open_block(call: Call, size: int, activation: str) -> tuple[jax.Array, jax.Array, Bottleneck]:
@@ -100,3 +120,46 @@ def open_block(call: Call, size: int, activation: str) -> tuple[jax.Array, jax.A
     h = block.dropout(block.dense(x), deterministic=call.deterministic)
     adapter = Bottleneck(size, activation, block.dtype, parent=block.scope.push("adapter"))
     return h, residual, adapter
+
+
+def apply(
+    site: Site,
+    options: BottleneckOptions,
+    blocks: tuple[str, ...],
+    insert: Callable[..., Insertion],
+) -> Applied:
+    """Inserts an adapter at each of the family's blocks of these kinds.
+
+    Args:
+      blocks: keys of `Family.blocks`.
+      insert: `before_norm` or `around_norm`, for a family whose blocks end in a LayerNorm.
+    """
+    check_positive(options.size, "method.size")
+    check_choice(options.activation, ACTIVATIONS, "method.activation")
+    family, dense = site.family, site.dense_layers()
+    modules = dense if family.adapts_dense else [path.removesuffix("/dense") for path in dense]
+    pattern = "|".join(family.blocks[block] for block in blocks)
+    chosen = {p for p in site.in_layers(modules, options.layers) if re.fullmatch(pattern, p)}
+    rules = [
+        (r".*/adapter/(down|up)/bias", "adapter:no_decay"),
+        (r".*/adapter/(down|up)/kernel", "adapter"),
+    ]
+    if options.train_layer_norm:
+        norms = "|".join(re.escape(path) for path in sorted(chosen))
+        rules.append((rf"({norms})/LayerNorm/(scale|bias)", "adapter:no_decay"))
+    insert = after_dense if family.adapts_dense else insert
+    insertion = insert(chosen, size=options.size, activation=options.activation)
+    return Applied((*rules, FROZEN), (insertion,), axes)
+
+
+def axes(path: str, axes_of: Callable[[str], Axes]) -> Axes:
+    """The axes of an adapter, which reads and writes hidden states.
+
+    The output layer before it leaves these whole on every device of a tensor-parallel group; to
+    divide so narrow a layer would cost a second all-reduce.
+    """
+    del axes_of
+    is_down = "/down/" in path
+    if path.endswith("/bias"):
+        return ("rank",) if is_down else ("embed",)
+    return ("embed", "rank") if is_down else ("rank", "embed")

@@ -2,16 +2,19 @@
 
     module = Injected(backbone.module, insertions)     # call it exactly like backbone.module
 
-The interceptor is entered inside `__call__`, hence inside whatever traces it: entered outside of a
-function that jit has traced before, it would be ignored without a word.
+The interceptor is entered inside `__call__`, so every trace of it sees it: entered outside of a
+function that jit has traced before, it would be ignored without a word. Insertions at the same
+module compose: the later one's `next_fun` is the earlier one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from flax import linen as nn
+
+from jaxft.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -20,23 +23,50 @@ class Call:
 
     Attributes:
       module: the bound module; its scope takes the inserted module's parameters.
-      next_fun: the call as it was, to be used or left out.
-      args: what it was called with, without `deterministic`.
-      deterministic: True to evaluate; Dense is not told by its caller, so the wrapper tells all.
+      next_fun: the original call, which `forward` may use or replace.
+      args: its positional arguments.
+      deterministic: True in evaluation. Dense layers are called without it, so the wrapper passes
+        it to every insertion.
+      kwargs: its keyword arguments.
     """
 
     module: Any
     next_fun: Callable[..., jax.Array]
     args: tuple[Any, ...]
     deterministic: bool
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Insertion:
-    """Replaces the `__call__` of the modules at `paths` by `forward`."""
+    """Replaces the `__call__` of the modules at `paths` by `forward`.
+
+    Attributes:
+      wraps: whether `forward` uses `next_fun`; otherwise it replaces the call and must be the first
+        insertion at its modules.
+    """
 
     paths: frozenset[str]
     forward: Callable[[Call], jax.Array]
+    wraps: bool = False
+
+
+def by_path(insertions: Sequence[Insertion]) -> dict[str, list[Insertion]]:
+    """Returns the insertions at each module, the innermost first.
+
+    Raises:
+      InputError: one would replace another at the same module.
+    """
+    found: dict[str, list[Insertion]] = {}
+    for insertion in insertions:
+        for path in sorted(insertion.paths):
+            if path in found and not insertion.wraps:
+                raise InputError(
+                    f"two insertions at {path}: the second replaces the call and would drop the "
+                    "first; insert the one that replaces it first"
+                )
+            found.setdefault(path, []).append(insertion)
+    return found
 
 
 class Injected(nn.Module):
@@ -49,7 +79,7 @@ class Injected(nn.Module):
         nn.share_scope(self, self.backbone)
 
     def __call__(self, *args: Any, deterministic: bool = True, **kwargs: Any) -> Any:
-        by_path = {path: ins.forward for ins in self.insertions for path in ins.paths}
+        inserted = by_path(self.insertions)
 
         def interceptor(
             next_fun: Callable[..., Any],
@@ -57,11 +87,23 @@ class Injected(nn.Module):
             kwargs: dict[str, Any],
             context: nn.module.InterceptorContext,
         ) -> Any:
-            forward = by_path.get("/".join(context.module.path))
             # `setup` and any other method of the same module pass through here too.
-            if forward is None or context.method_name != "__call__":
+            if context.method_name != "__call__":
                 return next_fun(*args, **kwargs)
-            return forward(Call(context.module, next_fun, args, deterministic))
+            for insertion in inserted.get("/".join(context.module.path), ()):
+                next_fun = entered(insertion, context.module, next_fun, deterministic)
+            return next_fun(*args, **kwargs)
 
         with nn.intercept_methods(interceptor):
             return self.backbone(*args, deterministic=deterministic, **kwargs)
+
+
+def entered(
+    insertion: Insertion, module: Any, next_fun: Callable[..., Any], deterministic: bool
+) -> Callable[..., Any]:
+    """Returns a module's call through an insertion."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return insertion.forward(Call(module, next_fun, args, deterministic, kwargs))
+
+    return call

@@ -41,7 +41,7 @@ def check(executable: Any, model: Model, arguments: tuple[Any, ...], seeds: int 
     needed = gradient_flops(model, arguments)
     allowed = (1 + SLACK) * needed + OPTIMIZER_FLOPS * sum(x.size for x in trained.values())
     # The gradient of a Dense kernel takes a product over all tokens. Half of them are the alarm.
-    allowed += kernel_gradient_flops(frozen, tokens) / 2
+    allowed += kernel_gradient_flops(model, frozen, tokens) / 2
     found = found * devices / seeds
     if found > allowed:
         raise InputError(
@@ -53,9 +53,12 @@ def check(executable: Any, model: Model, arguments: tuple[Any, ...], seeds: int 
         )
 
 
-def kernel_gradient_flops(frozen: dict[str, Any], tokens: int) -> float:
+def kernel_gradient_flops(model: Model, frozen: dict[str, Any], tokens: int) -> float:
     """Operations of the gradients of the layers' frozen kernels: two a weight a token."""
-    kernels = [x for path, x in frozen.items() if path.endswith("/kernel") and "/layer" in path]
+    in_layer = model.backbone.family.layer_of
+    kernels = [
+        x for path, x in frozen.items() if path.endswith("/kernel") and in_layer(path) is not None
+    ]
     return 2.0 * tokens * sum(x.size for x in kernels)
 
 

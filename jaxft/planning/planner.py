@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +25,6 @@ import optax
 
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
-from jaxft.peft.methods import Options
 from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.collectives import collectives, moved_bytes
@@ -72,7 +72,7 @@ class Job:
     dtype: str
     remat: str
     method: str
-    options: Options
+    options: Mapping[str, Any]
     clip: float
     accumulate: int
     batch_size: int

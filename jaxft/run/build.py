@@ -8,12 +8,11 @@ The only place, beside the commands, that reads a ConfigDict.
 
 import hashlib
 import json
-import math
 import platform
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,10 @@ from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
-from jaxft.errors import InputError
-from jaxft.io import replace_text
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.models.architectures import ARCHITECTURES
-from jaxft.peft.methods import Options
+from jaxft.peft import methods
 from jaxft.training.state import Model, build_model
 
 PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -112,17 +109,26 @@ def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any
     return backbones.read_config(directory), fresh, len(labels)
 
 
-def method_options(config: ConfigDict) -> Options:
-    """Returns the method's options; `--config.method.targets=query,key` is two targets."""
-    fields = config.method.to_dict()
-    del fields["name"]
-    given = [part for target in fields["targets"] for part in split_targets(target)]
-    fields["layers"] = tuple(fields["layers"])
-    return Options(**{**fields, "targets": tuple(given)})
+def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
+    """Returns the options that a method has; `--config.method.targets=query,key` is two targets.
+
+    Args:
+      method: empty for the config's own.
+
+    Raises:
+      InputError: an unknown method.
+    """
+    given = config.method.to_dict()
+    if "targets" in given:
+        parts = [part for target in given["targets"] for part in split_targets(target)]
+        given["targets"] = tuple(parts)
+    known = [field.name for field in fields(methods.find(method or config.method.name).options)]
+    values = {name: given[name] for name in known if name in given}
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
 
 
 def split_targets(text: str) -> list[str]:
-    """Splits at the commas that are no part of a regex, which stand outside all brackets.
+    """Splits at the commas outside all brackets: a comma inside belongs to a regex.
 
     split_targets(r".*/(query|value){1,2},key")     # [".*/(query|value){1,2}", "key"]
     """
@@ -134,39 +140,6 @@ def split_targets(text: str) -> list[str]:
         else:
             parts[-1] += token
     return parts
-
-
-def to_json(config: ConfigDict) -> dict[str, Any]:
-    """What of a config determines a run, as JSON would give it back: tuples are lists."""
-    fields = config.to_dict()
-    del fields["memory"]  # what the planner compiles
-    return json.loads(json.dumps(fields))
-
-
-def identity(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns what of config.json makes a run another run.
-
-    All but the devices it runs on and the seeds and learning rates it trains beside.
-    """
-    others = ("mesh", "seeds", "together")
-    kept = {name: value for name, value in fields.items() if name not in others}
-    optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
-    return kept | {"optim": optim}
-
-
-def config_digest(config: ConfigDict) -> str:
-    """sha256 over what makes a run another run."""
-    return hashlib.sha256(
-        json.dumps(identity(to_json(config)), sort_keys=True).encode()
-    ).hexdigest()
-
-
-def default_workdir(config: ConfigDict) -> Path:
-    """`runs/acl_sup-lora-minilm-seed0-1a2b3c`: the same command finds the same directory."""
-    digest = config_digest(config)[:6]
-    model = Path(config.model.name).name
-    task = config.task.replace(",", "+")
-    return Path("runs") / f"{task}-{config.method.name}-{model}-seed{config.seed}-{digest}"
 
 
 def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
@@ -236,38 +209,3 @@ def model_digests(directory: Path) -> dict[str, str]:
         "config": sha256(directory / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a file as a whole; a kill leaves the old one or the new one."""
-    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_text(path, text + "\n")
-
-
-def finite(tree: Any) -> Any:
-    """The same with None for NaN and infinity, of a run that diverged: JSON has neither."""
-    if isinstance(tree, dict):
-        return {name: finite(value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replaces a file as a whole by a JSON object a line."""
-    lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows)
-    replace_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def read_json(path: Path) -> Any:
-    """Returns a JSON file of a run.
-
-    Raises:
-      InputError: it is missing or broken.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
-    except ValueError as err:
-        raise InputError(f"{path}: not valid JSON ({err})") from err

@@ -21,8 +21,9 @@ from filelock import Timeout
 from flax.traverse_util import flatten_dict
 
 from jaxft import locks
+from jaxft.config import identity
 from jaxft.errors import InputError
-from jaxft.run import build
+from jaxft.io import read_json, write_json
 
 # What a run was made from, by the digests of env.json. An older jaxft wrote only some of them.
 ORIGINS = {
@@ -63,8 +64,8 @@ def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) ->
     with lock:
         check(workdir, config, env)  # again: another process may have begun it meanwhile
         if not (workdir / "config.json").exists():
-            build.write_json(workdir / "env.json", env)
-            build.write_json(workdir / "config.json", config)  # last: it says that a run is here
+            write_json(workdir / "env.json", env)
+            write_json(workdir / "config.json", config)  # last: it says that a run is here
         yield
 
 
@@ -75,15 +76,15 @@ def begun(name: str) -> bool:
 
 def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
     """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    old = flatten_dict(build.identity(build.read_json(workdir / "config.json")), sep=".")
-    new = flatten_dict(build.identity(dict(config)), sep=".")
+    old = flatten_dict(identity(read_json(workdir / "config.json")), sep=".")
+    new = flatten_dict(identity(dict(config)), sep=".")
     for name in sorted(old | new):
         if old.get(name) != new.get(name):
             raise InputError(
                 f"--workdir: {workdir} holds a run with {name} = {old.get(name)!r}, this one has "
                 f"{new.get(name)!r}; choose another --workdir or remove it"
             )
-    before = build.read_json(workdir / "env.json")
+    before = read_json(workdir / "env.json")
     for name, what in ORIGINS.items():
         if name in before and before[name] != env[name]:
             raise InputError(

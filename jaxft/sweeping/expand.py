@@ -15,7 +15,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from jaxft import cli
+from jaxft.config import check_fields, check_values, config_module
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.peft.methods import METHODS
@@ -78,9 +78,9 @@ def check_table(table: ConfigDict) -> None:
 
     The settings in it are checked as they are put over the defaults.
     """
-    defaults = cli.config_module(TABLE_FILE).get_config()
+    defaults = config_module(TABLE_FILE).get_config()
     closed = {name: x for name, x in table.items() if name not in OPEN}
-    cli.check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
+    check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
     for name in OPEN:
         if name not in table:
             raise InputError(f"config.{name} is missing; start a table from configs/{TABLE_FILE}")
@@ -155,14 +155,14 @@ def resolve(
             fields[name] = fitting(value, fields[name])
     fields |= {"task": task, "method.name": method, "model.name": model, "seed": seed}
     config = ConfigDict(unflatten_dict(fields, sep="."))
-    cli.check_fields(config)
-    cli.check_values(config)
+    check_fields(config)
+    check_values(config)
     return Setting(task, model, method, variant, seed, config)
 
 
 def defaults_of(task: str, method: str) -> ConfigDict:
     """Returns configs/base.py's defaults of a method, and of a task if it has some."""
-    base = cli.config_module()
+    base = config_module()
     name = task.removesuffix("_sup").removesuffix("_fs")
     if name in base.EPOCHS:
         return base.task_and_method(name, method)
@@ -231,7 +231,7 @@ def fitting(value: Any, default: Any) -> Any:
 
 def flags_of(config: ConfigDict) -> list[str]:
     """The flags that make configs/base.py's config this one, but for the seed and config.memory."""
-    base = flatten_dict(cli.config_module().get_config().to_dict(), sep=".")
+    base = flatten_dict(config_module().get_config().to_dict(), sep=".")
     return [
         f"--config.{name}={value if isinstance(value, str) else repr(value)}"
         for name, value in flatten_dict(config.to_dict(), sep=".").items()

@@ -29,7 +29,8 @@ from typing import Any
 from filelock import AcquireReturnProxy, Timeout
 
 from jaxft import locks
-from jaxft.run import build
+from jaxft.config import default_workdir, identity, to_json
+from jaxft.io import read_json, write_json
 from jaxft.sweeping.expand import Setting, flags_of
 from jaxft.training.trials import are_together
 
@@ -102,11 +103,11 @@ def pattern_of(setting: Setting, data: Digests, model: Digests, code_sha256: str
       data: `jaxft.run.build.split_fingerprints`.
       model: `jaxft.run.build.model_digests`.
     """
-    fields = build.identity(build.to_json(setting.config))
+    fields = identity(to_json(setting.config))
     del fields["seed"]
     what = {"config": fields, "data": data, "model": model}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    stem = build.default_workdir(setting.config).name.rpartition("-seed")[0]
+    stem = default_workdir(setting.config).name.rpartition("-seed")[0]
     return f"{stem}-seed{{seed}}-{digest[:8]}-{code_sha256[:6]}"
 
 
@@ -183,7 +184,7 @@ def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
     content = {"exit_code": exit_code, "message": message, "log": str(log)}
     path = failed_file(workdir, name)
     path.parent.mkdir(parents=True, exist_ok=True)  # nobody has, if no worker came to its log
-    build.write_json(path, content)
+    write_json(path, content)
 
 
 def last_step(workdir: Path, name: str) -> int:
@@ -196,7 +197,7 @@ def last_step(workdir: Path, name: str) -> int:
 def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
     """Returns `{"exit_code", "message", "log"}` of a failed cell; None if it has not."""
     path = failed_file(workdir, name)
-    return build.read_json(path) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 # ---------------------------------------------------------------- locks

@@ -20,9 +20,9 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
+from jaxft.io import read_json
 from jaxft.reporting.formats import human_seconds
 from jaxft.reporting.table import Table
-from jaxft.run import build
 from jaxft.sweeping.jobs import Cell, State, read_failure
 from jaxft.sweeping.schedule import Progress
 from jaxft.sweeping.table import progress_table, scores_of
@@ -64,7 +64,7 @@ class View:
         for name in changed:
             self._since[name] = time.monotonic()
             if progress.states[name] is State.DONE:
-                results = build.read_json(self._workdir / name / "results.json")
+                results = read_json(self._workdir / name / "results.json")
                 self.results[name] = scores_of(results)
         if self._live:
             self._live.update(self._picture(progress), refresh=True)

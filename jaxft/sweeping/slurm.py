@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.errors import InputError, check_choice, nearest
-from jaxft.run import build
+from jaxft.io import read_json, write_json
 from jaxft.sweeping.jobs import STOPPED, Bundle, Cell, State, look, settle
 from jaxft.sweeping.worker import Share, run_bundle
 
@@ -99,7 +99,7 @@ class Jobs:
             jobs = [self._executor.submit(BundlesJob(tuple(part), self._workdir)) for part in parts]
         for job, part in zip(jobs, parts, strict=True):
             names = [[cell.name for cell in bundle] for bundle in part]
-            build.write_json(self._record(job.job_id), {"job": job.job_id, "bundles": names})
+            write_json(self._record(job.job_id), {"job": job.job_id, "bundles": names})
             self._jobs.append((job, list(part)))
 
     def ended(self, timeout: float) -> list[Bundle]:
@@ -127,7 +127,7 @@ class Jobs:
         kind = submitit.SlurmJob if self._cluster == "slurm" else submitit.LocalJob
         found = []
         for path in sorted(self._folder.glob("job-*.json")):
-            record = build.read_json(path)
+            record = read_json(path)
             job: Any = kind(folder=self._folder, job_id=record["job"])
             if job.done():
                 path.unlink(missing_ok=True)

@@ -13,12 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jaxft.io import replace_text
+from jaxft.io import replace_text, write_json
 from jaxft.reporting.aggregate import short_names
 from jaxft.reporting.formats import NONE
 from jaxft.reporting.stats import Spread, spread
 from jaxft.reporting.table import Entry, Table, name_entry, number_entry, score_entry
-from jaxft.run import build
 from jaxft.sweeping.jobs import Cell, State
 
 Results = Mapping[str, Mapping[str, Any]]  # cell -> what of its results.json `scores_of` takes
@@ -69,7 +68,7 @@ def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str,
 
 def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes table.json and table.md."""
-    build.write_json(workdir / "table.json", list(rows))
+    write_json(workdir / "table.json", list(rows))
     replace_text(workdir / "table.md", result_table(rows).markdown() + "\n")
 
 

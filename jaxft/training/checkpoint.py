@@ -249,13 +249,15 @@ def say_damage_once() -> None:
     """Drops what libraries print about a damaged checkpoint, hundreds of lines around our one.
 
     Orbax logs each metadata file that is no JSON. When one array cannot be read it also closes its
-    event loop while other reads are under way, and each of those fails when it wants to report.
+    event loop while other reads are under way: each of those fails when it wants to report, and
+    asyncio logs the error of each that had failed already, as nobody asks for it any more.
     """
-    noise = {
-        "absl": "Failed to json parse Metadata file",
-        "asyncio": "Future exception was never retrieved",
-    }
-    for name, start in noise.items():
+    noise = (
+        ("absl", "Failed to json parse Metadata file"),
+        ("asyncio", "Future exception was never retrieved"),
+        ("asyncio", "Task exception was never retrieved"),
+    )
+    for name, start in noise:
         logging.getLogger(name).addFilter(partial(is_other, start))
     before = sys.unraisablehook
 

@@ -125,7 +125,7 @@ def train_program(
     if rates_differ:
         own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
-    forward = gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+    forward = gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
     step: Any = partial(train_step, forward, optimizer, log_norm=log_norm)
     metrics = replicated(mesh)
     if seeds > 1:
@@ -142,7 +142,7 @@ def train_program(
         seeds=seeds if seeds > 1 else None,
         # The state is updated in place: without this a step would hold it twice.
         donate=(0,),
-        tokens_labelled=model.backbone.tokens_labelled,
+        tokens_labelled=model.backbone.family.tokens_labelled,
     )
 
 
@@ -154,7 +154,7 @@ def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -
     """
     trained, frozen = param_shapes(model, mesh)
     step: Any = partial(
-        eval_step, gathering(model.forward, model.shapes, mesh, model.backbone.dtype)
+        eval_step, gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
     )
     logits = replicated(mesh)  # so that each process reads all of them
     if seeds > 1:

@@ -1,16 +1,16 @@
 """Which part of each parameter a device holds, and how a step puts the parts together.
 
-    shardings = param_shardings(model.shapes, mesh)       # path -> NamedSharding
-    forward = gathering(model.forward, model.shapes, mesh, dtype=jnp.bfloat16)
+    shardings = param_shardings(model.axes, model.shapes, mesh)       # path -> NamedSharding
+    forward = gathering(model.forward, model.axes, model.shapes, mesh, dtype=jnp.bfloat16)
 
-`tensor` divides the layers as Megatron does (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053):
-query, key, value and the intermediate layer by column, the two output layers by row, so that each
-pair of them takes one all-reduce; word embeddings by vocabulary. `fsdp` divides every matrix once
-more, along its other dimension; a step gathers a matrix where it is used (Rajbhandari et al. 2020,
-https://arxiv.org/abs/1910.02054, stage 3). LoRA and adapters follow the kernel they sit on.
+Families and methods name the logical axes of their parameters; only this module maps those to the
+mesh. `tensor` divides heads, hidden units and vocabulary, as Megatron does (Shoeybi et al. 2019,
+https://arxiv.org/abs/1909.08053): a layer's input matrices by column and its output matrices by
+row, so that each pair takes one all-reduce. `fsdp` divides every matrix once more, along its other
+dimension; a step gathers a matrix where it is used (Rajbhandari et al. 2020,
+https://arxiv.org/abs/1910.02054, stage 3).
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,76 +18,54 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.errors import InputError
+from jaxft.models.family import Axes
 from jaxft.training.step import Forward
 
 Dims = tuple[str | None, ...]  # an axis, or None, for each dimension; missing ones are None
 
-COLUMN = r".*/(query|key|value|intermediate/dense|[qkv]_proj|gate_proj|up_proj)"
-ROW = r".*/layers?/\d+/(.*/)?(output/dense|o_proj|down_proj)"
-HEAD = r"(.*/pooler/dense|classifier(/dense|/out_proj)?|score)"
-
-# First match wins. Vectors are small and are not divided over `fsdp`.
-RULES: tuple[tuple[str, Dims], ...] = (
-    # Word embeddings by vocabulary; positions and token types are few.
-    (r".*/(word_embeddings|embed_tokens)/embedding", ("tensor", "fsdp")),
-    (r".*/(position|token_type)_embeddings/embedding", (None, "fsdp")),
-    # A kernel is (in, out): by column is the second dimension, by row the first.
-    (rf"{COLUMN}/kernel", ("fsdp", "tensor")),
-    (rf"{COLUMN}/bias", ("tensor",)),
-    (rf"{COLUMN}/lora/a", ("fsdp", None)),
-    (rf"{COLUMN}/lora/b", (None, "tensor")),
-    (rf"{ROW}/kernel", ("tensor", "fsdp")),
-    (rf"{ROW}/bias", ()),
-    (rf"{ROW}/lora/a", ("tensor", None)),
-    (rf"{ROW}/lora/b", (None, "fsdp")),
-    # A bottleneck reads and writes what its block's output layer writes, which every device along
-    # `tensor` has whole; to divide so narrow a layer would cost a second all-reduce.
-    (r".*/adapter/down/kernel", ("fsdp", None)),
-    (r".*/adapter/up/kernel", (None, "fsdp")),
-    (r".*/adapter/(down|up)/bias", ()),
-    (rf"{HEAD}/kernel", ("fsdp", None)),
-    (rf"{HEAD}/bias", ()),
-    (rf"{HEAD}/lora/a", ("fsdp", None)),
-    (rf"{HEAD}/lora/b", ()),
-    (r"lm_head/kernel", ("fsdp", "tensor")),
-    (r".*([Nn]orm|layernorm)/(scale|bias|weight)", ()),
-)
+# Logical axis of a parameter (`jaxft.models.family.Axes`) -> axis of the mesh. The rank of a LoRA
+# and of an adapter is too narrow to divide.
+MESH_AXES: dict[str | None, str | None] = {
+    "vocab": "tensor",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "embed": "fsdp",
+    "rank": None,
+    None: None,
+}
 
 
-def param_shardings(shapes: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Returns the sharding of every parameter, by path.
+def param_shardings(
+    axes: Mapping[str, Axes], shapes: Mapping[str, Any], mesh: Mesh
+) -> dict[str, NamedSharding]:
+    """Returns the sharding of every parameter of `shapes`, by path.
 
-    Raises:
-      InputError: no rule knows a parameter.
+    Args:
+      axes: path -> logical axes, as `jaxft.training.state.Model` has them; () divides nothing.
     """
-    return {path: NamedSharding(mesh, spec) for path, spec in specs(shapes, mesh).items()}
+    return {path: NamedSharding(mesh, spec) for path, spec in specs(axes, shapes, mesh).items()}
 
 
-def specs(shapes: Mapping[str, Any], mesh: Mesh) -> dict[str, PartitionSpec]:
-    """Returns path -> PartitionSpec, by the first rule whose regex matches the whole path."""
-    rules = [(re.compile(pattern), dims) for pattern, dims in RULES]
-    return {path: spec_of(path, x.shape, rules, dict(mesh.shape)) for path, x in shapes.items()}
+def specs(
+    axes: Mapping[str, Axes], shapes: Mapping[str, Any], mesh: Mesh
+) -> dict[str, PartitionSpec]:
+    """Returns path -> PartitionSpec of every parameter of `shapes`."""
+    sizes = dict(mesh.shape)
+    return {path: fitted(mesh_axes(axes[path]), x.shape, sizes) for path, x in shapes.items()}
 
 
-def spec_of(
-    path: str,
-    shape: tuple[int, ...],
-    rules: list[tuple[re.Pattern[str], Dims]],
-    sizes: Mapping[str, int],
-) -> PartitionSpec:
-    """Returns a parameter's spec on a mesh of these sizes."""
-    for pattern, dims in rules:
-        if pattern.fullmatch(path):
-            return fitted(dims, shape, sizes)
-    raise InputError(f"no rule in jaxft/training/sharding.py says how {path!r} is divided")
+def mesh_axes(axes: Axes) -> Dims:
+    """Returns the mesh axis of each dimension; vectors are small and not divided over `fsdp`."""
+    dims = tuple(MESH_AXES[axis] for axis in axes)
+    return tuple(None if dim == "fsdp" else dim for dim in dims) if len(dims) == 1 else dims
 
 
 def fitted(dims: Dims, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
     """Returns the spec of a rule's dims on a mesh of these sizes.
 
     jit takes equal parts only. An axis that does not divide its dimension divides the next that it
-    can: 50,265 words do not go into two, so RoBERTa's word embeddings lie by hidden dimension. One
-    that can divide none leaves the parameter whole.
+    can: 50,265 words do not go into two, so RoBERTa's word embeddings are divided by hidden
+    dimension. One that can divide none leaves the parameter whole.
     """
     parts = list(shape)
     axes: list[list[str]] = [[] for _ in shape]
@@ -121,7 +99,13 @@ def check_tensor(heads: int, tensor: int) -> None:
         )
 
 
-def gathering(forward: Forward, shapes: Mapping[str, Any], mesh: Mesh, dtype: Any) -> Forward:
+def gathering(
+    forward: Forward,
+    axes: Mapping[str, Axes],
+    shapes: Mapping[str, Any],
+    mesh: Mesh,
+    dtype: Any,
+) -> Forward:
     """Returns `forward` on parameters that are divided over `fsdp`.
 
     Each is cast to the dtype it is computed in and then gathered: in bfloat16 half of the bytes
@@ -134,7 +118,7 @@ def gathering(forward: Forward, shapes: Mapping[str, Any], mesh: Mesh, dtype: An
     """
     if mesh.shape["fsdp"] == 1:
         return forward
-    stored = specs(shapes, mesh)
+    stored = specs(axes, shapes, mesh)
     whole = {path: without(spec, "fsdp") for path, spec in stored.items()}
 
     def gather(path: str, x: jax.Array) -> jax.Array:

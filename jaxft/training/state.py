@@ -1,6 +1,6 @@
 """Shapes first: from a checkpoint directory and a method to a model, its labels and its state.
 
-    model = build_model(backbone, fresh, "lora", Options(rank=8))
+    model = build_model(backbone, newly_initialised, "lora", {"rank": 8})
     optimizer = make_optimizer(model.labels, ...)
     shapes, frozen_shapes = state_shapes(model, optimizer, mesh)          # nothing allocated
     state, frozen = init_state(model, optimizer, weights, seed=0, mesh=mesh)
@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
+from jaxft.models.family import Axes
 from jaxft.peft.inject import Injected
-from jaxft.peft.methods import Method, Options, build
+from jaxft.peft.methods import Applied, build
 from jaxft.training.mesh import put, replicated
 from jaxft.training.partition import label_tree, parameter_of, split
 from jaxft.training.sharding import param_shardings
@@ -32,45 +33,59 @@ from jaxft.training.step import Forward, State
 
 @dataclass(frozen=True)
 class Model:
-    """A backbone with a method entered into it.
+    """A backbone with a method applied to it.
 
     Attributes:
       module: the backbone's module with the method's modules.
+      method: its name.
       labels: path -> label.
       shapes: path -> ShapeDtypeStruct, of all parameters.
+      axes: path -> the logical axes of its dimensions (`jaxft.models.family`).
       forward: `(params, batch, dropout_key) -> logits_BxC`.
     """
 
     backbone: Backbone
     module: nn.Module
-    method: Method
+    method: str
+    applied: Applied
     labels: dict[str, str]
     shapes: Params
+    axes: dict[str, Axes]
     forward: Forward
 
 
-def build_model(backbone: Backbone, fresh: list[str], method: str, options: Options) -> Model:
+def build_model(
+    backbone: Backbone, fresh: list[str], method: str, options: Mapping[str, Any]
+) -> Model:
     """Returns the model of a method; computes shapes only.
 
     Args:
       fresh: paths that the checkpoint leaves to be initialised (`jaxft.models.weights.read`).
+      options: of the method, by name.
     """
-    built = build(method, backbones.parameter_shapes(backbone), fresh, options)
-    module = Injected(backbone.module, built.insertions)
+    own = backbones.parameter_shapes(backbone)
+    applied = build(method, backbone.family, own, fresh, options)
+    module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
+    axes_of = backbone.family.axes_of
     return Model(
         backbone=backbone,
         module=module,
-        method=built,
-        labels=label_tree(shapes, built.rules),
+        method=method,
+        applied=applied,
+        labels=label_tree(shapes, applied.rules),
         shapes=shapes,
+        axes={
+            path: (axes_of(path) if path in own else applied.axes(path, axes_of)) or ()
+            for path in shapes
+        },
         forward=partial(backbones.forward, backbone, module),
     )
 
 
 def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
     """Returns `(trained, frozen)` as ShapeDtypeStructs with shardings."""
-    shardings = param_shardings(model.shapes, mesh)
+    shardings = param_shardings(model.axes, model.shapes, mesh)
     shapes = {path: sharded_shape(x, shardings[path]) for path, x in model.shapes.items()}
     return split(shapes, model.labels)
 
@@ -133,11 +148,20 @@ def init_params(
     mesh: Mesh,
     paths: Iterable[str],
 ) -> Params:
-    """Returns the parameters of these paths: those of the checkpoint, others from the seed."""
-    shardings = param_shardings(model.shapes, mesh)
-    found = {path: put(weights[path], shardings[path]) for path in paths if path in weights}
+    """Returns the parameters of these paths: those of the checkpoint, others from the seed.
+
+    A method may compute its own from the checkpoint's (`jaxft.peft.method.Applied.init`).
+    """
+    shardings = param_shardings(model.axes, model.shapes, mesh)
+    paths = set(paths)
+    values = {path: weights[path] for path in paths if path in weights}
+    for path in sorted(paths - set(values)):
+        value = model.applied.init(path, weights)
+        if value is not None:
+            values[path] = np.asarray(value, model.shapes[path].dtype)
+    found = {path: put(value, shardings[path]) for path, value in values.items()}
     init_key, _ = run_keys(seed)
-    return found | init_fresh(model, set(paths) - set(found), init_key, mesh)
+    return found | init_fresh(model, paths - set(found), init_key, mesh)
 
 
 def shardings_of(shapes: Any) -> Any:
@@ -157,7 +181,7 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
         everything = backbones.init(model.backbone, model.module, key)
         return {path: x for path, x in everything.items() if path in paths}
 
-    shardings = param_shardings({path: model.shapes[path] for path in paths}, mesh)
+    shardings = param_shardings(model.axes, {path: model.shapes[path] for path in paths}, mesh)
     return jax.jit(chosen, out_shardings=shardings)(key)
 
 

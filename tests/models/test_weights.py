@@ -24,6 +24,7 @@ from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import weights
 from jaxft.models.backbone import Backbone, Params
+from jaxft.models.bert import BERT
 
 torch = pytest.importorskip("torch")
 
@@ -226,7 +227,7 @@ def test_a_classifier_is_taken_over_by_the_names_of_its_labels(
     path.write_text(json.dumps({**config, "id2label": dict(enumerate(EMOTIONS))}))
     try:
         read_all, read_headers = (
-            [read(torch_checkpoint, shapes, "bert", labels) for labels in (EMOTIONS, INTENTS)]
+            [read(torch_checkpoint, shapes, BERT, labels) for labels in (EMOTIONS, INTENTS)]
             for read in (weights.read, weights.read_fresh)
         )
     finally:
@@ -237,7 +238,7 @@ def test_a_classifier_is_taken_over_by_the_names_of_its_labels(
     assert other == CLASSIFIER
     assert read_headers == [fresh, other]
     # Without names they are LABEL_0, LABEL_1, ...: nobody knows of what.
-    assert weights.read(torch_checkpoint, shapes, "bert", INTENTS)[1] == CLASSIFIER
+    assert weights.read(torch_checkpoint, shapes, BERT, INTENTS)[1] == CLASSIFIER
 
 
 def test_a_roberta_classifier_over_other_labels_keeps_its_dense_layer(

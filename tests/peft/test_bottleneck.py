@@ -13,7 +13,6 @@ from jaxft.models import backbone as backbones
 from jaxft.models import weights
 from jaxft.models.backbone import Params, flat
 from jaxft.peft.bottleneck import ACTIVATIONS, Bottleneck
-from jaxft.peft.methods import Options
 from jaxft.training.state import Model, build_model
 
 Config = dict[str, Any]
@@ -94,8 +93,10 @@ def test_logits_are_those_of_the_adapters_library(
     from transformers import BertForSequenceClassification
 
     backbone = backbones.load(torch_checkpoint, num_labels=3)
-    params, _ = weights.read(torch_checkpoint, backbones.parameter_shapes(backbone), "bert")
-    model = build_model(backbone, [], method, Options(size=8, activation=activation))
+    params, _ = weights.read(
+        torch_checkpoint, backbones.parameter_shapes(backbone), backbone.family
+    )
+    model = build_model(backbone, [], method, {"size": 8, "activation": activation})
     inserted = random_adapters(model)
     batch = make_batch(tiny_bert_config)
     logits_BxC = model.forward({**params, **inserted}, batch, None)
@@ -140,7 +141,7 @@ def test_adapters_stand_in_the_chosen_blocks_whose_layer_norms_can_be_trained(
 ) -> None:
     backbone = backbones.from_config(tiny_bert_config, num_labels=3)
     for train_layer_norm in (False, True):
-        options = Options(layers=layers, train_layer_norm=train_layer_norm)
+        options = {"layers": layers, "train_layer_norm": train_layer_norm}
         model = build_model(backbone, [], method, options)
         adapter = {path for path, label in model.labels.items() if label.startswith("adapter")}
         leaves = {f"adapter/{p}/{leaf}" for p in ("down", "up") for leaf in ("kernel", "bias")}

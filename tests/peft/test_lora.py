@@ -17,7 +17,6 @@ from jaxft.models import weights
 from jaxft.models.backbone import Params, flat, nested
 from jaxft.peft import lora
 from jaxft.peft.inject import Injected
-from jaxft.peft.methods import Options
 from jaxft.training.state import Model, build_model
 
 Config = dict[str, Any]
@@ -79,7 +78,7 @@ def test_the_formula_holds_and_merging_keeps_it(
     tolerance = {"rtol": 1e-5, "atol": 1e-5 * max(1.0, np.abs(expected_BxF).max())}
     y_BxF = apply(beside(features, rank, alpha), params, x_BxD)
     np.testing.assert_allclose(y_BxF, expected_BxF, **tolerance)
-    merged = lora.merge(params, alpha)
+    merged = lora.merge(params, lora.LoraOptions(alpha=alpha))
     assert merged.keys() == {"dense/kernel", "dense/bias"}
     np.testing.assert_allclose(apply(Net(features), merged, x_BxD), expected_BxF, **tolerance)
 
@@ -120,7 +119,7 @@ def test_merged_logits_are_the_unmerged_ones(
     plain, _ = make_model("head")
     params |= random_updates(model)
     batch = make_batch(tiny_bert_config)
-    merged = lora.merge(params, alpha=6.0)
+    merged = lora.merge(params, lora.LoraOptions(alpha=6.0))
     assert merged.keys() == plain.shapes.keys()
     logits_BxC = plain.forward(merged, batch, None)
     np.testing.assert_allclose(logits_BxC, model.forward(params, batch, None), atol=1e-5, rtol=0)
@@ -162,8 +161,10 @@ def test_logits_are_those_of_the_peft_library(
     from transformers import BertForSequenceClassification
 
     backbone = backbones.load(torch_checkpoint, num_labels=3)
-    params, _ = weights.read(torch_checkpoint, backbones.parameter_shapes(backbone), "bert")
-    model = build_model(backbone, [], "lora", Options(rank=4, alpha=6.0, targets=targets))
+    params, _ = weights.read(
+        torch_checkpoint, backbones.parameter_shapes(backbone), backbone.family
+    )
+    model = build_model(backbone, [], "lora", {"rank": 4, "alpha": 6.0, "targets": targets})
     updates = random_updates(model)
     batch = make_batch(tiny_bert_config)
     logits_BxC = model.forward({**params, **updates}, batch, None)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
-from jaxft.peft.methods import METHODS, Method, Options, build
+from jaxft.peft.methods import METHODS, Applied, build
 from jaxft.training.partition import count, partition_of, split
 from jaxft.training.state import Model, build_model
 
@@ -111,7 +111,7 @@ def test_rematerialised_layers_give_the_same_gradients(
     case: Case, tiny_bert_config: Config
 ) -> None:
     backbone = backbones.from_config(tiny_bert_config, num_labels=3, remat="layer")
-    model = build_model(backbone, [], case.model.method.name, Options(**EVERYWHERE))
+    model = build_model(backbone, [], case.model.method, dict(**EVERYWHERE))
     assert model.shapes == case.model.shapes
     gradients = case.gradients_of(model)
     assert gradients.keys() == case.gradients.keys()
@@ -141,11 +141,11 @@ def built(
 ) -> Model:
     name, family = request.param
     config = tiny_bert_config if family == "bert" else tiny_roberta_config
-    return build_model(backbones.from_config(config, num_labels=3), [], name, Options())
+    return build_model(backbones.from_config(config, num_labels=3), [], name, {})
 
 
 def test_the_backbones_paths_stay_and_only_the_methods_modules_join(built: Model) -> None:
-    name, shapes = built.method.name, built.shapes
+    name, shapes = built.method, built.shapes
     plain = backbones.parameter_shapes(built.backbone)
     assert {path: shapes[path] for path in plain} == plain
     extras = set(shapes) - set(plain)
@@ -166,7 +166,7 @@ def partition_by_paper(name: str, path: str) -> str:
 
 def test_exactly_the_methods_leaves_are_trained(built: Model) -> None:
     for path, label in built.labels.items():
-        assert partition_of(label) == partition_by_paper(built.method.name, path), path
+        assert partition_of(label) == partition_by_paper(built.method, path), path
         decays_not = label != "frozen" and path.endswith(("/bias", "/scale"))
         assert label.endswith(":no_decay") == decays_not, path
 
@@ -190,7 +190,7 @@ def test_adapters_have_the_published_number_of_parameters(
 ) -> None:
     config = {**tiny_bert_config, **size, "intermediate_size": 4 * size["hidden_size"]}
     backbone = backbones.from_config(config, num_labels=6)
-    model = build_model(backbone, [], name, Options(rank=8, size=64, train_pooler=False))
+    model = build_model(backbone, [], name, {"rank": 8, "size": 64, "train_pooler": False})
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in model.shapes.values())
     counts = count(model.shapes, model.labels)
     assert counts["adapter"] == adapter
@@ -205,14 +205,22 @@ def test_a_pooler_left_to_the_backbone_is_trained_with_the_head_if_it_is_fresh(
 ) -> None:
     shapes = backbones.parameter_shapes(tiny_backbone)
     pooler = ["bert/pooler/dense/bias", "bert/pooler/dense/kernel"]
-    options = Options(train_pooler=False)
-    fresh = build(name, shapes, ["classifier/bias", "classifier/kernel", *pooler], options)
-    pretrained = build(name, shapes, ["classifier/bias", "classifier/kernel"], options)
+    options = {"train_pooler": False}
+    fresh = build(
+        name,
+        tiny_backbone.family,
+        shapes,
+        ["classifier/bias", "classifier/kernel", *pooler],
+        options,
+    )
+    pretrained = build(
+        name, tiny_backbone.family, shapes, ["classifier/bias", "classifier/kernel"], options
+    )
     assert [first_label(path, fresh) for path in pooler] == ["head:no_decay", "head"]
     assert not any(first_label(path, pretrained).startswith("head") for path in pooler)
 
 
-def first_label(path: str, method: Method) -> str:
+def first_label(path: str, method: Applied) -> str:
     return next(label for pattern, label in method.rules if re.fullmatch(pattern, path))
 
 
@@ -243,7 +251,7 @@ def tiny_backbone(tiny_bert_config: Config) -> Backbone:
 def test_lora_stands_beside_the_chosen_layers_and_no_others(
     tiny_backbone: Backbone, rank: int, alpha: float, targets: set[str], layers: set[int]
 ) -> None:
-    options = Options(rank=rank, alpha=alpha, targets=tuple(targets), layers=tuple(layers))
+    options = {"rank": rank, "alpha": alpha, "targets": tuple(targets), "layers": tuple(layers)}
     model = build_model(tiny_backbone, [], "lora", options)
     numbers = {layer % 2 for layer in layers} or {0, 1}
     denses = set().union(*(MATCHED[target] for target in targets))
@@ -287,7 +295,13 @@ def test_wrong_options_are_refused_in_one_line(
     name: str, options: dict[str, Any], said: list[str], tiny_backbone: Backbone
 ) -> None:
     with pytest.raises(InputError) as caught:
-        build(name, backbones.parameter_shapes(tiny_backbone), [], Options(**options))
+        build(
+            name,
+            tiny_backbone.family,
+            backbones.parameter_shapes(tiny_backbone),
+            [],
+            dict(**options),
+        )
     message = str(caught.value)
     assert "\n" not in message
     assert all(part in message for part in said), message
@@ -298,7 +312,7 @@ def test_bitfit_trains_the_poolers_bias_only_with_the_pooler(
     train_pooler: bool, tiny_bert_config: Config
 ) -> None:
     backbone = backbones.from_config(tiny_bert_config, num_labels=3)
-    model = build_model(backbone, [], "bitfit", Options(train_pooler=train_pooler))
+    model = build_model(backbone, [], "bitfit", {"train_pooler": train_pooler})
     pooler = {path: label for path, label in model.labels.items() if "/pooler/" in path}
     assert len(pooler) == 2
     assert all((label != "frozen") == train_pooler for label in pooler.values())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.models import backbone as backbones
-from jaxft.peft.methods import METHODS, Options
+from jaxft.peft.methods import METHODS
 from jaxft.planning.accounting import bytes_by_partition, nbytes
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import PARTITIONS, partition_of, split
@@ -125,7 +125,7 @@ def spread(path: str, x: jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
 # Runs in a process of its own: eight devices have to be asked for before JAX starts.
 ON_EIGHT_DEVICES = """
 import jax, sys
-from tests.memory import test_accounting as t
+from tests.planning import test_accounting as t
 t.check_meshes()
 print("checked", len(jax.devices()))
 """
@@ -142,7 +142,7 @@ def check_meshes() -> None:
     """Every method's table is that of the bytes of its arrays on each device, on three meshes."""
     for method in METHODS:
         backbone = backbones.from_config(TINY, num_labels=4)
-        model = build_model(backbone, [], method, Options(rank=4, size=8))
+        model = build_model(backbone, [], method, {"rank": 4, "size": 8})
         tx = optimizer(model.labels, 1.0, 4)
         for dims in MESHES.values():
             devices = np.asarray(jax.devices()[: math.prod(dims)]).reshape(dims)

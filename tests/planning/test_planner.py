@@ -11,7 +11,6 @@ import pytest
 
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.backbone import from_config
-from jaxft.peft.methods import Options
 from jaxft.planning import plan_cache, planner, targets
 from jaxft.planning.compiled import compiled_bytes
 from jaxft.planning.planner import Job, Row, breakdown, cache_key, plan
@@ -42,7 +41,7 @@ def make_job(architecture: dict[str, Any], **changes: Any) -> Job:
         dtype="float32",
         remat="none",
         method="lora",
-        options=Options(rank=4, size=8),
+        options={"rank": 4, "size": 8},
         clip=1.0,
         accumulate=1,
         batch_size=4,
@@ -70,7 +69,7 @@ def test_the_plan_is_the_compiled_step_of_a_run(
     found = planned(method)
 
     # As jaxft.train makes it, from the arrays' side.
-    model = build_model(from_config(tiny_roberta_config, 3), [], method, Options(rank=4, size=8))
+    model = build_model(from_config(tiny_roberta_config, 3), [], method, {"rank": 4, "size": 8})
     optimizer = make_optimizer(
         model.labels,
         make_schedule("linear", 1e-3, total_steps=10, warmup=0.1),
@@ -137,7 +136,7 @@ def test_a_step_within_memory_uses_what_was_planned() -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora", "houlsby", "pfeiffer"])
 def test_a_decoder_can_be_planned(method: str) -> None:
-    job = make_job(TINY_LLAMA, method=method, options=Options(rank=2, size=4), batch_size=1)
+    job = make_job(TINY_LLAMA, method=method, options={"rank": 2, "size": 4}, batch_size=1)
     model = planner.make_model(job)
     trained, _ = split(model.shapes, model.labels)
     hidden, size, layers = 32, 4, 2
@@ -162,7 +161,7 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
         replace(job, batch_size=8),
         replace(job, remat="dots"),
         replace(job, fresh=("classifier/kernel",)),
-        replace(job, options=Options(rank=8)),
+        replace(job, options={"rank": 8}),
         replace(job, target=targets.parse("h100")),
         replace(job, target=targets.parse("h100:2")),
         replace(job, seeds=5),

@@ -8,9 +8,9 @@ from test_aggregate import run_of
 from test_tables import EMPTY
 
 from configs import base
+from jaxft.config import to_json
 from jaxft.peft.methods import METHODS
 from jaxft.reporting import hparams
-from jaxft.run import build
 
 ROW = {"task", "model", "method", "seed", "lr", "batch", "epochs"}
 OPTIONS = {"rank", "alpha", "dropout", "targets", "size", "activation", "train_layer_norm"}
@@ -23,7 +23,7 @@ def settings(**fields: Any) -> dict[str, hparams.Setting]:
     with config.unlocked():
         config.update_from_flattened_dict({n.replace("__", "."): x for n, x in fields.items()})
     own = {"task": config.task, "model": config.model.name, "method": config.method.name}
-    return hparams.settings({**own, "seed": config.seed, "config": build.to_json(config)})
+    return hparams.settings({**own, "seed": config.seed, "config": to_json(config)})
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from jaxft import cli
+from jaxft.config import config_module
 from jaxft.data.examples import Dataset, Example
+from jaxft.io import write_json, write_jsonl
 from jaxft.run import build
 
 
 def test_figures_that_are_none_are_null_in_json(tmp_path: Path) -> None:
     content = {"loss": math.nan, "rows": [1.5, math.inf, {"x": -math.inf}], "name": "NaN"}
-    build.write_json(tmp_path / "x.json", content)
+    write_json(tmp_path / "x.json", content)
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text) == {"loss": None, "rows": [1.5, None, {"x": None}], "name": "NaN"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json"]
 
 
 def test_lines_of_a_run_that_diverged_are_json(tmp_path: Path) -> None:
-    build.write_jsonl(tmp_path / "x.jsonl", [{"p": math.nan}, {"p": 0.5}])
+    write_jsonl(tmp_path / "x.jsonl", [{"p": math.nan}, {"p": 0.5}])
     assert (tmp_path / "x.jsonl").read_text() == '{"p": null}\n{"p": 0.5}\n'
 
 
@@ -37,9 +38,9 @@ def test_lines_of_a_run_that_diverged_are_json(tmp_path: Path) -> None:
 def test_targets_are_split_at_commas_that_are_no_part_of_a_regex(
     given: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.method.targets = given
-    assert build.method_options(config).targets == targets
+    assert build.method_options(config)["targets"] == targets
 
 
 def test_the_same_rows_cut_elsewhere_are_other_data() -> None:

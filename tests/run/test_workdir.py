@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxft.config import identity
 from jaxft.errors import InputError
-from jaxft.run import build, workdir
+from jaxft.io import read_json, write_json
+from jaxft.run import workdir as rundir
 
 CONFIG = {"task": "acl_sup", "optim": {"clip": 1.0}}
 ENV = {
@@ -24,7 +26,7 @@ ENV = {
 
 
 def claim(workdir: Path, config: dict, env: dict) -> None:
-    with workdir.claimed(workdir, config, env):
+    with rundir.claimed(workdir, config, env):
         pass
 
 
@@ -51,14 +53,14 @@ def test_what_a_run_trains_beside_makes_it_no_other_run(tmp_path: Path) -> None:
     claim(tmp_path, CONFIG, ENV)
     beside = {"optim": {"clip": 1.0, "learning_rates": []}, "seeds": [], "together": "on"}
     claim(tmp_path, {**CONFIG, **beside}, ENV)
-    assert build.identity({**CONFIG, **beside}) == CONFIG
+    assert identity({**CONFIG, **beside}) == CONFIG
 
 
 def test_a_claim_that_was_killed_half_way_can_be_made_again(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{}")
     (tmp_path / "config.json.1a2b.tmp").write_text('{"task"')
     claim(tmp_path, CONFIG, ENV)
-    assert build.read_json(tmp_path / "config.json") == CONFIG
+    assert read_json(tmp_path / "config.json") == CONFIG
 
 
 def test_a_copy_of_a_config_is_something_else(tmp_path: Path) -> None:
@@ -78,8 +80,8 @@ def test_a_directory_of_something_else_is_not_written_into(tmp_path: Path) -> No
 
 def test_a_run_of_an_older_jaxft_is_told_by_the_digests_that_it_has(tmp_path: Path) -> None:
     older = {name: ENV[name] for name in ("data_sha256", "weights_sha256")}
-    build.write_json(tmp_path / "env.json", older)
-    build.write_json(tmp_path / "config.json", CONFIG)
+    write_json(tmp_path / "env.json", older)
+    write_json(tmp_path / "config.json", CONFIG)
     claim(tmp_path, CONFIG, ENV)
     with pytest.raises(InputError, match="the data changed"):
         claim(tmp_path, CONFIG, {**ENV, "data_sha256": "c"})
@@ -106,23 +108,23 @@ def claimed_elsewhere(workdir: Path) -> str:
 
 def test_a_process_that_is_refused_writes_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with workdir.claimed(run, CONFIG, ENV):
+    with rundir.claimed(run, CONFIG, ENV):
         assert claimed_elsewhere(run) == f"{run}: another process is writing this run"
-        assert build.read_json(run / "env.json") == ENV
+        assert read_json(run / "env.json") == ENV
     assert claimed_elsewhere(run) == "claimed"
-    assert build.read_json(run / "env.json") == ENV  # where it began, not where it went on
+    assert read_json(run / "env.json") == ENV  # where it began, not where it went on
 
 
 def test_each_start_of_a_run_is_a_line_of_its_own(tmp_path: Path) -> None:
-    assert workdir.launches(tmp_path) == []
-    workdir.add_launch(tmp_path, ENV, step=0)
+    assert rundir.launches(tmp_path) == []
+    rundir.add_launch(tmp_path, ENV, step=0)
     later = {**ENV, "devices": ["cpu"] * 4, "versions": {"jax": "0.10.3", "jaxft": "0.1.0"}}
-    workdir.add_launch(tmp_path, later, step=40)
+    rundir.add_launch(tmp_path, later, step=40)
     with (tmp_path / "launches.jsonl").open("a") as file:
         file.write('{"time": "2026-')  # a kill cut it short
-    first, second = workdir.launches(tmp_path)
+    first, second = rundir.launches(tmp_path)
     assert (first["step"], second["step"]) == (0, 40)
     assert (len(first["devices"]), len(second["devices"])) == (1, 4)
-    assert workdir.other_versions(first, ENV) == ""
-    assert workdir.other_versions(first, later) == "jax 0.10.2 -> 0.10.3"
+    assert rundir.other_versions(first, ENV) == ""
+    assert rundir.other_versions(first, later) == "jax 0.10.2 -> 0.10.3"
     assert json.dumps(first)

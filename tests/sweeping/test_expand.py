@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs.tables import grid
 from jaxft import cli
+from jaxft.config import config_module
 from jaxft.errors import InputError
 from jaxft.sweeping.expand import Setting, expand, flags_of
 
@@ -188,4 +189,4 @@ def test_a_wrong_table_is_told_in_one_line(fields: dict, said: str, hint: str) -
 
 def test_a_config_of_one_run_is_no_table() -> None:
     with pytest.raises(InputError, match="no such field"):
-        expand(cli.config_module("acl_lora.py").get_config())
+        expand(config_module("acl_lora.py").get_config())

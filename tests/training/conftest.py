@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from jaxft.data.encode import Encoded
 from jaxft.models import backbone as backbones
-from jaxft.peft.methods import Options
 from jaxft.training.mesh import make_mesh
 from jaxft.training.state import Model, build_model
 
@@ -41,7 +40,7 @@ def tiny_model(tiny_bert_config: dict[str, Any]) -> TinyModel:
     def build(method: str, dropout: float = 0.0) -> Model:
         rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         backbone = backbones.from_config({**tiny_bert_config, **rates}, num_labels=3)
-        return build_model(backbone, [], method, Options(rank=4, size=8, dropout=dropout))
+        return build_model(backbone, [], method, {"rank": 4, "size": 8, "dropout": dropout})
 
     return build
 

@@ -13,10 +13,10 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
-from jaxft.peft.methods import Options
+from jaxft.models.bert import BERT
 from jaxft.training.mesh import AXES
 from jaxft.training.sharding import (
-    RULES,
+    MESH_AXES,
     check_tensor,
     fitted,
     param_shardings,
@@ -26,9 +26,9 @@ from jaxft.training.sharding import (
 from jaxft.training.state import Model, build_model
 
 FAMILIES = ("bert-base-uncased", "roberta-large", "openlm-research/open_llama_3b")
-EVERYWHERE = Options(targets=("all-linear",))
+EVERYWHERE = {"targets": ("all-linear",)}
 MIXED = AbstractMesh((1, 1, 2, 2), AXES)
-Shapes = dict[str, Any]
+Models = dict[tuple[str, str], Model]
 
 
 def model_of(name: str, method: str) -> Model:
@@ -37,28 +37,34 @@ def model_of(name: str, method: str) -> Model:
 
 
 @pytest.fixture(scope="module")
-def shapes() -> dict[tuple[str, str], Shapes]:
+def models() -> Models:
     return {
-        (name, method): model_of(name, method).shapes
+        (name, method): model_of(name, method)
         for name in FAMILIES
         for method in ("full", "lora", "houlsby")
     }
 
 
-def test_every_parameter_has_a_rule_and_every_rule_a_parameter(shapes: Any) -> None:
-    paths = {path for found in shapes.values() for path in found}
-    used = set()
-    for path in paths:
-        used.add(next(pattern for pattern, _ in RULES if re.fullmatch(pattern, path)))
-    unused = {pattern for pattern, _ in RULES} - used
-    # LoRA on the head is entered by a path regex of the user's.
-    assert {pattern for pattern in unused if "lora" not in pattern} == set()
+def test_every_rule_of_a_family_names_the_axes_of_a_parameter() -> None:
+    for family in ("bert", "roberta", "llama"):
+        name = next(n for n in FAMILIES if ARCHITECTURES[n]["model_type"] == family)
+        backbone = backbones.from_config({**ARCHITECTURES[name], "num_hidden_layers": 2}, 3)
+        paths = set(backbones.parameter_shapes(backbone))
+        used = {next(p for p, _ in backbone.family.axes if re.fullmatch(p, x)) for x in paths}
+        assert used == {pattern for pattern, _ in backbone.family.axes}
 
 
-def test_every_matrix_is_divided_over_fsdp(shapes: Any) -> None:
-    for (name, _), found in shapes.items():
-        for path, spec in specs(found, MIXED).items():
-            x = found[path]
+def test_axes_name_every_dimension_of_a_parameter(models: Models) -> None:
+    for model in models.values():
+        for path, x in model.shapes.items():
+            assert len(model.axes[path]) == x.ndim, path
+            assert set(model.axes[path]) <= set(MESH_AXES)
+
+
+def test_every_matrix_is_divided_over_fsdp(models: Models) -> None:
+    for (name, _), model in models.items():
+        for path, spec in specs(model.axes, model.shapes, MIXED).items():
+            x = model.shapes[path]
             if x.ndim == 2 and min(x.shape) >= 64:
                 assert "fsdp" in flat(spec), (name, path)
 
@@ -79,16 +85,16 @@ def test_every_matrix_is_divided_over_fsdp(shapes: Any) -> None:
         ("output/LayerNorm/scale", (None,)),
     ],
 )
-def test_layers_lie_as_megatrons_do(shapes: Any, path: str, spec: tuple[Any, ...]) -> None:
+def test_layers_lie_as_megatrons_do(models: Models, path: str, spec: tuple[Any, ...]) -> None:
     for name, family in (("bert-base-uncased", "bert"), ("roberta-large", "roberta")):
-        found = specs(shapes[name, "lora"], MIXED)
+        found = specs_of(models[name, "lora"])
         assert found[f"{family}/encoder/layer/1/{path}"] == PartitionSpec(*spec)
 
 
-def test_words_lie_by_vocabulary_where_it_divides(shapes: Any) -> None:
+def test_words_lie_by_vocabulary_where_it_divides(models: Models) -> None:
     word = "embeddings/word_embeddings/embedding"
-    bert = specs(shapes["bert-base-uncased", "lora"], MIXED)[f"bert/{word}"]
-    roberta = specs(shapes["roberta-large", "lora"], MIXED)[f"roberta/{word}"]
+    bert = specs_of(models["bert-base-uncased", "lora"])[f"bert/{word}"]
+    roberta = specs_of(models["roberta-large", "lora"])[f"roberta/{word}"]
     assert bert == PartitionSpec("tensor", "fsdp")  # 30,522 words
     assert roberta == PartitionSpec(None, ("tensor", "fsdp"))  # 50,265
 
@@ -114,16 +120,24 @@ def test_parts_are_equal_and_an_axis_is_used_once(
     assert "fsdp" not in flat(without(spec, "fsdp"))
 
 
+def specs_of(model: Model) -> dict[str, PartitionSpec]:
+    return specs(model.axes, model.shapes, MIXED)
+
+
 def flat(spec: Any) -> list[str]:
     """All axes of a spec."""
     parts = [(names,) if isinstance(names, str) else names or () for names in spec]
     return [name for names in parts for name in names]
 
 
-def test_an_unknown_parameter_is_told() -> None:
-    shape = jax.ShapeDtypeStruct((2, 2), np.float32)
-    with pytest.raises(InputError, match=r"no rule in .* how 'bert/novel/kernel' is divided"):
-        param_shardings({"bert/novel/kernel": shape}, MIXED)
+def test_a_parameter_that_a_family_does_not_name_is_an_error() -> None:
+    with pytest.raises(InputError, match="'bert' names no axes for the parameter 'bert/novel'"):
+        BERT.axes_of("bert/novel")
+
+
+def test_a_parameter_without_axes_is_whole_on_every_device() -> None:
+    shape = jax.ShapeDtypeStruct((4, 2), np.float32)
+    assert param_shardings({"x": ()}, {"x": shape}, MIXED)["x"].is_fully_replicated
 
 
 def test_whole_heads_or_none() -> None:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxft.data.batches import Batch, make_batch
 from jaxft.models import backbone as backbones
-from jaxft.peft.methods import METHODS, Options
+from jaxft.peft.methods import METHODS
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.compiled import flops
 from jaxft.training.mesh import by_row, put_batch, replicated
@@ -178,7 +178,7 @@ def test_a_lora_step_of_minilm_saves_the_frozen_gradients_and_moments(mesh: Mesh
     backbone = backbones.from_config(MINILM, num_labels=6)
     costs, opt_bytes = {}, {}
     for method in ("full", "lora"):
-        model = build_model(backbone, [], method, Options())
+        model = build_model(backbone, [], method, {})
         costs[method] = flops(compiled_step(model, mesh, batch_size=32).compile(32))
         shapes, _ = state_shapes(model, adamw(model), mesh)
         table = bytes_by_partition(model.labels, model.shapes, shapes.opt_state)

@@ -11,13 +11,12 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from jaxft import cli
+from jaxft.config import config_module
 from jaxft.data.batches import eval_order, train_order
 from jaxft.data.encode import Encoded
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
-from jaxft.peft.methods import Options
 from jaxft.planning.accounting import nbytes
 from jaxft.planning.collectives import collectives
 from jaxft.training.loop import device_batch
@@ -144,11 +143,11 @@ def test_each_learning_rate_of_each_seed_trains_as_if_alone(method: str, accumul
     ("name", "options"),
     [
         # MiniLM is small beside a head of its own size: the pooler frozen, as peft has it.
-        ("sentence-transformers/all-MiniLM-L6-v2", Options(train_pooler=False)),
-        ("roberta-base", Options()),
+        ("sentence-transformers/all-MiniLM-L6-v2", {"train_pooler": False}),
+        ("roberta-base", {}),
     ],
 )
-def test_five_seeds_take_hardly_more_memory_than_one(name: str, options: Options) -> None:
+def test_five_seeds_take_hardly_more_memory_than_one(name: str, options: dict[str, Any]) -> None:
     model = build_model(backbones.from_config(ARCHITECTURES[name], 6), [], "lora", options)
 
     def arguments(seeds: int) -> int:
@@ -215,7 +214,7 @@ def test_on_several_devices_runs_do_not_talk_to_each_other() -> None:
 def test_runs_take_their_steps_at_once_where_they_share_something(
     overrides: dict[str, object], together: bool
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.update_from_flattened_dict(overrides)
     assert are_together(config, 3) is together
     assert are_together(config, 1) is False
@@ -232,7 +231,7 @@ def test_runs_take_their_steps_at_once_where_they_share_something(
 def test_runs_that_cannot_train_together_say_why(
     overrides: dict[str, object], message: str
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.update_from_flattened_dict(overrides)
     with pytest.raises(InputError, match=message):
         are_together(config, 3)
@@ -251,7 +250,7 @@ def test_runs_that_cannot_train_together_say_why(
 def test_a_run_is_named_by_what_it_does_not_share(
     seeds: tuple[int, ...], rates: tuple[float, ...], labels: list[str]
 ) -> None:
-    config = cli.config_module().get_config()
+    config = config_module().get_config()
     config.seeds, config.optim.learning_rates = seeds, rates
     group = trials(config)
     assert len(set(group)) == len(group) == max(1, len(seeds)) * max(1, len(rates))

@@ -1,0 +1,188 @@
+r"""What a method of fine-tuning is, and the table of methods.
+
+    register(Method("scale", Options, apply))          # one file makes a method
+    method = find("lora")
+    options = method.read_options({"rank": 8, "size": 64})     # LoraOptions(rank=8, ...)
+    applied = method.apply(Site(family, shapes), options)
+
+A method is one value of `Method`, in one file, which may be outside this package. It owns its
+options, the modules that it inserts, which parameters it trains, how its own are initialised and
+divided over devices, and how they are merged back into the backbone.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from jaxft.errors import InputError, check_choice
+from jaxft.models.backbone import Params
+from jaxft.models.family import Axes, Family
+from jaxft.peft.inject import Insertion
+
+# (regex on whole parameter paths, label). A label is a partition, `frozen`, `backbone`, `adapter`
+# or `head`, with `:no_decay` after it for biases and LayerNorm scales, which weight decay should
+# not pull to zero.
+Rule = tuple[str, str]
+FROZEN: Rule = (r".*", "frozen")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of every method.
+
+    Attributes:
+      train_pooler: whether BERT's pooler belongs to the head, as the same Dense and tanh do in
+        RoBERTa's classifier. A pooler that pretraining left behind (sentence encoders do not use
+        it) is a poor thing to freeze; peft and adapters freeze it by default.
+    """
+
+    train_pooler: bool = True
+
+
+@dataclass(frozen=True)
+class Site:
+    """The backbone that a method is applied to.
+
+    Attributes:
+      shapes: path -> ShapeDtypeStruct of its parameters, the classifier's included.
+    """
+
+    family: Family
+    shapes: Params
+
+    def dense_layers(self) -> list[str]:
+        """Returns the module paths of the Dense layers in the encoder's layers."""
+        paths = [path for path in self.shapes if path.endswith("/kernel")]
+        modules = [path.removesuffix("/kernel") for path in paths]
+        return [path for path in modules if self.family.layer_of(path) is not None]
+
+    def in_layers(self, paths: list[str], layers: tuple[int, ...]) -> list[str]:
+        """Returns the module paths that are in these encoder layers; all if none is given.
+
+        Args:
+          layers: numbers; negative ones count from the top.
+
+        Raises:
+          InputError: there is no such layer.
+        """
+        numbers = {path: self.family.layer_of(path) or 0 for path in paths}
+        count = max(numbers.values()) + 1
+        for layer in layers:
+            if not -count <= layer < count:
+                raise InputError(
+                    f"method.layers: no layer {layer}; the encoder has {count}, 0 to {count - 1}"
+                )
+        chosen = {layer % count for layer in layers} or set(numbers.values())
+        return [path for path in paths if numbers[path] in chosen]
+
+
+def no_axes(path: str, axes_of: Callable[[str], Axes]) -> Axes | None:
+    """Names no axes: each device then holds the whole parameter."""
+    del path, axes_of
+    return None
+
+
+def no_init(path: str, weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Keeps the value that the module drew."""
+    del path, weights
+    return None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A method applied to a backbone.
+
+    Attributes:
+      rules: label every parameter; the first match wins.
+      insertions: the modules that the method adds.
+      axes: `(path, axes_of) -> logical axes` of a parameter that the method added; `axes_of` gives
+        those of a parameter of the backbone. None divides it nowhere.
+      init: `(path, weights) -> value` of a parameter that the method added, from the weights that
+        were loaded (path -> float32 array), where its modules cannot know it: DoRA's magnitudes
+        are norms of kernels. None keeps the value that the module drew.
+    """
+
+    rules: tuple[Rule, ...]
+    insertions: tuple[Insertion, ...] = ()
+    axes: Callable[[str, Callable[[str], Axes]], Axes | None] = no_axes
+    init: Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None] = no_init
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of fine-tuning.
+
+    Attributes:
+      options: a frozen dataclass of its options, derived from `Options`; the fields are those of
+        `config.method`, and `apply` checks their values.
+      apply: `(site, options) -> Applied`.
+      learning_rate: a peak that suits it.
+      merge: `(parameters by path, options) -> the same without the method's own`, for a method
+        that can be merged into the backbone.
+    """
+
+    name: str
+    options: type[Options]
+    apply: Callable[[Site, Any], Applied]
+    learning_rate: float = 1e-3
+    merge: Callable[[Params, Any], Params] | None = None
+
+    def read_options(self, given: Mapping[str, Any]) -> Options:
+        """Returns the method's options out of the options of all methods.
+
+        Options of other methods are ignored.
+
+        Raises:
+          InputError: no method has an option of that name.
+        """
+        known = {field.name for method in METHODS.values() for field in fields(method.options)}
+        for name in given:
+            check_choice(name, sorted(known), "method: option")
+        own = {field.name for field in fields(self.options)}
+        return self.options(**{name: value for name, value in given.items() if name in own})
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Makes a method known by its name, in place of an earlier one, and returns it."""
+    METHODS[method.name] = method
+    return method
+
+
+def find(name: str) -> Method:
+    """Returns a method by its name.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    return METHODS[check_choice(name, METHODS, "method.name")]
+
+
+def head_rules(site: Site, newly_initialised: list[str], options: Options) -> tuple[Rule, ...]:
+    """Returns the rules that train the head, which come before every method's own.
+
+    Args:
+      newly_initialised: paths that the checkpoint lacks. A parameter that was drawn at random is
+        never frozen (the pooler that a masked language model lacks).
+    """
+    family = site.family
+    parts = [
+        family.classifier,
+        *([family.pooler] if family.pooler and options.train_pooler else []),
+    ]
+    is_head = re.compile("|".join(parts))
+    paths = [p for p in site.shapes if is_head.fullmatch(p) or p in newly_initialised]
+    return tuple(
+        (re.escape(path), "head:no_decay" if path.endswith("/bias") else "head") for path in paths
+    )
+
+
+def check_positive(value: int, field: str) -> None:
+    """Raises InputError unless a whole number is above 0."""
+    if value < 1:
+        raise InputError(f"{field}: {value}; expected a whole number above 0")
