@@ -19,7 +19,8 @@ from jaxft.errors import InputError
 from jaxft.reporting.facts import is_diverged
 from jaxft.reporting.schema import Run, RunResults, flat
 
-# The order of methods in a report: that of jaxft.peft.methods.METHODS, whose module loads JAX.
+# The order of methods in a report; others come after them, by name. Not read from jaxft.peft.methods,
+# which loads JAX.
 METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 
 # Fields of a config in which two runs of one cell may differ: the seed, where things lie (the

@@ -182,13 +182,8 @@ class Table:
 
     def csv(self) -> str:
         """Returns the values with a line of heads; an empty field is a missing value."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(self.heads)
-        for row in self.rows:
-            values = [entry.value for entry in row]
-            writer.writerow([no_formula(x) if isinstance(x, str) else x for x in values])
-        return file.getvalue()
+        values = [[entry.value for entry in row] for row in self.rows]
+        return "".join(map(csv_line, [self.heads, *values]))
 
     def html_rows(self) -> list[HtmlRow]:
         """Returns the rows for the page's template, which escapes all texts."""
@@ -228,6 +223,15 @@ def of_texts(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: bool 
 def latex_line(cells: Sequence[str]) -> str:
     """A row of a LaTeX table."""
     return " & ".join(map(escape_latex, cells)) + r" \\"
+
+
+def csv_line(values: Sequence[float | str | None]) -> str:
+    """A line of a CSV file; no text in it is a formula or ends the line."""
+    file = io.StringIO()
+    # Only of the characters of the line's end does the writer quote each alone.
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow([no_formula(x) if isinstance(x, str) else x for x in values])
+    return file.getvalue().removesuffix("\r\n") + "\n"
 
 
 # ---------------------------------------------------------------- entries
