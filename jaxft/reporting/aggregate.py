@@ -3,8 +3,8 @@
     finished, unfinished = find([Path("runs")])
     cells, notes = make_cells([make_run(path, results, env) for path, results, env in ...])
 
-A cell is a task, a model, a method, and a variant: what else of the config differs between the
-cells of that method. Everything is read from results.json and env.json; no config is executed.
+A cell is a task, a model, a method, and a variant: the other fields of the config that differ
+between the cells of that method. Everything is read from results.json and env.json; no config is executed.
 """
 
 import json
@@ -19,12 +19,12 @@ from jaxft.errors import InputError
 from jaxft.reporting.facts import is_diverged
 from jaxft.reporting.schema import Run, RunResults, flat
 
-# The order of methods in a report; others come after them, by name. Not read from jaxft.peft.methods,
-# which loads JAX.
+# The order of methods in a report; any others follow by name. It is not read from the registry in
+# jaxft.peft, because that loads JAX.
 METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 
-# Fields of a config in which two runs of one cell may differ: the seed, where things lie (the
-# fingerprints in env.json tell whether the data are the same), what no score depends on.
+# Fields of a config in which two runs of one cell may differ: the seed, the places of files (the
+# fingerprints in env.json show whether the data are the same), and fields that change no score.
 FREE = {
     *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source"),
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
@@ -40,7 +40,7 @@ UNREAD = {
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
 }
 
-# Digests in env.json of what a run was made from, the most telling first; an older jaxft wrote the
+# Digests in env.json of the data and the weights of a run, the most precise first; an older jaxft wrote the
 # last one alone.
 ORIGINS = {
     "data": ("splits_sha256", "data_sha256"),
@@ -97,7 +97,7 @@ def find(directories: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     Raises:
       InputError: a directory is missing or cannot be read.
     """
-    found: dict[Path, Path] = {}  # what is given twice, or through a link, counts once
+    found: dict[Path, Path] = {}  # a directory given twice, or through a link, counts once
     for top in directories:
         if not top.is_dir():
             raise InputError(f"{top}: no such directory")
@@ -120,7 +120,7 @@ def is_run(files: Sequence[str]) -> bool:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether a run came to its end; DONE is what it writes last."""
+    """Whether a run is finished; DONE is the last file that it writes."""
     return (directory / "DONE").exists()
 
 
@@ -166,7 +166,7 @@ def settings(results: RunResults) -> dict[str, Any]:
 
 
 def cell_key(run: Run) -> Hashable:
-    """What the runs of a cell share."""
+    """The key that all runs of a cell share."""
     results = run.results
     fields = json.dumps(settings(results), sort_keys=True)
     return results["task"], results["model"], results["method"], fields
@@ -200,11 +200,11 @@ def origin(run: Run, what: str) -> str:
 
 
 def check_test_sets(runs: Sequence[Run]) -> list[str]:
-    """Raises InputError if runs of a task were tested on different texts, as far as can be told.
+    """Raises InputError if runs of a task are known to be tested on different texts.
 
     Returns:
-      notes on tasks of which it cannot be told: their runs differ in their data somewhere, and
-      some of an older jaxft do not say where.
+      notes on tasks for which this is unknown: their runs differ in their data somewhere, and
+      some, of an older jaxft, do not say where.
     """
     seen: dict[str, Run] = {}
     unknown: dict[str, None] = {}

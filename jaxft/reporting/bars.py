@@ -34,7 +34,7 @@ from jaxft.reporting.plans import (
 from jaxft.reporting.plots import BLUE, GREEN, GREY, VERMILION, save
 from jaxft.reporting.schema import PlanRow
 
-# From the axis on: what hardly differs between methods first, so that its end can be compared.
+# From the axis on: first the kinds that hardly differ between methods, so that ends can be compared.
 KINDS = {
     "frozen": ("frozen parameters", "#BBBBBB"),
     "trained": ("trained parameters", BLUE),
@@ -57,7 +57,7 @@ FONT = 9
 
 
 def stacked_bars(rows: Sequence[PlanRow], path: str | PathLike[str], *, title: str) -> None:
-    """Writes a PNG: a stacked bar for each row, with its peak and what it saves against full.
+    """Writes a PNG: a stacked bar for each row, with its peak and its saving against full.
 
     Args:
       rows: plans, one at least.
@@ -123,7 +123,7 @@ def segments(row: PlanRow) -> dict[str, int]:
     sizes = parts(row)
     if not sizes:
         return {}
-    # XLA drops weights that no step reads: then the rest is what the accounting has too much.
+    # XLA drops weights that no step reads: the accounting has counted them, and the rest is negative.
     too_much = sum(size for size in sizes.values() if size < 0)
     sizes = {kind: max(size, 0) for kind, size in sizes.items()}
     sizes[max(sizes, key=sizes.__getitem__)] += too_much
@@ -147,7 +147,7 @@ def places(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[float]:
 
 
 def labels(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[str]:
-    """The method, and what else tells bars apart; the method just once for bars in succession."""
+    """The method and the settings that differ; the method once for successive bars of it."""
     found: list[str] = []
     for i, row in enumerate(panel):
         names = [f"remat {row['remat']}"] if remats_vary(rows) else []
@@ -169,7 +169,7 @@ def write_ends(axes: Axes, panel: Sequence[PlanRow], y: Sequence[float], unit: s
         at: Any = (in_unit(peak(row), unit), place)
         where: Any = axes.transData
         for text, style in end_texts(row, panel, unit):
-            # White behind it: the line of the device's memory may pass here.
+            # A white background: the line of the device's memory may pass here.
             style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 2}}
             style |= {"fontsize": FONT, "va": "center", "textcoords": "offset points"}
             note = axes.annotate(text, at, (5, 0), xycoords=where, **style)

@@ -1,12 +1,12 @@
-"""What TensorBoard's HPARAMS tab shows of a run: its settings and what came out.
+"""The settings and results of a run for TensorBoard's HPARAMS tab.
 
     log.write_result(settings(results), scores(results))       # a jaxft.training.event_log.RunLog
 
     {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": "0", "lr": 0.001, ...}
     {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
 
-The settings are what the report tells runs apart by, under the same names. What a method does not
-read stands in no row of it.
+The settings are those that the report uses to distinguish runs, under the same names. Options that
+a method does not use are omitted.
 """
 
 import math

@@ -52,7 +52,7 @@ def slug(text: str) -> str:
 
 
 def named(path: Path, shows: str) -> tuple[str, str]:
-    """A file as the report refers to it, and what it shows."""
+    """A file as the report refers to it, and its description."""
     return f"{path.parent.name}/{path.name}", shows
 
 

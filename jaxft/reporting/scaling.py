@@ -1,4 +1,4 @@
-"""Scaling on paper as a table and as a picture: what computing and sending take at the least.
+"""Computed scaling as a table and a figure: lower bounds for the time to compute and to send.
 
     tables = {"full": scaling(row), "lora": scaling(other_row)}   # of jaxft.planning.scaling
     print(scaling_markdown(tables))
@@ -46,7 +46,7 @@ TERMS_INEXACT = "Some of what is sent stands in loops whose trips are not known;
 
 
 def scaling_markdown(tables: Mapping[str, Lines]) -> str:
-    """Returns a table in Markdown for each label, what bounds its steps, and what its columns are.
+    """Returns a table in Markdown for each label, the bound of its steps, and the terms used.
 
     Args:
       tables: label -> lines of `jaxft.planning.scaling.scaling`.

@@ -107,7 +107,7 @@ class Compiled(TypedDict):
 
 
 class Measured(TypedDict):
-    """What the steps of a plan were measured to use: bytes on one device, seconds a step."""
+    """Measurements of a plan's steps: bytes on one device, seconds a step."""
 
     bytes: int
     step_s: float

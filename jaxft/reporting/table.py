@@ -71,7 +71,7 @@ class Table:
 
     Attributes:
       heads: the name of each column.
-      rows: the entries, as many a row as there are heads.
+      rows: the entries, one for each head in every row.
       marked: the numbers of rows that are set apart from the others, such as sums.
       title: a line above the table; LaTeX's caption.
       notes: paragraphs below the table.
@@ -228,7 +228,7 @@ def latex_line(cells: Sequence[str]) -> str:
 def csv_line(values: Sequence[float | str | None]) -> str:
     """A line of a CSV file; no text in it is a formula or ends the line."""
     file = io.StringIO()
-    # Only of the characters of the line's end does the writer quote each alone.
+    # The writer quotes a lone \r only if the line's end has one.
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow([no_formula(x) if isinstance(x, str) else x for x in values])
     return file.getvalue().removesuffix("\r\n") + "\n"
