@@ -4,7 +4,8 @@
     cells, notes = make_cells([make_run(path, results, env) for path, results, env in ...])
 
 A cell is a task, a model, a method, and a variant: the other fields of the config that differ
-between the cells of that method. Everything is read from results.json and env.json; no config is executed.
+between the cells of that method. Everything is read from results.json and env.json; no config is
+executed.
 """
 
 import json
@@ -40,8 +41,8 @@ UNREAD = {
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
 }
 
-# Digests in env.json of the data and the weights of a run, the most precise first; an older jaxft wrote the
-# last one alone.
+# Digests in env.json of the data and the weights of a run, the most precise first; an
+# older jaxft wrote only the last one.
 ORIGINS = {
     "data": ("splits_sha256", "data_sha256"),
     "weights": ("model_sha256", "weights_sha256"),

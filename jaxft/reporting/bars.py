@@ -34,7 +34,8 @@ from jaxft.reporting.plans import (
 from jaxft.reporting.plots import BLUE, GREEN, GREY, VERMILION, save
 from jaxft.reporting.schema import PlanRow
 
-# From the axis on: first the kinds that hardly differ between methods, so that ends can be compared.
+# From the axis on: the kinds that hardly differ between methods come first, so that ends can be
+# compared.
 KINDS = {
     "frozen": ("frozen parameters", "#BBBBBB"),
     "trained": ("trained parameters", BLUE),
@@ -123,7 +124,7 @@ def segments(row: PlanRow) -> dict[str, int]:
     sizes = parts(row)
     if not sizes:
         return {}
-    # XLA drops weights that no step reads: the accounting has counted them, and the rest is negative.
+    # XLA drops weights that no step reads, which the accounting counts: the rest is then negative.
     too_much = sum(size for size in sizes.values() if size < 0)
     sizes = {kind: max(size, 0) for kind, size in sizes.items()}
     sizes[max(sizes, key=sizes.__getitem__)] += too_much
