@@ -103,7 +103,7 @@ def adam_shrinks(parameters: int, trained: int) -> int:
 
 
 def beside_frozen(parameters: int, trained: int, activations: int) -> int:
-    """Returns float16 bytes of a frozen model, its activations, and the needs of all trained weights.
+    """Returns float16 bytes of a frozen model, its activations, and all trained weights with state.
 
     The reading of course report B that gives its figure: 2p + activations + 8 · trained, where
     the trained parameters are new ones with their own weights, gradients and moments.
