@@ -29,8 +29,8 @@ from ml_collections import ConfigDict
 
 from jaxft.config import check_fields, check_values, config_module, set_fields
 from jaxft.errors import InputError
-from jaxft.io import read_json
 from jaxft.reporting import bars, footprint
+from jaxft.reporting.schema import PlanRow, RunResults, read_run
 from jaxft.run.classifier import Classifier, load_run
 from jaxft.run.plans import plan_rows
 from jaxft.run.runner import run
@@ -48,9 +48,9 @@ class Run:
     directory: Path
 
     @cached_property
-    def results(self) -> dict[str, Any]:
+    def results(self) -> RunResults:
         """results.json: `test`, `test_unseen`, `dev`, `parameters`, `memory`, `timing`, `data`."""
-        return read_json(self.directory / "results.json")
+        return read_run(self.directory).results
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -67,7 +67,7 @@ class Plan:
         `parameters` (counts), `flops`, `batch_size`, `length`, `target` and more.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[PlanRow]
 
     def table(self) -> str:
         """Returns the table that `python -m jaxft.memory` prints."""

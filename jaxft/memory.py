@@ -18,10 +18,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxft import cli
+from jaxft.course_reports import estimates
 from jaxft.errors import InputError
-from jaxft.planning import estimates
-from jaxft.planning.planner import Row
 from jaxft.reporting import bars, footprint
+from jaxft.reporting.schema import PlanRow
 from jaxft.run.plans import plan_rows
 
 
@@ -38,14 +38,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(config: ConfigDict, rows: list[Row]) -> None:
+def show(config: ConfigDict, rows: list[PlanRow]) -> None:
     """Prints the table, and the hand estimates if the config asks for them."""
     print(footprint.fit_table(rows) if "fit" in rows[0] else footprint.plan_table(rows))
     if config.memory.estimates:
-        print("\n" + footprint.estimate_table(estimates.hand_estimates(), estimates.DIFFERENCES))
+        by_hand = estimates.TITLE, estimates.hand_estimates(), estimates.DIFFERENCES
+        print("\n" + footprint.estimate_table(*by_hand))
 
 
-def write(asked: flags.FlagValues, rows: list[Row]) -> None:
+def write(asked: flags.FlagValues, rows: list[PlanRow]) -> None:
     """Writes what was asked for; the folder must be there (`check_outputs`)."""
     if asked.json:
         Path(asked.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -14,26 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
 from jaxft import cli
+from jaxft.course_reports.published import reference_of
 from jaxft.data.batches import choose_buckets
 from jaxft.errors import InputError
-from jaxft.io import read_json
 from jaxft.planning import targets
 from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job
 from jaxft.reporting import aggregate
-from jaxft.reporting.aggregate import Cell, Run
-from jaxft.reporting.entries import in_terminal
-from jaxft.reporting.latex import latex
-from jaxft.reporting.markdown import markdown
+from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.documents import latex, markdown
+from jaxft.reporting.measures import measure_table
 from jaxft.reporting.page import page
 from jaxft.reporting.pictures import write_pictures
-from jaxft.reporting.sheet import sheet
-from jaxft.reporting.summary import Report, summarize
+from jaxft.reporting.schema import Memory, Run, RunResults, read_run
+from jaxft.reporting.summary import Report, Section, summarize
 from jaxft.run import build
 from jaxft.training.mesh import axis_sizes
 
@@ -51,6 +50,7 @@ def run(directories: Sequence[Path], output: Path, plan: bool, argv: Sequence[st
         unfinished=unfinished,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         command=shlex.join(["python", "-m", "jaxft.report", *argv[1:]]),
+        reference_of=reference_of,
     )
     write(report, cells, output)
     show(report)
@@ -64,12 +64,6 @@ def nothing_found(directories: Sequence[Path], unfinished: Sequence[Path]) -> st
     if unfinished:
         return f"{where}: no finished run; unfinished: {', '.join(map(str, unfinished))}"
     return f"{where}: no run of jaxft.train in it"
-
-
-def read_run(directory: Path) -> Run:
-    """Returns a finished run."""
-    results, env = (read_json(directory / f"{name}.json") for name in ("results", "env"))
-    return aggregate.make_run(directory, results, env)
 
 
 # ---------------------------------------------------------------- plans of older runs
@@ -91,8 +85,8 @@ def with_plan(run: Run, job: Job, compiled: Callable[[Job], dict[str, Any]]) -> 
     """The run, with the planner's row in its memory."""
     print(f"planning one run of {run.directory}", file=sys.stderr)
     row = row_of(job, compiled(job), run.results["model"])
-    memory = {**run.results["memory"], "plan": row}
-    return replace(run, results={**run.results, "memory": memory})
+    memory = cast(Memory, {**run.results["memory"], "plan": row})
+    return replace(run, results=cast(RunResults, {**run.results, "memory": memory}))
 
 
 def job_of(run: Run) -> Job | None:
@@ -134,7 +128,7 @@ def write(report: Report, cells: Sequence[Cell], output: Path) -> None:
     forms = {
         "html": page(report, cells),
         "md": markdown(report, pictures),
-        "csv": sheet(cells),
+        "csv": measure_table(cells).csv(),
         "tex": latex(report),
     }
     for ending, text in forms.items():
@@ -142,22 +136,26 @@ def write(report: Report, cells: Sequence[Cell], output: Path) -> None:
 
 
 def show(report: Report) -> None:
-    """Prints the tables, and what to doubt."""
-    blocks = []
-    for section in report.sections:
-        blocks.append([f"{section.task}: {section.caption}", *in_terminal(section.table)])
-        blocks.append([f"note: {note}" for note in section.notes])
-        costs = {"memory of a step, one run alone": section.memory, "together": section.together}
-        for what, table in costs.items():
-            if table:
-                blocks.append([f"{section.task}: {what}", *in_terminal(table)])
-        for comparison in section.comparisons:
-            title = f"{section.task}: full against PEFT, {comparison.model}"
-            tested = [*in_terminal(comparison.table), ""] if comparison.table else []
-            blocks.append([title, *tested, *(f"note: {note}" for note in comparison.notes)])
+    """Prints the tables and the notes."""
+    blocks = [block for section in report.sections for block in section_blocks(section)]
     blocks.append([f"note: {note}" for note in report.notes])
     blocks.append([f"unfinished, not in the report: {path}" for path in report.unfinished])
     print("\n\n".join("\n".join(lines) for lines in blocks if lines))
+
+
+def section_blocks(section: Section) -> list[list[str]]:
+    """The printed blocks of a task, each as lines."""
+    blocks = [[f"{section.task}: {section.caption}", section.table.text()]]
+    blocks.append([f"note: {note}" for note in section.notes])
+    costs = {"memory of a step, one run alone": section.memory, "together": section.together}
+    for name, table in costs.items():
+        if table:
+            blocks.append([f"{section.task}: {name}", table.text()])
+    for comparison in section.comparisons:
+        title = f"{section.task}: full against PEFT, {comparison.model}"
+        tested = [comparison.table.text(), ""] if comparison.table else []
+        blocks.append([title, *tested, *(f"note: {note}" for note in comparison.notes)])
+    return blocks
 
 
 def main(argv: list[str]) -> int:

@@ -28,7 +28,6 @@ from jaxft import cli
 from jaxft.errors import InputError, check_choice
 from jaxft.io import write_json
 from jaxft.models import hub
-from jaxft.reporting.entries import in_terminal
 from jaxft.run import build
 from jaxft.sweeping import schedule, table
 from jaxft.sweeping.code_version import code_version
@@ -70,7 +69,7 @@ def run(grid: ConfigDict, asked: flags.FlagValues, workdir: Path, argv: list[str
     # The table, whether whole or not.
     rows = table.summarize(cells, view.results)
     table.write(workdir, rows)
-    print("\n" + "\n".join(in_terminal(table.result_table(rows))), end="\n\n")
+    print("\n" + table.result_table(rows).text(), end="\n\n")
     for line in failures_of(progress):
         print(line)
     print(f"table: {workdir / 'table.md'} (and .json); report: python -m jaxft.report {workdir}")

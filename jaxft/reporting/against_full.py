@@ -1,4 +1,4 @@
-"""Full fine-tuning against PEFT over seeds, and how little a few seeds can tell.
+"""Full fine-tuning against PEFT over seeds, and how little a few seeds can show.
 
 compare(cells_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
 """
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxft.reporting.aggregate import Cell
-from jaxft.reporting.entries import (
+from jaxft.reporting.formats import NONE, points
+from jaxft.reporting.measures import MEASURES, over
+from jaxft.reporting.stats import Paired, holm, paired, reach, spread
+from jaxft.reporting.table import (
     Entry,
     Table,
     name_entry,
     number_entry,
     p_entry,
-    points,
     points_entry,
     score_entry,
 )
-from jaxft.reporting.stats import Paired, holm, paired, reach, spread
-from jaxft.reporting.tables import NONE, chosen
 
 SIGNIFICANT = 0.05
-SCORES = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+SCORES = {"test_macro_f1": "macro-F1", "test_accuracy": "accuracy"}  # measure -> its name
 
 HEADS = (
     *("method", "score", "n", "full", "PEFT", "difference", "95 % interval"),
@@ -78,7 +78,7 @@ def compare(cells: Sequence[Cell]) -> Comparison | None:
 
 def dev_f1(cell: Cell) -> float:
     """Mean dev macro-F1; a cell with a run that has none comes last."""
-    found = spread([chosen(run.results, "dev").get("macro_f1") for run in cell.runs])
+    found = over(cell, "dev_macro_f1")
     return found.mean if found else -1.0
 
 
@@ -92,13 +92,13 @@ def make_pair(full: Cell, other: Cell, key: str) -> Pair | None:
 
 
 def scores(cell: Cell, key: str) -> dict[int, float]:
-    """seed -> test score, of the runs that have one."""
-    found = {run.seed: chosen(run.results).get(key) for run in cell.runs}
+    """Seed -> one of `MEASURES`, of the runs that have it."""
+    found = {run.seed: MEASURES[key](run.results) for run in cell.runs}
     return {seed: score for seed, score in found.items() if score is not None}
 
 
 def make_row(pair: Pair, corrected: float | None) -> tuple[Entry, ...]:
-    """Both means, the difference, and what it allows to say."""
+    """Both means, the difference, and the conclusion."""
     result = pair.result
     interval = Entry(NONE)
     if result.low is not None and result.high is not None:
@@ -118,7 +118,7 @@ def make_row(pair: Pair, corrected: float | None) -> tuple[Entry, ...]:
 
 
 def verdict(result: Paired, corrected: float | None) -> str:
-    """What the corrected p allows to say."""
+    """The conclusion that the corrected p allows."""
     if corrected is None:
         return "no spread to test by"
     if corrected >= SIGNIFICANT:

@@ -3,8 +3,9 @@
     finished, unfinished = find([Path("runs")])
     cells, notes = make_cells([make_run(path, results, env) for path, results, env in ...])
 
-A cell is a task, a model, a method, and a variant: what else of the config differs between the
-cells of that method. Everything is read from results.json and env.json; no config is executed.
+A cell is a task, a model, a method, and a variant: the other fields of the config that differ
+between the cells of that method. Everything is read from results.json and env.json; no config is
+executed.
 """
 
 import json
@@ -15,21 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
 from jaxft.errors import InputError
-from jaxft.peft.methods import METHODS
-from jaxft.reporting.tables import is_diverged
+from jaxft.reporting.facts import is_diverged
+from jaxft.reporting.schema import Run, RunResults, flat
 
-# Fields of results.json and env.json without which there is nothing to report.
-RESULTS = (
-    *("task", "model", "method", "seed", "labels", "select", "config", "history"),
-    *("test", "test_unseen", "dev", "last", "parameters", "memory", "timing", "data"),
-)
-ENV = ("command", "data_sha256", "weights_sha256", "devices")
+# The order of methods in a report; any others follow by name. It is not read from the registry in
+# jaxft.peft, because that loads JAX.
+METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 
-# Fields of a config in which two runs of one cell may differ: the seed, where things lie (the
-# fingerprints in env.json tell whether the data are the same), what no score depends on.
+# Fields of a config in which two runs of one cell may differ: the seed, the places of files (the
+# fingerprints in env.json show whether the data are the same), and fields that change no score.
 FREE = {
     *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source"),
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
@@ -45,8 +41,8 @@ UNREAD = {
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
 }
 
-# Digests in env.json of what a run was made from, the most telling first; an older jaxft wrote the
-# last one alone.
+# Digests in env.json of the data and the weights of a run, the most precise first; an
+# older jaxft wrote only the last one.
 ORIGINS = {
     "data": ("splits_sha256", "data_sha256"),
     "weights": ("model_sha256", "weights_sha256"),
@@ -57,20 +53,6 @@ SHORT = {"learning_rate": "lr", "batch_size": "batch", "max_length": "length"}
 
 # What of results.json the same training gives again, to the bit; times and measured bytes differ.
 REPEATED = ("test", "test_unseen", "dev", "last", "history")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its directory, results.json and env.json."""
-
-    directory: Path
-    results: Mapping[str, Any]
-    env: Mapping[str, Any]
-
-    @property
-    def seed(self) -> int:
-        """The seed, from which the order of runs in a cell derives."""
-        return self.results["seed"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +84,7 @@ class Cell:
         return f"{self.method} ({self.variant})" if self.variant else self.method
 
     @property
-    def first(self) -> Mapping[str, Any]:
+    def first(self) -> RunResults:
         """The results of the lowest seed, for what all runs of the cell share."""
         return self.all_runs[0].results
 
@@ -116,7 +98,7 @@ def find(directories: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     Raises:
       InputError: a directory is missing or cannot be read.
     """
-    found: dict[Path, Path] = {}  # what is given twice, or through a link, counts once
+    found: dict[Path, Path] = {}  # a directory given twice, or through a link, counts once
     for top in directories:
         if not top.is_dir():
             raise InputError(f"{top}: no such directory")
@@ -139,24 +121,8 @@ def is_run(files: Sequence[str]) -> bool:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether a run came to its end; DONE is what it writes last."""
+    """Whether a run is finished; DONE is the last file that it writes."""
     return (directory / "DONE").exists()
-
-
-def make_run(directory: Path, results: Any, env: Any) -> Run:
-    """Returns the run of a directory, given what stands in its results.json and env.json.
-
-    Raises:
-      InputError: one of them is not what jaxft.train writes.
-    """
-    for name, content, required in (("results", results, RESULTS), ("env", env, ENV)):
-        fields = content if isinstance(content, dict) else {}
-        missing = [field for field in required if field not in fields]
-        if missing:
-            raise InputError(
-                f"{directory / name}.json: not written by jaxft.train: no field {missing[0]!r}"
-            )
-    return Run(directory, results, env)
 
 
 # ---------------------------------------------------------------- cells
@@ -193,15 +159,15 @@ def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
     return sorted(cells, key=order), notes
 
 
-def settings(results: Mapping[str, Any]) -> dict[str, Any]:
+def settings(results: RunResults) -> dict[str, Any]:
     """The fields of a run's config that tell its cell, dotted."""
     unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
-    fields = flatten_dict(results["config"], sep=".")
+    fields = flat(results["config"])
     return {name: x for name, x in fields.items() if name not in FREE | unread}
 
 
 def cell_key(run: Run) -> Hashable:
-    """What the runs of a cell share."""
+    """The key that all runs of a cell share."""
     results = run.results
     fields = json.dumps(settings(results), sort_keys=True)
     return results["task"], results["model"], results["method"], fields
@@ -221,22 +187,25 @@ def check_same_origin(runs: Sequence[Run]) -> None:
 
 def differ(one: Run, other: Run, names: Sequence[str]) -> bool:
     """Whether two runs differ in the first of these digests that both have."""
-    known = [name for name in names if name in one.env and name in other.env]
-    return bool(known) and one.env[known[0]] != other.env[known[0]]
+    first: Mapping[str, Any] = one.env
+    second: Mapping[str, Any] = other.env
+    known = [name for name in names if name in first and name in second]
+    return bool(known) and first[known[0]] != second[known[0]]
 
 
 def origin(run: Run, what: str) -> str:
     """A run's most telling digest of its data or its model, as text."""
-    name = next(name for name in ORIGINS[what] if name in run.env)
-    return json.dumps(run.env[name], sort_keys=True)
+    env: Mapping[str, Any] = run.env
+    name = next(name for name in ORIGINS[what] if name in env)
+    return json.dumps(env[name], sort_keys=True)
 
 
 def check_test_sets(runs: Sequence[Run]) -> list[str]:
-    """Raises InputError if runs of a task were tested on different texts, as far as can be told.
+    """Raises InputError if runs of a task are known to be tested on different texts.
 
     Returns:
-      notes on tasks of which it cannot be told: their runs differ in their data somewhere, and
-      some of an older jaxft do not say where.
+      notes on tasks for which this is unknown: their runs differ in their data somewhere, and
+      some, of an older jaxft, do not say where.
     """
     seen: dict[str, Run] = {}
     unknown: dict[str, None] = {}
@@ -274,6 +243,12 @@ def support(run: Run) -> dict[str, int]:
     return {n: row["support"] for n, row in run.results["test"].get("per_class", {}).items()}
 
 
+def repeated_part(run: Run) -> list[Any]:
+    """The fields of results.json in which a repeated run does not differ."""
+    results: Mapping[str, Any] = run.results
+    return [results[name] for name in REPEATED]
+
+
 def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Returns a cell's runs by seed, each seed once, and a note for each run left out.
 
@@ -286,7 +261,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         other = kept.setdefault(run.seed, run)
         if other is run:
             continue
-        if any(run.results[name] != other.results[name] for name in REPEATED):
+        if repeated_part(run) != repeated_part(other):
             raise InputError(
                 f"{other.directory} and {run.directory} are of one setting and seed, but their "
                 "scores differ; leave one of them out"
@@ -347,7 +322,18 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
 
 def order(cell: Cell) -> tuple[Any, ...]:
     """Methods in the order of jaxft's own list, numbers in names by their size."""
-    known = list(METHODS)
-    place = known.index(cell.method) if cell.method in known else len(known)
+    place = len(METHOD_ORDER)
+    if cell.method in METHOD_ORDER:
+        place = METHOD_ORDER.index(cell.method)
     numbers = tuple(float(x) for x in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", cell.variant))
     return cell.task, cell.model, place, cell.method, numbers, cell.variant
+
+
+def one_model(cells: Sequence[Cell]) -> bool:
+    """Whether all cells are of one model."""
+    return len({cell.model for cell in cells}) == 1
+
+
+def name_of(cell: Cell, cells: Sequence[Cell]) -> str:
+    """The cell's label, after its model if there are several."""
+    return cell.label if one_model(cells) else f"{cell.model}: {cell.label}"

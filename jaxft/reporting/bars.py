@@ -1,8 +1,8 @@
-"""The picture of memory plans: a bar for each method, divided by what the bytes are for.
+"""The picture of memory plans: a bar for each method, divided by purpose.
 
     stacked_bars(rows, "plan.png", title="roberta-base: memory of a training step")
 
-Rows are as `python -m jaxft.memory` makes them. Groups (`jaxft.reporting.footprint.groups`) are
+Rows are as `python -m jaxft.memory` makes them. Groups (`jaxft.reporting.plans.groups`) are
 panels one above the other on one scale. Colours are of Okabe and Ito's palette, as in the other
 plots.
 """
@@ -17,23 +17,25 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from jaxft.reporting.footprint import (
-    Row,
+from jaxft.reporting.formats import human_bytes, shorten
+from jaxft.reporting.plans import (
+    batches_vary,
     does_not_fit,
     full_row,
     groups,
     has_several_seeds,
     parts,
     peak,
+    remats_vary,
     saved_share,
     seeds_of,
     title_of,
-    varies,
 )
 from jaxft.reporting.plots import BLUE, GREEN, GREY, VERMILION, save
-from jaxft.reporting.tables import human_bytes, shorten
+from jaxft.reporting.schema import PlanRow
 
-# From the axis on: what hardly differs between methods first, so that its end can be compared.
+# From the axis on: the kinds that hardly differ between methods come first, so that ends can be
+# compared.
 KINDS = {
     "frozen": ("frozen parameters", "#BBBBBB"),
     "trained": ("trained parameters", BLUE),
@@ -55,8 +57,8 @@ CHARACTER = 0.075  # the mean of a label's characters, at its size, generously
 FONT = 9
 
 
-def stacked_bars(rows: Sequence[Row], path: str | PathLike[str], *, title: str) -> None:
-    """Writes a PNG: a stacked bar for each row, with its peak and what it saves against full.
+def stacked_bars(rows: Sequence[PlanRow], path: str | PathLike[str], *, title: str) -> None:
+    """Writes a PNG: a stacked bar for each row, with its peak and its saving against full.
 
     Args:
       rows: plans, one at least.
@@ -64,7 +66,7 @@ def stacked_bars(rows: Sequence[Row], path: str | PathLike[str], *, title: str) 
     save(draw(rows, title=title), path)
 
 
-def draw(rows: Sequence[Row], *, title: str = "") -> Figure:
+def draw(rows: Sequence[PlanRow], *, title: str = "") -> Figure:
     """Returns the figure of `stacked_bars`; its panels and bars are those of `panels_of`."""
     panels = panels_of(rows)
     heights = [PANEL + BAR * (places(panel, rows)[-1] + 1) for panel in panels]
@@ -88,7 +90,7 @@ def draw(rows: Sequence[Row], *, title: str = "") -> Figure:
     return figure
 
 
-def panels_of(rows: Sequence[Row]) -> list[list[Row]]:
+def panels_of(rows: Sequence[PlanRow]) -> list[list[PlanRow]]:
     """The groups of rows, in each the rows of a method together, in the order of the methods."""
     names = list(dict.fromkeys(row["label"] for row in rows))
     return [sorted(group, key=lambda row: names.index(row["label"])) for group in groups(rows)]
@@ -97,7 +99,7 @@ def panels_of(rows: Sequence[Row]) -> list[list[Row]]:
 # ---------------------------------------------------------------- bars
 
 
-def unit_of(rows: Sequence[Row]) -> str:
+def unit_of(rows: Sequence[PlanRow]) -> str:
     """The unit of the axis."""
     return "GiB" if max(peak(row) or 0 for row in rows) >= 2**30 else "MiB"
 
@@ -106,7 +108,7 @@ def in_unit(n: int | None, unit: str) -> float:
     return (n or 0) / UNITS[unit][0]
 
 
-def draw_bars(axes: Axes, panel: Sequence[Row], y: Sequence[float], unit: str) -> None:
+def draw_bars(axes: Axes, panel: Sequence[PlanRow], y: Sequence[float], unit: str) -> None:
     """One container of bars for each kind that occurs, labelled with its name."""
     sizes = [segments(row) for row in panel]
     left = [0.0] * len(panel)
@@ -117,27 +119,27 @@ def draw_bars(axes: Axes, panel: Sequence[Row], y: Sequence[float], unit: str) -
         left = [a + b for a, b in zip(left, width, strict=True)]
 
 
-def segments(row: Row) -> dict[str, int]:
+def segments(row: PlanRow) -> dict[str, int]:
     """The peak by kind, none below 0."""
     sizes = parts(row)
     if not sizes:
         return {}
-    # XLA drops weights that no step reads: then the rest is what the accounting has too much.
+    # XLA drops weights that no step reads, which the accounting counts: the rest is then negative.
     too_much = sum(size for size in sizes.values() if size < 0)
     sizes = {kind: max(size, 0) for kind, size in sizes.items()}
     sizes[max(sizes, key=sizes.__getitem__)] += too_much
     return sizes
 
 
-def kinds(rows: Sequence[Row]) -> list[str]:
+def kinds(rows: Sequence[PlanRow]) -> list[str]:
     """The kinds that are not nothing throughout, in the order of drawing."""
     return [kind for kind in KINDS if any(segments(row).get(kind) for row in rows)]
 
 
-def places(panel: Sequence[Row], rows: Sequence[Row]) -> list[float]:
+def places(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[float]:
     """The bars' places on the axis: apart between methods where a method has several bars."""
     place, found = 0.0, [0.0]
-    are_apart = varies(rows, "remat") or has_several_seeds(rows)
+    are_apart = remats_vary(rows) or has_several_seeds(rows)
     for before, row in pairwise(panel):
         is_next = before["label"] != row["label"] and are_apart
         place += 1 + (GAP / BAR if is_next else 0)
@@ -145,14 +147,14 @@ def places(panel: Sequence[Row], rows: Sequence[Row]) -> list[float]:
     return found
 
 
-def labels(panel: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """The method, and what else tells bars apart; the method just once for bars in succession."""
+def labels(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[str]:
+    """The method and the settings that differ; the method once for successive bars of it."""
     found: list[str] = []
     for i, row in enumerate(panel):
-        names = [f"remat {row['remat']}"] if varies(rows, "remat") else []
+        names = [f"remat {row['remat']}"] if remats_vary(rows) else []
         if has_several_seeds(rows):
             names.append("1 seed" if seeds_of(row) == 1 else f"{seeds_of(row)} seeds")
-        names += [f"batch {row['batch_size']:,}"] if varies(panel, "batch_size") else []
+        names += [f"batch {row['batch_size']:,}"] if batches_vary(panel) else []
         is_first = i == 0 or panel[i - 1]["label"] != row["label"] or not names
         names = [shorten(row["label"], LABEL_WIDTH), *names] if is_first else names
         found.append(", ".join(names))
@@ -162,21 +164,23 @@ def labels(panel: Sequence[Row], rows: Sequence[Row]) -> list[str]:
 # ---------------------------------------------------------------- texts
 
 
-def write_ends(axes: Axes, panel: Sequence[Row], y: Sequence[float], unit: str) -> None:
-    """Writes behind each bar its size, what it saves and whether it is too large."""
+def write_ends(axes: Axes, panel: Sequence[PlanRow], y: Sequence[float], unit: str) -> None:
+    """Writes after each bar its size, its saving, and whether it is too large."""
     for row, place in zip(panel, y, strict=True):
         at: Any = (in_unit(peak(row), unit), place)
         where: Any = axes.transData
         for text, style in end_texts(row, panel, unit):
-            # White behind it: the line of the device's memory may pass here.
+            # A white background: the line of the device's memory may pass here.
             style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 2}}
             style |= {"fontsize": FONT, "va": "center", "textcoords": "offset points"}
             note = axes.annotate(text, at, (5, 0), xycoords=where, **style)
             at, where = (1, 0.5), note  # the next one follows it
 
 
-def end_texts(row: Row, panel: Sequence[Row], unit: str) -> list[tuple[str, dict[str, Any]]]:
-    """(text, style) of what stands behind a bar."""
+def end_texts(
+    row: PlanRow, panel: Sequence[PlanRow], unit: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """(text, style) of each text after a bar."""
     texts: list[tuple[str, dict[str, Any]]] = []
     if peak(row) is not None:
         size = f"{in_unit(peak(row), unit):,.{UNITS[unit][1]}f}"
@@ -196,8 +200,8 @@ def saved_text(saved: float) -> str:
     return f"{percents}% saved" if percents >= 0 else f"{-percents}% more"
 
 
-def right_edge(rows: Sequence[Row], unit: str) -> float:
-    """Where the axis ends: no text behind a bar may reach over it."""
+def right_edge(rows: Sequence[PlanRow], unit: str) -> float:
+    """Where the axis ends: no text after a bar may reach beyond it."""
     panels = panels_of(rows)
     widest = max(len(name) for panel in panels for name in labels(panel, rows))
     inches = WIDTH - 0.4 - CHARACTER * widest
@@ -212,7 +216,7 @@ def right_edge(rows: Sequence[Row], unit: str) -> float:
 # ---------------------------------------------------------------- around the bars
 
 
-def finish(axes: Axes, panel: Sequence[Row], rows: Sequence[Row]) -> None:
+def finish(axes: Axes, panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> None:
     y = places(panel, rows)
     axes.set_yticks(y, labels(panel, rows), fontsize=FONT, parse_math=False)
     axes.set_ylim(y[-1] + 0.6, -0.6)
@@ -225,12 +229,12 @@ def finish(axes: Axes, panel: Sequence[Row], rows: Sequence[Row]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def write_title(axes: Axes, panel: Sequence[Row], pad: float) -> None:
+def write_title(axes: Axes, panel: Sequence[PlanRow], pad: float) -> None:
     style: dict[str, Any] = {"fontsize": FONT, "color": GREY, "parse_math": False}
     axes.set_title(title_of(panel), loc="left", pad=pad, **style)
 
 
-def draw_memory(axes: Axes, panel: Sequence[Row], memory: float, edge: float) -> None:
+def draw_memory(axes: Axes, panel: Sequence[PlanRow], memory: float, edge: float) -> None:
     """A line where a device's memory ends, named above it."""
     axes.axvline(memory, color=VERMILION, linestyle="--", linewidth=1.4)
     text = f"memory of a device: {human_bytes(panel[0]['memory_bytes'])}"
@@ -239,14 +243,14 @@ def draw_memory(axes: Axes, panel: Sequence[Row], memory: float, edge: float) ->
     axes.annotate(text, (memory, 1), (0, 3), color=VERMILION, **style)
 
 
-def shown_memory(row: Row, rows: Sequence[Row], unit: str) -> float | None:
+def shown_memory(row: PlanRow, rows: Sequence[PlanRow], unit: str) -> float | None:
     """The device's memory, unless it is so large that the bars would be too short to read."""
     largest = max((peak(r) or 0 for r in rows), default=0)
     memory = row["memory_bytes"]
     return in_unit(memory, unit) if memory and memory <= 3 * largest else None
 
 
-def add_legend(figure: Figure, rows: Sequence[Row]) -> None:
+def add_legend(figure: Figure, rows: Sequence[PlanRow]) -> None:
     """The kinds that occur, in one line if they go into it."""
     handles = [Patch(color=KINDS[kind][1], label=KINDS[kind][0]) for kind in kinds(rows)]
     style: dict[str, Any] = {"frameon": False, "fontsize": FONT, "handlelength": 1.0}

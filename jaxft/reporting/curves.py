@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREEN, VERMILION
-from jaxft.reporting.tables import shorten
+from jaxft.reporting.schema import Epoch
 
 # Panel -> a figure of an epoch of results.json's history.
-PANELS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+PANELS: dict[str, Callable[[Epoch], float | None]] = {
     "train loss": lambda entry: entry["train_loss"],
     "dev loss": lambda entry: entry["dev"].get("loss"),
     "dev accuracy": lambda entry: entry["dev"].get("accuracy"),
@@ -48,7 +49,7 @@ def styles(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
 def series(cell: Cell, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns epochs_E and values_NxE of a panel, as far as all seeds went; NaN where none is.
 
-    What some seeds alone reached, because others stopped early, is no mean over seeds.
+    Epochs that only some seeds reached (others stopped early) are left out of the mean.
     """
     figure = PANELS[name]
     histories = [run.results["history"] for run in cell.runs]
@@ -127,18 +128,18 @@ def to_svg(figure: Figure, *, ground: str = "white") -> str:
 
 
 def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
-    """Returns an <svg> to stand in a page, as wide as its place, its ids none of another's.
+    """Returns an <svg> for a page, as wide as its place, with ids that no other one has.
 
     Args:
       prefix: of the ids.
-      label: what is to be seen, for readers who cannot see it; XML-escaped.
+      label: a description for readers who cannot see it; XML-escaped.
     """
     text = to_svg(figure, ground="none").replace(INK, "currentColor")
     svg = text[text.index("<svg ") :]
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     # A style element inside an <svg> holds for the whole page.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
-    # The size stands in the viewBox; width and height would fix it in points.
+    # The size is in the viewBox; width and height would fix it in points.
     head, rest = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{label}">{rest.strip()}'

@@ -1,23 +1,23 @@
-"""What TensorBoard's HPARAMS tab shows of a run: its settings and what came out.
+"""The settings and results of a run for TensorBoard's HPARAMS tab.
 
     log.write_result(settings(results), scores(results))       # a jaxft.training.event_log.RunLog
 
     {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": "0", "lr": 0.001, ...}
     {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
 
-The settings are what the report tells runs apart by, under the same names. What a method does not
-read stands in no row of it.
+The settings are those that the report uses to distinguish runs, under the same names. Options that
+a method does not use are omitted.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from flax.traverse_util import flatten_dict
+from typing import Any, cast
 
 from jaxft.reporting import aggregate
-from jaxft.training.event_log import Setting
-from jaxft.training.loop import best_entry
+from jaxft.reporting.schema import RunResults, flat
+from jaxft.training.selection import best_entry
+
+Setting = str | float | bool  # the types that TensorBoard knows
 
 # Fields that only some tasks read, and what those are called.
 OF_TASKS = {
@@ -29,8 +29,8 @@ OF_TASKS = {
 def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
     """Returns a run's settings, of the types that TensorBoard knows, given its results.json."""
     # Shortened as among all fields, so that runs of other methods have the same names.
-    names = list(flatten_dict(results["config"], sep="."))
-    fields = aggregate.settings(results)
+    names = list(flat(results["config"]))
+    fields = aggregate.settings(cast(RunResults, results))
     task, model, method = (fields.pop(name) for name in ("task", "model.name", "method.name"))
     return {
         "task": task,

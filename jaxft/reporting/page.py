@@ -3,7 +3,7 @@
     Path("report.html").write_text(page(report, cells))
 
 The template is in jaxft/reporting/template: page.html, which includes page.css and page.js. Every
-text is escaped by jinja2; only the curves' SVG, which matplotlib makes, stands as it is.
+text is escaped by jinja2; only the curves' SVG, which matplotlib makes, is taken as it is.
 """
 
 import html
@@ -15,10 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxft.reporting import bars, curves
 from jaxft.reporting.aggregate import Cell
-from jaxft.reporting.footprint import Row, peak, title_of
+from jaxft.reporting.facts import majority_scores
+from jaxft.reporting.formats import NONE, human_bytes, shorten
 from jaxft.reporting.pictures import by_model, confusion, plan_rows
+from jaxft.reporting.plans import peak, title_of
+from jaxft.reporting.schema import PlanRow
 from jaxft.reporting.summary import TERMS, Report, Section
-from jaxft.reporting.tables import NONE, chosen, human_bytes, majority_scores, shorten
 
 LABEL_WIDTH = 26
 STRIP = 120  # units across a strip of dots
@@ -46,7 +48,7 @@ def page(report: Report, cells: Sequence[Cell]) -> str:
 
 
 def group_view(cells: Sequence[Cell], looks: curves.Looks, prefix: str) -> Mapping[str, Any]:
-    """What is drawn of the cells of a task and a model."""
+    """The pictures of the cells of a task and a model."""
     rows = plan_rows(cells)
     return {
         "model": cells[0].model,
@@ -74,8 +76,8 @@ def curve(cells: Sequence[Cell], name: str, looks: curves.Looks, prefix: str) ->
 
 def strips(section: Section) -> Mapping[str, Any]:
     """A row of dots for each row of the task's table, the majority's last, on one scale."""
-    shares = [[macro_f1(run.results) for run in cell.runs] for cell in section.cells]
-    majority = majority_scores(chosen(section.cells[0].first)).get("macro_f1")
+    shares = [[run.results["test"]["macro_f1"] for run in cell.runs] for cell in section.cells]
+    majority = majority_scores(section.cells[0].first["test"])["macro_f1"]
     every = [x for x in [*chain(*shares), majority] if x is not None]
     low, high = min(every, default=0.0), max(every, default=1.0)
 
@@ -100,10 +102,6 @@ def strips(section: Section) -> Mapping[str, Any]:
     }
 
 
-def macro_f1(results: Mapping[str, Any]) -> float | None:
-    return chosen(results).get("macro_f1")
-
-
 # ---------------------------------------------------------------- matrices and bars
 
 
@@ -126,7 +124,7 @@ def matrix_view(cell: Cell) -> Mapping[str, Any] | None:
     }
 
 
-def panel_view(panel: Sequence[Row], rows: Sequence[Row]) -> Mapping[str, Any]:
+def panel_view(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> Mapping[str, Any]:
     """The bars of rows that share their conditions, as parts of the longest of all."""
     longest = max(peak(row) or 0 for row in rows)
     labels = bars.labels(panel, rows)
@@ -138,8 +136,8 @@ def panel_view(panel: Sequence[Row], rows: Sequence[Row]) -> Mapping[str, Any]:
     }
 
 
-def bar_view(row: Row, panel: Sequence[Row], name: str, longest: int) -> Mapping[str, Any]:
-    """A bar: its parts from the axis on, and what stands behind it."""
+def bar_view(row: PlanRow, panel: Sequence[PlanRow], name: str, longest: int) -> Mapping[str, Any]:
+    """A bar: its parts from the axis on, and the text after it."""
     sizes = bars.segments(row)
     parts: list[dict[str, Any]] = [
         {

@@ -1,4 +1,4 @@
-"""The picture files of a report, and the figures behind them.
+"""The picture files of a report, and the figures that they show.
 
     pictures = write_pictures(cells, Path("report"))     # report/plots/01-acl_sup-minilm-...
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from jaxft.reporting import bars, curves, plots
 from jaxft.reporting.aggregate import Cell
-from jaxft.reporting.footprint import Row
-from jaxft.reporting.markdown import Files, Pictures
-from jaxft.reporting.summary import alone, counted
-from jaxft.reporting.tables import chosen
+from jaxft.reporting.costs import alone
+from jaxft.reporting.documents import Files, Pictures
+from jaxft.reporting.formats import counted
+from jaxft.reporting.schema import PlanRow
 
 
 def write_pictures(cells: Sequence[Cell], output: Path) -> Pictures:
@@ -52,7 +52,7 @@ def slug(text: str) -> str:
 
 
 def named(path: Path, shows: str) -> tuple[str, str]:
-    """A file as the report refers to it, and what it shows."""
+    """A file as the report refers to it, and its description."""
     return f"{path.parent.name}/{path.name}", shows
 
 
@@ -86,7 +86,7 @@ def write_matrices(cells: Sequence[Cell], stem: Path) -> Files:
 
 def confusion(cell: Cell) -> np.ndarray | None:
     """Returns counts_CxC (true, predicted) summed over seeds; None without test examples."""
-    found = [chosen(run.results).get("confusion") for run in cell.runs]
+    found = [run.results["test"].get("confusion") for run in cell.runs]
     known = [counts for counts in found if counts]
     return np.sum(known, axis=0) if known else None
 
@@ -104,7 +104,7 @@ def write_bars(cells: Sequence[Cell], stem: Path) -> Files:
     return [named(path, "memory by what it is for")]
 
 
-def plan_rows(cells: Sequence[Cell]) -> list[Row]:
+def plan_rows(cells: Sequence[Cell]) -> list[PlanRow]:
     """Returns a row of the planner for each cell: the step of one run alone.
 
     Cells whose runs have no plan, and did not train alone either, are left out.

@@ -1,4 +1,4 @@
-"""The two pictures of a run: how it learned, and what it takes for what.
+"""The two figures of a run: learning curves and confusion matrix.
 
     learning_curves(results["history"], "curves.png", title="acl_sup, lora")
     confusion_matrix(results["test"], results["labels"], "confusion.png", title="acl_sup, test")
@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxft.reporting.tables import shorten
-from jaxft.training.loop import best_entry
+from jaxft.reporting.formats import shorten
+from jaxft.training.selection import best_entry
 
 DPI = 150
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -153,9 +153,9 @@ def write_cells(axes: Axes, counts_CxC: np.ndarray, share_CxC: np.ndarray) -> No
         color = "white" if share > 0.55 else "#aaaaaa" if n == 0 else "#222222"
         weight = "bold" if row == column else "normal"
         style: dict[str, Any] = {"ha": "center", "va": "center", "color": color}
-        # Not in layout: they lie inside the axes, and measuring hundreds of texts takes seconds.
+        # Not in layout: they are inside the axes, and measuring hundreds of texts takes seconds.
         style |= {"xy": (column, row), "textcoords": "offset points", "in_layout": False}
-        # In points, so that both lines stand as close in two large cells as in many small ones.
+        # In points, so that the distance of both lines does not depend on the size of a cell.
         size = 11 if n < 10_000 else 9
         up = 5 if n else 0
         axes.annotate(f"{n:,}", xytext=(0, up), fontsize=size, fontweight=weight, **style)

@@ -1,4 +1,4 @@
-"""Scaling on paper as a table and as a picture: what computing and sending take at the least.
+"""Computed scaling as a table and a figure: lower bounds for the time to compute and to send.
 
     tables = {"full": scaling(row), "lora": scaling(other_row)}   # of jaxft.planning.scaling
     print(scaling_markdown(tables))
@@ -10,6 +10,7 @@ tables, marks go on.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from os import PathLike
 from typing import Any
@@ -21,11 +22,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
-from jaxft.reporting.model_card import escape, markdown_table
+from jaxft.reporting.formats import NONE, shorten
 from jaxft.reporting.plots import BLUE, GREEN, GREY, VERMILION, save
-from jaxft.reporting.tables import NONE, shorten
+from jaxft.reporting.table import of_texts
 
-Table = Sequence[Mapping[str, Any]]
+Lines = Sequence[Mapping[str, Any]]
 
 COLORS = (VERMILION, BLUE, GREEN, "#E69F00", "#CC79A7", "#56B4E9", GREY)
 MARKERS = "os^D"  # the next one where the colours begin again
@@ -44,21 +45,21 @@ TERMS_INEXACT = "Some of what is sent stands in loops whose trips are not known;
 # ---------------------------------------------------------------- table
 
 
-def scaling_markdown(tables: Mapping[str, Table]) -> str:
-    """Returns a table in Markdown for each label, what bounds its steps, and what its columns are.
+def scaling_markdown(tables: Mapping[str, Lines]) -> str:
+    """Returns a table in Markdown for each label, the bound of its steps, and the terms used.
 
     Args:
       tables: label -> lines of `jaxft.planning.scaling.scaling`.
     """
     blocks = []
     for label, table in tables.items():
-        lines = markdown_table(HEADS, [cells(line) for line in table])
-        blocks += [f"**{escape(label)}**", lines, bound_by(table)]
+        shown = replace(of_texts(HEADS, [cells(line) for line in table]), title=label)
+        blocks += [shown.markdown(), bound_by(table)]
     is_exact = all(line["is_exact"] for table in tables.values() for line in table)
     return "\n\n".join([*blocks, TERMS if is_exact else f"{TERMS} {TERMS_INEXACT}"])
 
 
-def bound_by(table: Table) -> str:
+def bound_by(table: Lines) -> str:
     """Says on which of a table's numbers of devices sending takes longer than computing."""
     ranges = []
     for is_sending, lines in groupby(table, lambda x: x["interconnect_s"] > x["compute_s"]):
@@ -93,7 +94,7 @@ def milliseconds(seconds: float) -> str:
 # ---------------------------------------------------------------- picture
 
 
-def scaling_plot(tables: Mapping[str, Table], path: str | PathLike[str], *, title: str) -> None:
+def scaling_plot(tables: Mapping[str, Lines], path: str | PathLike[str], *, title: str) -> None:
     """Writes a PNG: times by devices to the left, computing's share of them to the right.
 
     Args:
@@ -102,7 +103,7 @@ def scaling_plot(tables: Mapping[str, Table], path: str | PathLike[str], *, titl
     save(draw(tables, title=title), path)
 
 
-def draw(tables: Mapping[str, Table], *, title: str = "") -> Figure:
+def draw(tables: Mapping[str, Lines], *, title: str = "") -> Figure:
     """Returns the figure of `scaling_plot`."""
     figure = Figure(figsize=(11, 5), layout=ConstrainedLayoutEngine(wspace=0.06))
     figure.suptitle(title, fontsize=12, parse_math=False)
@@ -137,7 +138,7 @@ def style_of(place: int) -> dict[str, Any]:
     return {"color": COLORS[nth], "marker": MARKERS[around % len(MARKERS)], "markersize": 4.5}
 
 
-def draw_times(axes: Axes, table: Table, style: dict[str, Any]) -> None:
+def draw_times(axes: Axes, table: Lines, style: dict[str, Any]) -> None:
     """Computing dashed, sending as a line with marks."""
     counts = [line["devices"] for line in table]
     compute = [1000 * line["compute_s"] for line in table]
@@ -147,7 +148,7 @@ def draw_times(axes: Axes, table: Table, style: dict[str, Any]) -> None:
     axes.plot(counts, sending, linewidth=1.8, **style)
 
 
-def draw_shares(axes: Axes, table: Table, style: dict[str, Any]) -> None:
+def draw_shares(axes: Axes, table: Lines, style: dict[str, Any]) -> None:
     """The band between all and nothing sent while computing."""
     counts = [line["devices"] for line in table]
     most, least = ([line[key] for line in table] for key in ("overlapped", "apart"))

@@ -16,7 +16,7 @@ from jaxft.models import backbone as backbones
 from jaxft.planning import frozen_gradients, plan_cache
 from jaxft.planning.compiled import compiled_bytes, flops
 from jaxft.planning.planner import Job
-from jaxft.reporting import tables
+from jaxft.reporting.formats import human_bytes
 from jaxft.run import build
 from jaxft.run.setup import Setup
 from jaxft.run.trials import rates_differ
@@ -122,7 +122,7 @@ def show_compiled(setup: Setup, runs: int) -> int:
     together = f"{runs} runs together, {batch} each" if runs > 1 else batch
     print(f"\none step of {together}, compiled for this device:")
     for name, size in sizes.items():
-        print(f"  {name:<12}{tables.human_bytes(size):>12}")
+        print(f"  {name:<12}{human_bytes(size):>12}")
     print(f"  {'FLOPs':<12}{(flops(executable) or 0) / 1e9:>8.1f} G")
     print(f"compiled in {run_train.compile_s:.1f} s; everything checked, nothing written")
     return 0

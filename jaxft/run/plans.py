@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -22,7 +22,8 @@ from jaxft.planning import targets
 from jaxft.planning.largest_batch import largest_batch
 from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job, Row
-from jaxft.reporting import footprint
+from jaxft.reporting import plans
+from jaxft.reporting.schema import PlanRow
 from jaxft.run import build
 from jaxft.run.trials import are_together, trials
 from jaxft.training.mesh import AXES, axis_sizes
@@ -30,7 +31,7 @@ from jaxft.training.mesh import AXES, axis_sizes
 Say = Callable[[str], None]  # takes a line of progress
 
 
-def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Row]:
+def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[PlanRow]:
     """Returns a row for each combination and device; all is checked before the first compilation.
 
     Args:
@@ -198,7 +199,7 @@ def describe(job: Job) -> str:
     """A job's settings, for the progress line."""
     remat = "" if job.remat == "none" else f", remat {job.remat}"
     remat += "" if job.seeds == 1 else f", {job.seeds} seeds"
-    mesh = "" if job.target.devices == 1 else f", {footprint.mesh_name(job.mesh)}"
+    mesh = "" if job.target.devices == 1 else f", {plans.mesh_name(job.mesh)}"
     return f"{job.batch_size} x {job.length}, {job.dtype}{remat}{mesh}"
 
 
@@ -209,14 +210,14 @@ def make_row(
     compiled: Callable[[Job], Row],
     limit: int | None,
     say: Say,
-) -> Row:
+) -> PlanRow:
     """Returns a row of the table: a job's settings and its plan, or its largest batch's."""
     fit = None
     if limit is not None:
         fit, job = find_largest(job, compiled, limit, say)
     plan = compiled(job)
     row = row_of(job, plan, config.model.name, label)
-    return row | ({"fit": fit} if fit else {})
+    return cast(PlanRow, row | ({"fit": fit} if fit else {}))
 
 
 def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int, say: Say) -> tuple[Row, Job]:

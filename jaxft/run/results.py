@@ -25,6 +25,7 @@ from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
 from jaxft.training.programs import ByLength
+from jaxft.training.selection import best_entry
 
 
 def make_results(
@@ -37,7 +38,7 @@ def make_results(
       used: `used_memory`.
     """
     config, dataset, history = setup.config, setup.dataset, member.record["history"]
-    best, last = loop.best_entry(history), history[-1]
+    best, last = best_entry(history), history[-1]
     unseen = checks.unseen(dataset)
     scores = {
         name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)

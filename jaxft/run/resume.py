@@ -18,6 +18,7 @@ from jaxft.run.setup import Setup, make_rates
 from jaxft.training import loop
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
+from jaxft.training.selection import best_entry
 from jaxft.training.state import init_trained
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial, label
@@ -146,7 +147,7 @@ def restore_best(member: loop.Member) -> State | None:
     member.checkpoints.wait()
     while True:
         history = member.record["history"]
-        best = loop.best_entry(history)
+        best = best_entry(history)
         if best is None or best is history[-1]:
             return None
         try:

@@ -21,8 +21,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from jaxft.io import read_json
-from jaxft.reporting.entries import Table
-from jaxft.reporting.tables import human_seconds
+from jaxft.reporting.formats import human_seconds
+from jaxft.reporting.table import Table
 from jaxft.sweeping.jobs import Cell, State, read_failure
 from jaxft.sweeping.schedule import Progress
 from jaxft.sweeping.table import progress_table, scores_of

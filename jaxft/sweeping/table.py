@@ -2,7 +2,7 @@
 
     rows = summarize(cells, {cell.name: results})
     write(workdir, rows)                # table.json and table.md
-    in_terminal(result_table(rows))     # its lines
+    result_table(rows).text()           # for the terminal
 
 A function of the results alone: which cell ran when, where and how often changes nothing.
 """
@@ -15,10 +15,9 @@ from typing import Any
 
 from jaxft.io import replace_text, write_json
 from jaxft.reporting.aggregate import short_names
-from jaxft.reporting.entries import Entry, Table, name_entry, number_entry, score_entry
-from jaxft.reporting.model_card import markdown_table
+from jaxft.reporting.formats import NONE
 from jaxft.reporting.stats import Spread, spread
-from jaxft.reporting.tables import NONE
+from jaxft.reporting.table import Entry, Table, name_entry, number_entry, score_entry
 from jaxft.sweeping.jobs import Cell, State
 
 Results = Mapping[str, Mapping[str, Any]]  # cell -> what of its results.json `scores_of` takes
@@ -70,9 +69,7 @@ def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str,
 def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes table.json and table.md."""
     write_json(workdir / "table.json", list(rows))
-    table = result_table(rows)
-    text = markdown_table(table.heads, table.texts())
-    replace_text(workdir / "table.md", text + "\n")
+    replace_text(workdir / "table.md", result_table(rows).markdown() + "\n")
 
 
 def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:

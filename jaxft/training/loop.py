@@ -31,6 +31,8 @@ from jaxft.training.event_log import RunLog
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
 from jaxft.training.optimizer import updates_by
 from jaxft.training.programs import ByLength
+from jaxft.training.selection import best_entry as best_entry  # jaxft.train reads it from here
+from jaxft.training.selection import best_step, is_finite, is_over
 from jaxft.training.step import Params, State
 from jaxft.training.trials import Group, Trial
 
@@ -281,48 +283,6 @@ def end_epoch(
         note_divergence(member, "logits", step, epoch, per_epoch, [])
     history = [*member.record["history"], entry]
     member.record = {**member.record, "history": history, "losses": []}
-
-
-def is_finite(entry: dict[str, Any]) -> bool:
-    """Whether an epoch's losses and dev logits were finite throughout."""
-    figures = entry["train_loss"], entry["dev"]["macro_f1"]
-    return all(x is not None and math.isfinite(x) for x in figures)
-
-
-def best_entry(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The epoch with the best dev macro-F1; of equals the later, which has trained longer.
-
-    None if no epoch was finite. An epoch is `lost` if its checkpoint could not be read.
-    """
-    finite = [e for e in history if is_finite(e) and "lost" not in e]
-    return max(finite, key=lambda e: (e["dev"]["macro_f1"], e["epoch"]), default=None)
-
-
-def best_step(history: Sequence[dict[str, Any]]) -> int | None:
-    """The step at which the best epoch ended; None if there is no best one yet."""
-    best = best_entry(history)
-    return best["step"] if best else None
-
-
-def is_over(record: dict[str, Any], patience: int) -> bool:
-    """Whether a run needs no further epoch: nothing better comes, or nothing finite."""
-    return bool(record.get("diverged")) or stops_early(record["history"], patience)
-
-
-def stops_early(history: Sequence[dict[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` epochs brought nothing better; an equal score is no better."""
-    if not patience or not history:
-        return False
-    return history[-1]["epoch"] - last_improvement(history) >= patience
-
-
-def last_improvement(history: Sequence[dict[str, Any]]) -> int:
-    """The last epoch whose dev macro-F1 was above that of all before; 0 if none was finite."""
-    highest, found = -math.inf, 0
-    for entry in history:
-        if is_finite(entry) and entry["dev"]["macro_f1"] > highest:
-            highest, found = entry["dev"]["macro_f1"], entry["epoch"]
-    return found
 
 
 def logits_of(

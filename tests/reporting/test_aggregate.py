@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from test_tables import results, scores
 
 from jaxft.errors import InputError
-from jaxft.reporting.aggregate import Cell, Run, find, make_cells, make_run
-from jaxft.training.loop import best_entry
+from jaxft.peft.methods import METHODS
+from jaxft.reporting.aggregate import METHOD_ORDER, Cell, find, make_cells
+from jaxft.reporting.schema import Run, make_run
+from jaxft.training.selection import best_entry
 
 CONFIG: dict[str, Any] = {
     "batch_size": 32,
@@ -177,6 +179,10 @@ def test_methods_come_in_their_usual_order():
     methods = ["pfeiffer", "new", "lora", "full", "another", "head"]
     expected = ["full", "head", "lora", "pfeiffer", "another", "new"]
     assert names([run_of(method=m) for m in methods]) == expected
+
+
+def test_every_method_has_a_place_in_the_report():
+    assert set(METHODS) == set(METHOD_ORDER)
 
 
 # ---------------------------------------------------------------- runs that do not go together

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from test_footprint import GIB, LABELS, MIB, SIZES, make_fit, make_row, plans
 
 from jaxft.reporting.bars import KINDS, UNITS, draw, panels_of, saved_text, segments, stacked_bars
-from jaxft.reporting.footprint import saved_share
+from jaxft.reporting.plans import saved_share
 from jaxft.reporting.plots import DPI
 
 REMATS = ("none", "dots", "layer")

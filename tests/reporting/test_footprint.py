@@ -8,17 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft.planning.collectives import KINDS as COLLECTIVES
-from jaxft.reporting.footprint import (
-    amount,
-    does_not_fit,
-    fit_table,
-    groups,
-    markdown,
-    plan_table,
-    saved_share,
-    share,
-)
-from jaxft.reporting.tables import NONE
+from jaxft.reporting.footprint import fit_table, markdown, plan_table
+from jaxft.reporting.formats import NONE, amount, share
+from jaxft.reporting.plans import does_not_fit, groups, saved_share
 
 MIB, GIB = 2**20, 2**30
 LABELS = ("full", "head", "bitfit", "lora", "lora, top 2 layers", "houlsby", "pfeiffer")

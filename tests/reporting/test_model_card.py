@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxft.reporting.model_card import escape, model_card
+from jaxft.reporting.markup import escape_markdown
+from jaxft.reporting.model_card import model_card
 from jaxft.training.metrics import from_confusion
 
 LABELS = ["Background", "a|b <i>"]
@@ -37,6 +38,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "labels": LABELS,
         "select": "best",
         "best_epoch": 2,
+        "selected_epoch": 2,
         "test": scores([[60, 10], [20, 40]]),
         "test_unseen": scores([[30, 10], [10, 30]]),
         "dev": dev,
@@ -202,13 +204,13 @@ def test_command_with_backticks_stays_inside_its_block():
     "text", ["`<script>alert(1)</script>", "`a` <b>", "``<i>``", "a ` b", "<u>"]
 )
 def test_a_backtick_lets_no_tag_through(text: str):
-    found = escape(text)
+    found = escape_markdown(text)
     assert "<" not in found
     assert "`" not in found.replace("\\`", "")
 
 
 def test_code_stays_code():
-    assert escape("`a < b`") == "`a < b`"
+    assert escape_markdown("`a < b`") == "`a < b`"
 
 
 def test_a_model_that_is_a_directory_here_is_no_base_model(

@@ -10,8 +10,8 @@ from test_tables import EMPTY
 
 from jaxft.reporting.aggregate import make_cells
 from jaxft.reporting.bars import segments
+from jaxft.reporting.costs import mesh_sizes
 from jaxft.reporting.pictures import confusion, plan_rows, slug, write_pictures
-from jaxft.reporting.summary import mesh_sizes
 
 
 def test_all_named_files_are_there_and_no_others(tmp_path: Path):

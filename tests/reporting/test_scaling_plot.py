@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from jaxft.planning.scaling import scaling
+from jaxft.reporting.formats import NONE
 from jaxft.reporting.scaling import (
     COLORS,
     TERMS_INEXACT,
@@ -25,7 +26,6 @@ from jaxft.reporting.scaling import (
     scaling_markdown,
     scaling_plot,
 )
-from jaxft.reporting.tables import NONE
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,6 +1,7 @@
 """The tables: sums that add up, warnings only where they belong, and figures a reader can trust."""
 
 import copy
+import re
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from jaxft.reporting.facts import majority_scores
+from jaxft.reporting.formats import figure, human_bytes, human_seconds, percent, shorten
 from jaxft.reporting.tables import (
     BYTES,
-    figure,
-    human_bytes,
-    human_seconds,
-    majority_scores,
     measured_beside,
     parameter_table,
     partition_costs,
-    percent,
     result_table,
-    shorten,
 )
 from jaxft.training.metrics import from_confusion
 
@@ -50,6 +47,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "labels": LABELS,
         "select": "best",
         "best_epoch": 2,
+        "selected_epoch": 2,
         "test": scores([[60, 10], [20, 40]]),
         "test_unseen": scores([[30, 10], [10, 30]]),
         "dev": dev,
@@ -75,7 +73,7 @@ def results(**changes: Any) -> dict[str, Any]:
 
 
 def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    return re.split(r" {2,}", line)
 
 
 def test_parameter_table_example():
@@ -108,7 +106,7 @@ def test_partitions_sum_to_trained_and_total(counts: dict[str, int]):
     lines = parameter_table(parameters, memory).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert sum(n for name, (n, _) in rows.items() if name not in ("trained", "total")) == total
-    column = [cells(line)[2] for line in lines if line.startswith("|")][1:-2]
+    column = [cells(line)[2] for line in lines if not line.startswith("-")][1:-2]
     if total:
         # Each printed share is off by half of 0.01 at most, "<0.01%" by 0.01.
         shares = [float(share.strip("<%")) for share in column]
@@ -151,7 +149,8 @@ def test_result_table_example():
 
 
 def test_last_epoch_is_named_and_its_scores_shown():
-    table = result_table(results(select="last"))
+    last = scores([[50, 20], [20, 40]])
+    table = result_table(results(select="last", selected_epoch=4, test=last))
     assert "scores of epoch 4 of 4, the last (best on dev by macro-F1: epoch 2)" in table
     assert row_of(table, "test")[0] == figure(90 / 130)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxft.reporting.tables import NONE
+from jaxft.reporting.formats import NONE
 from jaxft.sweeping.jobs import Cell, State
 from jaxft.sweeping.table import progress_table, result_table, summarize, write
 

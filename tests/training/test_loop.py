@@ -19,21 +19,12 @@ from jax.sharding import Mesh
 from jaxft.data.encode import Encoded
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog, read_log
-from jaxft.training.loop import (
-    InterruptedRunError,
-    Member,
-    Plan,
-    best_entry,
-    best_step,
-    fit,
-    logits_of,
-    new_record,
-    stops_early,
-)
+from jaxft.training.loop import InterruptedRunError, Member, Plan, fit, logits_of, new_record
 from jaxft.training.mesh import replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
 from jaxft.training.programs import train_program
+from jaxft.training.selection import best_entry, best_step, stops_early
 from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxft.planning import estimates
-from jaxft.planning.estimates import (
+from jaxft.course_reports import estimates
+from jaxft.course_reports.estimates import (
     DIFFERENCES,
     ESTIMATES,
     GB,

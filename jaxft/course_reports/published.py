@@ -1,34 +1,21 @@
-"""What five course reports published for the same tasks, to stand beside runs of jaxft.
+"""Figures that five course reports published for the same tasks, to compare with runs of jaxft.
 
-    rows_of("restaurant_sup")       # the published rows of SemEval-2014 restaurants
+    reference_of("restaurant_sup").rows     # the published rows of SemEval-2014 restaurants
 
 The reports, A to E, fine-tuned encoders with PyTorch and added adapters and LoRA. D and E print
 figures by task, means over five seeds; B and C say in words how adapters compare with full
 fine-tuning; A has none. Figures are as printed, remarks are ours.
 """
 
-from dataclasses import dataclass
-
+from jaxft.reporting.beside import PublishedRow, Reference
 from jaxft.reporting.stats import Spread
 
 SEEDS = 5
 TASKS = ("restaurant", "acl", "agnews")
 EPOCHS = {"D": 3, "E": 20}
+TITLE = "Beside five course reports"
 
 Figures = tuple[float, float | None, float, float | None]  # accuracy, std, macro-F1, std
-
-
-@dataclass(frozen=True)
-class Published:
-    """A row of a report; `remark` says what is wrong with it, if something is."""
-
-    report: str
-    model: str
-    method: str
-    epochs: int
-    accuracy: Spread
-    macro_f1: Spread
-    remark: str
 
 
 # Report, model and method -> figures on restaurant, acl and agnews. E prints no ± that can be one.
@@ -103,20 +90,16 @@ NOTES = {
 }
 
 
-def rows_of(task: str) -> list[Published]:
-    """Returns the published rows of a task; none for few-shot, merged and other ones."""
+def reference_of(task: str) -> Reference | None:
+    """Returns the published results of a task; None for few-shot, merged and other ones."""
     name = task.removesuffix("_sup")
     if name not in TASKS:
-        return []
+        return None
     rows = []
     for (report, model, method), figures in ROWS.items():
         accuracy, accuracy_std, f1, f1_std = figures[TASKS.index(name)]
         spreads = Spread(accuracy, accuracy_std, SEEDS), Spread(f1, f1_std, SEEDS)
         remark = REMARKS.get((report, method, name), "")
-        rows.append(Published(report, model, method, EPOCHS[report], *spreads, remark))
-    return rows
-
-
-def notes_of(task: str) -> list[str]:
-    """Returns what to keep in mind about the rows of a task."""
-    return [*SETTINGS, *NOTES.get(task.removesuffix("_sup"), ())]
+        row = PublishedRow(f"report {report}", model, method, EPOCHS[report], *spreads, remark)
+        rows.append(row)
+    return Reference(TITLE, "course reports", rows, [*SETTINGS, *NOTES[name]])

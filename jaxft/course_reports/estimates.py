@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 GB = 1_000_000_000
+TITLE = "hand estimates of OpenLLaMA-3B; GB, 1e9 bytes"
 
 # OpenLLaMA-3B as in the reports.
 HIDDEN, HEADS, LAYERS = 3200, 32, 26
@@ -93,7 +94,7 @@ def adapter_parameters(hidden: int, size: int, per_layer: int, layers: int) -> i
 
 
 def adam_shrinks(parameters: int, trained: int) -> int:
-    """Returns float32 bytes if PEFT saves only the moments of what is frozen.
+    """Returns float32 bytes if PEFT saves only the moments of the frozen weights.
 
     Course report A: 4p + 4p + 8p · share. It keeps the gradients of the frozen weights, and does
     not count LoRA's own parameters and gradients.
@@ -102,7 +103,7 @@ def adam_shrinks(parameters: int, trained: int) -> int:
 
 
 def beside_frozen(parameters: int, trained: int, activations: int) -> int:
-    """Returns float16 bytes of a frozen model, its activations, and all of what is trained.
+    """Returns float16 bytes of a frozen model, its activations, and all trained weights with state.
 
     The reading of course report B that gives its figure: 2p + activations + 8 · trained, where
     the trained parameters are new ones with their own weights, gradients and moments.
@@ -111,7 +112,7 @@ def beside_frozen(parameters: int, trained: int, activations: int) -> int:
 
 
 def gradients_shrink(parameters: int, trained: int, activations: int) -> int:
-    """Returns float16 bytes if gradients and moments are kept of what is trained alone.
+    """Returns float16 bytes if gradients and moments are kept of the trained weights alone.
 
     The reading of course report C that gives its figure: 2p + activations + 6 · trained. The
     trained parameters' own weights, 0.04 GB, are not counted.
@@ -175,7 +176,7 @@ class Estimate:
       peft: computes the bytes by PEFT; None if no formula is known to give them.
       quoted_full: bytes as printed there, GB read as 1e9; None if none are.
       quoted_peft: the same by PEFT.
-      note: what has to be assumed, what is counted oddly, what does not follow.
+      note: the assumptions, oddities and gaps of the calculation.
     """
 
     source: str

@@ -1,0 +1,121 @@
+"""Notes below the table of a task: on everything that changes the meaning of its scores.
+
+task_notes(cells)       # ["52 of 139 test texts also occur in train", "One seed only: ...", ...]
+"""
+
+from collections.abc import Sequence
+
+from jaxft.reporting.aggregate import Cell, name_of, origin
+from jaxft.reporting.costs import alone
+from jaxft.reporting.facts import divergence, notes
+from jaxft.reporting.measures import over
+from jaxft.reporting.schema import RunResults
+from jaxft.reporting.stats import sampling_error
+
+SCORED_AFTER = {"best": "the epoch that is best on dev by macro-F1", "last": "its last epoch"}
+
+
+def task_notes(cells: Sequence[Cell]) -> list[str]:
+    """Returns the notes on the cells of a task."""
+    results = cells[0].first
+    return [
+        *(line.removeprefix("note: ") for line in notes(results)),
+        *divergence_notes(cells),
+        *select_note(cells),
+        *few_shot_note(results),
+        *origin_notes(cells),
+        *plan_notes(cells),
+        *spread_notes(cells),
+        *device_notes(cells),
+        *sampling_note(cells[0]),
+    ]
+
+
+def divergence_notes(cells: Sequence[Cell]) -> list[str]:
+    """The runs that diverged, and where."""
+    return [
+        f"Diverged, in no mean and no test: {run.directory} ({name_of(cell, cells)}, seed "
+        f"{run.seed}) at {divergence(run.results)}."
+        for cell in cells
+        for run in cell.diverged
+    ]
+
+
+def select_note(cells: Sequence[Cell]) -> list[str]:
+    """The epoch whose weights were tested; none if it differs, as the cells' names say it then."""
+    selects = {cell.first["select"] for cell in cells}
+    if len(selects) > 1:
+        return []
+    return [f"Each run is scored after {SCORED_AFTER[selects.pop()]}."]
+
+
+def few_shot_note(results: RunResults) -> list[str]:
+    """That the epoch of a few-shot run is chosen on more texts than it was trained on."""
+    data = results["data"]
+    is_few = results["task"].endswith("_fs") and results["select"] == "best"
+    if not is_few or not {"dev", "train"} <= data.keys():
+        return []
+    return [
+        f"The epoch is chosen on the whole dev split: {data['dev']:,} labelled texts beside the "
+        f"{data['train']:,} that were trained on."
+    ]
+
+
+def origin_notes(cells: Sequence[Cell]) -> list[str]:
+    """That cells with the same model name began with different weights or tokenizers."""
+    digests: dict[str, set[str]] = {}
+    for cell in cells:
+        digests.setdefault(cell.model, set()).add(origin(cell.all_runs[0], "weights"))
+    return [
+        f"The cells of {model} began with {len(found)} different checkpoints (weights, config.json "
+        "or tokenizer) of that name; only those of one are compared with each other."
+        for model, found in digests.items()
+        if len(found) > 1
+    ]
+
+
+def plan_notes(cells: Sequence[Cell]) -> list[str]:
+    """The cells for which the memory of one run alone is not known."""
+    missing = [name_of(cell, cells) for cell in cells if alone(cell) is None]
+    if not missing:
+        return []
+    return [
+        f"{', '.join(missing)}: the runs do not say what one of them takes alone; --plan plans it."
+    ]
+
+
+def spread_notes(cells: Sequence[Cell]) -> list[str]:
+    """The cells that have a single seed."""
+    single = [name_of(cell, cells) for cell in cells if len(cell.runs) == 1]
+    if not single:
+        return []
+    return [
+        f"One seed only: {', '.join(single)}. Another seed gives other scores; a difference "
+        "to them may be no more than that."
+    ]
+
+
+def device_notes(cells: Sequence[Cell]) -> list[str]:
+    """The cells whose runs used several kinds of device."""
+    lines = []
+    for cell in cells:
+        found = {run.results["memory"].get("device", "unknown") for run in cell.all_runs}
+        devices = sorted(found)
+        if len(devices) > 1:
+            lines.append(
+                f"{name_of(cell, cells)} ran on {' and '.join(devices)}: its memory and time are "
+                "means over both."
+            )
+    return lines
+
+
+def sampling_note(cell: Cell) -> list[str]:
+    """How uncertain the size of the test set leaves the accuracy of the first cell."""
+    accuracy, examples = over(cell, "test_accuracy"), cell.first["test"].get("examples")
+    if not accuracy or not examples or not 0 < accuracy.mean < 1:
+        return []
+    error = 100 * sampling_error(accuracy.mean, examples)
+    return [
+        f"± is over seeds on one test set. That it has {examples:,} texts alone leaves an "
+        f"accuracy of {100 * accuracy.mean:.1f} uncertain by {error:.1f} points (95 %)."
+    ]

@@ -1,0 +1,189 @@
+"""Facts about one run that several tables need, from its results.json.
+
+warnings(results)       # ["COLLAPSED: predicts 'Background' throughout; ..."]
+notes(results)          # ["note: 52 of 139 test texts also occur in train"]
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxft.reporting.formats import NONE, figure, shorten
+from jaxft.reporting.schema import Memory, RunResults, Scores
+
+LABEL_WIDTH = 40
+# (split, the other split, number of examples of the split: None is the data report's count)
+DEV_OVERLAPS = (("test", "dev", None), ("dev", "train", None))
+DATASETS = {
+    "acl": "ACL-ARC",
+    "agnews": "AG News",
+    "restaurant": "SemEval-2014 restaurants",
+    "laptop": "SemEval-2014 laptops",
+}
+
+
+def dataset_names(task: str) -> str:
+    """`"acl_sup,agnews_fs"` -> `"ACL-ARC and AG News"`."""
+    names = [part.strip().removesuffix("_sup").removesuffix("_fs") for part in task.split(",")]
+    return " and ".join(DATASETS.get(name, name) for name in names)
+
+
+def is_sample(results: RunResults) -> bool:
+    """Whether the run was trained on the sample that comes with jaxft."""
+    return results["data"].get("source") == "sample"
+
+
+def split_figures(results: RunResults, split: str) -> Mapping[str, Any]:
+    """The data report's figures on a split (`jaxft.data.checks.report`)."""
+    data = results["data"]
+    figures = data.get("splits", data).get(split) or {}
+    return figures if isinstance(figures, Mapping) else {"examples": figures}
+
+
+def unseen_in(data: Mapping[str, Any]) -> str:
+    """The splits without the texts of `test_unseen`; an older jaxft compared with train only."""
+    return "train, dev" if "test_in_dev" in data else "train"
+
+
+def examples_of(scores: Scores) -> str:
+    """The number of examples that were scored, as text."""
+    if scores.get("examples") is not None:
+        return f"{scores['examples']:,}"
+    confusion = scores.get("confusion")
+    return f"{sum(map(sum, confusion)):,}" if confusion else NONE
+
+
+# ---------------------------------------------------------------- the majority class
+
+
+def majority_name(results: RunResults) -> str:
+    """`majority class`, with its label if the data report counts the classes of train."""
+    classes = split_figures(results, "train").get("classes")
+    if not classes:
+        return "majority class"
+    return f"majority ({shorten(max(classes, key=classes.__getitem__), LABEL_WIDTH)})"
+
+
+def majority_scores(test: Scores) -> Scores:
+    """The scores on `test` of predicting train's most frequent class for every text."""
+    share = test.get("majority_accuracy")
+    if share is None or not test.get("per_class"):
+        return {"accuracy": share, "macro_f1": None, "examples": test.get("examples", 0)}
+    # Its precision is `share` and its recall 1; every other class has F1 0.
+    macro_f1 = 2 * share / (1 + share) / len(test["per_class"])
+    scores: Scores = {"accuracy": share, "macro_f1": macro_f1}
+    return scores | {"examples": test["examples"]} if "examples" in test else scores
+
+
+# ---------------------------------------------------------------- memory and time
+
+
+def runs_together(results: RunResults) -> int:
+    """How many runs trained in one program with this one, itself included."""
+    return results["timing"].get("seeds_together", 1)
+
+
+def compiled_peak(results: RunResults) -> float | None:
+    """XLA's peak of the program that ran, for all the runs that trained together."""
+    compiled = results["memory"].get("compiled")
+    return compiled["peak"] if compiled else None
+
+
+def alone_peak(results: RunResults) -> float | None:
+    """XLA's peak of one run alone: as planned, or of the program itself if it trained one run."""
+    plan = results["memory"].get("plan")
+    if plan and plan["compiled"]:
+        return plan["compiled"]["peak"]
+    return compiled_peak(results) if runs_together(results) == 1 else None
+
+
+def own_seconds(results: RunResults) -> float | None:
+    """A run's share of the time of its training steps."""
+    seconds = results["timing"].get("train_s")
+    return None if seconds is None else seconds / runs_together(results)
+
+
+def measured_growth(memory: Memory) -> tuple[float | None, float | None]:
+    """Returns the bytes that training was measured to use, and by how many percent above XLA's.
+
+    An older jaxft measured the evaluation too, and gave the fields other names.
+    """
+    if "measured_growth" in memory:
+        return memory["measured_growth"], memory["measured_growth_percent"]
+    return memory.get("measured_for_step"), memory.get("measured_error_percent")
+
+
+# ---------------------------------------------------------------- doubts
+
+
+def is_diverged(results: RunResults) -> bool:
+    """Whether a run became NaN or infinite; in an older jaxft only the test loss shows it."""
+    if "diverged" in results:
+        return results["diverged"] is not None
+    test = results["test"]
+    return bool(test.get("examples")) and test.get("loss") is None
+
+
+def divergence(results: RunResults) -> str:
+    """`step 12 (epoch 2, batch 3)`: where a run became non-finite."""
+    found = results.get("diverged")
+    if not found:
+        return "an unknown step"
+    return f"step {found['step']} (epoch {found['epoch']}, batch {found['batch']})"
+
+
+def warnings(results: RunResults) -> list[str]:
+    """The reasons why a run has no usable result: it diverged, or predicts a single class."""
+    alarms = []
+    if is_diverged(results):
+        found = results.get("diverged")
+        quantity = found["quantity"] if found else "loss"
+        alarms.append(
+            f"DIVERGED at {divergence(results)}: its {quantity} became NaN or infinite; no figure "
+            "of this run is a result"
+        )
+    return alarms + collapses(results)
+
+
+def collapses(results: RunResults) -> list[str]:
+    """A line if one class is predicted for all of test, or for a part of a merged task."""
+    parts = [("", results["test"])]
+    parts += [(f" on {name}", scores) for name, scores in results.get("tasks", {}).items()]
+    return [
+        collapsed_line(where, scores, results["labels"])
+        for where, scores in parts
+        if scores.get("collapsed")
+    ]
+
+
+def collapsed_line(where: str, scores: Scores, labels: Sequence[str]) -> str:
+    """The line on a split for which one class is predicted throughout."""
+    return (
+        f"COLLAPSED{where}: predicts {predicted_class(scores, labels)!r} throughout; "
+        f"accuracy {figure(scores['accuracy'])} is no more than the share of that class"
+    )
+
+
+def predicted_class(scores: Scores, labels: Sequence[str]) -> str:
+    """The most frequently predicted class; in a collapsed run the only one."""
+    predicted = [sum(column) for column in zip(*(scores["confusion"] or []), strict=True)]
+    return labels[predicted.index(max(predicted))]
+
+
+def notes(results: RunResults) -> list[str]:
+    """Lines on the data that change the meaning of the scores."""
+    lines = []
+    if is_sample(results):
+        lines.append(f"note: bundled sample: not a result about {dataset_names(results['task'])}")
+    data, total = results["data"], results["test"].get("examples")
+    for split, where, of in (("test", "train", total), *DEV_OVERLAPS):
+        repeated = data.get(f"{split}_in_{where}")
+        if repeated:
+            of = data.get(split) if of is None else of
+            lines.append(f"note: {repeated:,} of {of:,} {split} texts also occur in {where}")
+    if results.get("lost_epochs"):
+        lost = ", ".join(map(str, results["lost_epochs"]))
+        lines.append(
+            f"note: the checkpoint of epoch {lost}, the best on dev, could not be read; the best "
+            "of those still saved was taken"
+        )
+    return lines

@@ -1,0 +1,55 @@
+"""The epoch that is reported, and when to stop: functions of a run's history, without JAX.
+
+    best_entry(history)                     # the epoch with the best dev macro-F1
+    stops_early(history, patience=3)        # whether the last three epochs brought nothing better
+
+A history has a dict for each finished epoch: `{"epoch", "step", "train_loss", "dev"}`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry", bound=Mapping[str, Any])
+
+
+def is_finite(entry: Mapping[str, Any]) -> bool:
+    """Whether an epoch's losses and dev logits were finite throughout."""
+    figures = entry["train_loss"], entry["dev"]["macro_f1"]
+    return all(x is not None and math.isfinite(x) for x in figures)
+
+
+def best_entry(history: Sequence[Entry]) -> Entry | None:
+    """Returns the epoch with the best dev macro-F1; of equals the later, which has trained longer.
+
+    None if no epoch was finite. An epoch is `lost` if its checkpoint could not be read.
+    """
+    finite = [e for e in history if is_finite(e) and "lost" not in e]
+    return max(finite, key=lambda e: (e["dev"]["macro_f1"], e["epoch"]), default=None)
+
+
+def best_step(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Returns the step at which the best epoch ended; None if there is no best one yet."""
+    best = best_entry(history)
+    return best["step"] if best else None
+
+
+def is_over(record: Mapping[str, Any], patience: int) -> bool:
+    """Whether a run needs no further epoch: it diverged, or it stops early."""
+    return bool(record.get("diverged")) or stops_early(record["history"], patience)
+
+
+def stops_early(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` epochs brought nothing better; an equal score is no better."""
+    if not patience or not history:
+        return False
+    return history[-1]["epoch"] - last_improvement(history) >= patience
+
+
+def last_improvement(history: Sequence[Mapping[str, Any]]) -> int:
+    """Returns the last epoch whose dev macro-F1 was above all before; 0 if none was finite."""
+    highest, found = -math.inf, 0
+    for entry in history:
+        if is_finite(entry) and entry["dev"]["macro_f1"] > highest:
+            highest, found = entry["dev"]["macro_f1"], entry["epoch"]
+    return found
