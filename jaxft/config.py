@@ -165,6 +165,9 @@ def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]],
     return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
 
 
+# Fields that came after the first runs, with the value that changes nothing.
+ADDED = {"metric": "macro_f1", "class_weights": "", "label_smoothing": 0.0}
+
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.few_shot": (lambda x: x >= 1, "a whole number above 0"),
@@ -177,6 +180,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
+    "label_smoothing": (lambda x: 0 <= x < 1, "a share in [0, 1)"),
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "epochs": (lambda x: x >= 1, "a whole number above 0"),
@@ -215,6 +219,8 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     """
     others = ("mesh", "seeds", "together")
     kept = {name: value for name, value in fields.items() if name not in others}
+    # A run of an older jaxft is the same run as long as the newer fields change nothing.
+    kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
     return kept | {"optim": optim}
 

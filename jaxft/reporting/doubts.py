@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from jaxft.reporting.aggregate import Cell, name_of, origin
 from jaxft.reporting.costs import alone
 from jaxft.reporting.facts import divergence, notes
+from jaxft.reporting.formats import metric_name
 from jaxft.reporting.measures import over
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import sampling_error
-
-SCORED_AFTER = {"best": "the epoch that is best on dev by macro-F1", "last": "its last epoch"}
 
 
 def task_notes(cells: Sequence[Cell]) -> list[str]:
@@ -43,10 +42,12 @@ def divergence_notes(cells: Sequence[Cell]) -> list[str]:
 
 def select_note(cells: Sequence[Cell]) -> list[str]:
     """The epoch whose weights were tested; none if it differs, as the cells' names say it then."""
-    selects = {cell.first["select"] for cell in cells}
+    selects = {(cell.first["select"], cell.first.get("metric", "macro_f1")) for cell in cells}
     if len(selects) > 1:
         return []
-    return [f"Each run is scored after {SCORED_AFTER[selects.pop()]}."]
+    select, metric = selects.pop()
+    best = f"the epoch that is best on dev by {metric_name(metric)}"
+    return [f"Each run is scored after {best if select == 'best' else 'its last epoch'}."]
 
 
 def few_shot_note(results: RunResults) -> list[str]:

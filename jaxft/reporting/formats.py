@@ -104,3 +104,11 @@ def shorten(text: str, width: int) -> str:
 def capitalised(text: str) -> str:
     """Only the first letter: str.capitalize would lower the rest."""
     return text[:1].upper() + text[1:]
+
+
+METRIC_NAMES = {"macro_f1": "macro-F1", "micro_f1": "micro-F1", "weighted_f1": "weighted F1"}
+
+
+def metric_name(key: str) -> str:
+    """The name of a score in a sentence: `macro-F1` for `macro_f1`, `MCC` for `mcc`."""
+    return METRIC_NAMES.get(key, key.upper() if key == "mcc" else key.replace("_", " "))

@@ -211,6 +211,7 @@ class RunResults(TypedDict):
 
     Attributes:
       select: "best" or "last": the epoch whose weights are tested.
+      metric: the dev score by which the best epoch is chosen; macro_f1 in older runs.
       best_epoch: the best on dev, from 1; None if no epoch was finite.
       selected_epoch: the epoch, from 1, whose scores are `test`, `test_unseen` and `dev`.
       test_unseen: the scores on test texts that are not in train or dev.
@@ -229,6 +230,7 @@ class RunResults(TypedDict):
     seed: int
     labels: list[str]
     select: str
+    metric: NotRequired[str]
     config: Mapping[str, Any]
     best_epoch: int | None
     selected_epoch: int

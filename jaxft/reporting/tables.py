@@ -18,7 +18,7 @@ from jaxft.reporting.facts import (
     unseen_in,
     warnings,
 )
-from jaxft.reporting.formats import human_bytes, human_seconds, percent, rate, shorten
+from jaxft.reporting.formats import human_bytes, human_seconds, metric_name, percent, rate, shorten
 from jaxft.reporting.schema import Memory, RunResults, Scores, partitions
 from jaxft.reporting.table import (
     Entry,
@@ -125,12 +125,12 @@ def headline(results: RunResults) -> str:
 def epoch_line(results: RunResults) -> str:
     """The epoch of the reported scores, and the reason for it."""
     last, best = results["last"]["epoch"], results["best_epoch"]
-    epoch = results["selected_epoch"]
+    epoch, metric = results["selected_epoch"], metric_name(results.get("metric", "macro_f1"))
     if best is None:
         return f"scores of epoch {epoch} of {last}, the last; none was finite"
     if results["select"] == "best":
-        return f"scores of epoch {epoch} of {last}, the best on dev by macro-F1"
-    but = "" if best == last else f" (best on dev by macro-F1: epoch {best})"
+        return f"scores of epoch {epoch} of {last}, the best on dev by {metric}"
+    but = "" if best == last else f" (best on dev by {metric}: epoch {best})"
     return f"scores of epoch {epoch} of {last}, the last{but}"
 
 

@@ -48,6 +48,7 @@ def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
         log_norm=setup.config.optim.clip > 0,
         seeds=runs,
         rates_differ=rates_differ(setup.config),
+        objective=setup.objective,
     )
     return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=runs)
 

@@ -38,7 +38,7 @@ def make_results(
       used: `used_memory`.
     """
     config, dataset, history = setup.config, setup.dataset, member.record["history"]
-    best, last = best_entry(history), history[-1]
+    best, last = best_entry(history, config.metric), history[-1]
     unseen = checks.unseen(dataset)
     scores = {
         name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
@@ -74,6 +74,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "seed": config.seed,
         "labels": list(dataset.labels),
         "select": config.select,
+        "metric": config.metric,
         "config": settings,
     }
 

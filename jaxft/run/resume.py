@@ -127,19 +127,21 @@ def one_save_ahead(own: Checkpoints, lowest: int) -> bool:
     return max(earlier, default=0) == lowest
 
 
-def best_state(group: Group, members: list[loop.Member], last: State) -> State:
+def best_state(group: Group, members: list[loop.Member], last: State, metric: str) -> State:
     """Returns the state of each member's best epoch; the last one's itself if all are that.
 
     A run without a finite epoch has no best one, and gives its last state.
     """
-    states = [restore_best(member) for member in members]
+    states = [restore_best(member, metric) for member in members]
     if all(state is None for state in states):
         return last
     return group.stack([state or group.take(last, i) for i, state in enumerate(states)])
 
 
-def restore_best(member: loop.Member) -> State | None:
-    """Returns the state of a run's best epoch; None if that is its last, or if it has none.
+def restore_best(member: loop.Member, metric: str) -> State | None:
+    """Returns the state of a run's best epoch by a dev score.
+
+    None if that is its last epoch, or if it has none.
 
     A checkpoint that is lost or damaged is given up, in the record as well: the best epoch is then
     the best of those that are left.
@@ -147,7 +149,7 @@ def restore_best(member: loop.Member) -> State | None:
     member.checkpoints.wait()
     while True:
         history = member.record["history"]
-        best = best_entry(history)
+        best = best_entry(history, metric)
         if best is None or best is history[-1]:
             return None
         try:
@@ -167,6 +169,6 @@ def give_up(member: loop.Member, best: dict[str, Any], reason: str) -> None:
             entry["lost"] = True
     member.record.setdefault("lost_epochs", []).append(best["epoch"])
     print(
-        f"{member.label}{reason}; it was of epoch {best['epoch']}, the best on dev by macro-F1; "
+        f"{member.label}{reason}; it was of epoch {best['epoch']}, the best on dev; "
         "the best of the epochs that are still saved is taken"
     )

@@ -32,7 +32,7 @@ from jaxft.run.setup import Setup, set_up
 from jaxft.run.trials import are_together, directory, fits_mesh, rates_differ, trial_config, trials
 from jaxft.run.write import finish
 from jaxft.training import loop
-from jaxft.training.metrics import score
+from jaxft.training.metrics import check_metric, score
 from jaxft.training.partition import split
 from jaxft.training.programs import ByLength
 from jaxft.training.state import init_params
@@ -43,7 +43,8 @@ from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with processes.error_barrier():
-        find(config.method.name)  # before any data is downloaded
+        find(config.method.name)  # names first, before any data is downloaded
+        check_metric(config.metric)
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
     with processes.error_barrier():
@@ -159,7 +160,7 @@ def train_members(
     )
     if int(last.step) == until:
         return [Started(member, group.take(last, i)) for i, member in enumerate(members)]
-    best = best_state(group, members, last)
+    best = best_state(group, members, last, setup.config.metric)
     states_of = {"last": last, "best": best}
     tested = {"last": evaluate("test", last.trained)}
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)

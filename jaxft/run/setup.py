@@ -22,6 +22,7 @@ from jaxft.reporting import tables
 from jaxft.run import build
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
+from jaxft.training.objective import Objective, read_weights
 from jaxft.training.optimizer import check_accumulate, make_optimizer, make_schedule, updates_by
 from jaxft.training.partition import count
 from jaxft.training.sharding import check_tensor
@@ -46,6 +47,7 @@ class Setup:
     data: dict[str, Encoded]
     data_report: dict[str, Any]
     plan: loop.Plan
+    objective: Objective
     optimizer: optax.GradientTransformation
     shapes: State
     parameters: dict[str, int]
@@ -88,6 +90,7 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
         data=data,
         data_report=data_report,
         plan=plan,
+        objective=make_objective(config, dataset, data["train"]),
         optimizer=optimizer,
         shapes=shapes,
         parameters=parameters,
@@ -121,7 +124,14 @@ def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
         patience=config.patience,
         save_every=config.save_every,
         accumulate=config.optim.accumulate,
+        metric=config.metric,
     )
+
+
+def make_objective(config: ConfigDict, dataset: Dataset, train: Encoded) -> Objective:
+    """Returns the loss that the config describes."""
+    weights = read_weights(config.class_weights, train.labels, dataset.labels)
+    return Objective(config.label_smoothing, weights)
 
 
 def make_rates(

@@ -31,8 +31,7 @@ from jaxft.training.event_log import RunLog
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
 from jaxft.training.optimizer import updates_by
 from jaxft.training.programs import ByLength
-from jaxft.training.selection import best_entry as best_entry  # jaxft.train reads it from here
-from jaxft.training.selection import best_step, is_finite, is_over
+from jaxft.training.selection import DEFAULT, best_step, is_finite, is_over
 from jaxft.training.step import Params, State
 from jaxft.training.trials import Group, Trial
 
@@ -57,9 +56,10 @@ class Plan:
       eval_batch_size: examples an evaluation step.
       epochs: passes over the training split.
       buckets: padded lengths (`jaxft.data.batches`).
-      patience: epochs without a better dev macro-F1 before it stops; 0 never stops early.
+      patience: epochs without a better dev score before it stops; 0 never stops early.
       save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
       accumulate: batches in one update.
+      metric: the dev score by which epochs are compared.
     """
 
     batch_size: int
@@ -69,6 +69,7 @@ class Plan:
     patience: int = 0
     save_every: int = 0
     accumulate: int = 1
+    metric: str = DEFAULT
 
     def steps_per_epoch(self, examples: int) -> int:
         """Batches an epoch; the last may be padded."""
@@ -160,7 +161,7 @@ def fit(
     bar = progress_bar(total=plan.epochs * len(data.ids) * len(members), initial=done * size)
     with bar, catch_signals() as received:
         for epoch in range(done // per_epoch, plan.epochs):
-            if done >= end or all(is_over(member.record, plan.patience) for member in members):
+            if done >= end or are_over(plan, members):
                 break
             pending: list[Step] = []
             for slots in epoch_slots(plan, data, members, epoch)[done - epoch * per_epoch :]:
@@ -182,7 +183,7 @@ def fit(
                 if is_last:
                     break
                 if pause or due(done, plan.save_every):
-                    save(group, members, state)
+                    save(plan, group, members, state)
                 if stop:
                     interrupt(received, done, members)
                 if done == end:
@@ -190,10 +191,15 @@ def fit(
             after_steps()
             for member, dev in zip(members, dev_scores(state.trained), strict=True):
                 end_epoch(epoch + 1, done, per_epoch, member, dev, bar)
-            save(group, members, state)
+            save(plan, group, members, state)
             if stop or received:
                 interrupt(received, done, members)
     return state
+
+
+def are_over(plan: Plan, members: Sequence[Member]) -> bool:
+    """Whether no run needs a further epoch."""
+    return all(is_over(member.record, plan.patience, plan.metric) for member in members)
 
 
 def epoch_slots(
@@ -247,10 +253,10 @@ def note_divergence(
     )
 
 
-def save(group: Group, members: Sequence[Member], state: State) -> None:
+def save(plan: Plan, group: Group, members: Sequence[Member], state: State) -> None:
     """Saves each member's state and record."""
     for number, member in enumerate(members):
-        best = best_step(member.record["history"])
+        best = best_step(member.record["history"], plan.metric)
         member.checkpoints.save(group.take(state, number), member.record, best)
 
 

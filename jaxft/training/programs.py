@@ -21,6 +21,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
+from jaxft.training.objective import Objective
 from jaxft.training.sharding import gathering
 from jaxft.training.state import (
     Model,
@@ -113,20 +114,23 @@ def train_program(
     log_norm: bool = True,
     seeds: int = 1,
     rates_differ: bool = False,
+    objective: Objective | None = None,
 ) -> ByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
       seeds: how many train together; if several, all but `frozen` has an axis of seeds.
-      rates_differ: whether a step takes the learning rate behind the key, and the optimizer's
+      rates_differ: whether a step takes the learning rate after the key, and the optimizer's
         schedule has its peak at 1.
+      objective: the loss; None is plain cross-entropy.
     """
     own: Any = (sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh)),)
     if rates_differ:
         own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
     forward = gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
-    step: Any = partial(train_step, forward, optimizer, log_norm=log_norm)
+    losses = (objective or Objective()).losses
+    step: Any = partial(train_step, forward, optimizer, log_norm=log_norm, losses=losses)
     metrics = replicated(mesh)
     if seeds > 1:
         step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))

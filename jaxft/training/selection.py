@@ -1,6 +1,7 @@
 """The epoch that is reported, and when to stop: functions of a run's history, without JAX.
 
     best_entry(history)                     # the epoch with the best dev macro-F1
+    best_entry(history, "mcc")              # with the best dev score by another metric
     stops_early(history, patience=3)        # whether the last three epochs brought nothing better
 
 A history has a dict for each finished epoch: `{"epoch", "step", "train_loss", "dev"}`.
@@ -12,6 +13,9 @@ from typing import Any, TypeVar
 
 Entry = TypeVar("Entry", bound=Mapping[str, Any])
 
+DEFAULT = "macro_f1"
+LOWER_IS_BETTER = {"loss"}
+
 
 def is_finite(entry: Mapping[str, Any]) -> bool:
     """Whether an epoch's losses and dev logits were finite throughout."""
@@ -19,37 +23,45 @@ def is_finite(entry: Mapping[str, Any]) -> bool:
     return all(x is not None and math.isfinite(x) for x in figures)
 
 
-def best_entry(history: Sequence[Entry]) -> Entry | None:
-    """Returns the epoch with the best dev macro-F1; of equals the later, which has trained longer.
+def merit(entry: Mapping[str, Any], metric: str) -> float:
+    """Returns an epoch's dev score, of which more is better; -inf if the score does not exist."""
+    score = entry["dev"].get(metric)
+    if score is None or not math.isfinite(score):
+        return -math.inf
+    return -score if metric in LOWER_IS_BETTER else score
+
+
+def best_entry(history: Sequence[Entry], metric: str = DEFAULT) -> Entry | None:
+    """Returns the epoch with the best dev score; of equals the later, which has trained longer.
 
     None if no epoch was finite. An epoch is `lost` if its checkpoint could not be read.
     """
     finite = [e for e in history if is_finite(e) and "lost" not in e]
-    return max(finite, key=lambda e: (e["dev"]["macro_f1"], e["epoch"]), default=None)
+    return max(finite, key=lambda e: (merit(e, metric), e["epoch"]), default=None)
 
 
-def best_step(history: Sequence[Mapping[str, Any]]) -> int | None:
+def best_step(history: Sequence[Mapping[str, Any]], metric: str = DEFAULT) -> int | None:
     """Returns the step at which the best epoch ended; None if there is no best one yet."""
-    best = best_entry(history)
+    best = best_entry(history, metric)
     return best["step"] if best else None
 
 
-def is_over(record: Mapping[str, Any], patience: int) -> bool:
+def is_over(record: Mapping[str, Any], patience: int, metric: str = DEFAULT) -> bool:
     """Whether a run needs no further epoch: it diverged, or it stops early."""
-    return bool(record.get("diverged")) or stops_early(record["history"], patience)
+    return bool(record.get("diverged")) or stops_early(record["history"], patience, metric)
 
 
-def stops_early(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+def stops_early(history: Sequence[Mapping[str, Any]], patience: int, metric: str = DEFAULT) -> bool:
     """Whether the last `patience` epochs brought nothing better; an equal score is no better."""
     if not patience or not history:
         return False
-    return history[-1]["epoch"] - last_improvement(history) >= patience
+    return history[-1]["epoch"] - last_improvement(history, metric) >= patience
 
 
-def last_improvement(history: Sequence[Mapping[str, Any]]) -> int:
-    """Returns the last epoch whose dev macro-F1 was above all before; 0 if none was finite."""
+def last_improvement(history: Sequence[Mapping[str, Any]], metric: str = DEFAULT) -> int:
+    """Returns the last epoch whose dev score was better than all before; 0 if none was finite."""
     highest, found = -math.inf, 0
     for entry in history:
-        if is_finite(entry) and entry["dev"]["macro_f1"] > highest:
-            highest, found = entry["dev"]["macro_f1"], entry["epoch"]
+        if is_finite(entry) and merit(entry, metric) > highest:
+            highest, found = merit(entry, metric), entry["epoch"]
     return found
