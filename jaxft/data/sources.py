@@ -1,14 +1,12 @@
 """Where the files of a task come from: a directory, the download cache, the network, the samples.
 
-    find("acl", CATALOGUE["acl"].files, data_dir=None, source="auto").files["train"]
-    python -m jaxft.data.sources acl_sup     # prints local, download or sample
+    find_files("acl", CATALOGUE["acl"].files, data_dir=None, source="auto").files["train"]
 
 `auto` takes the first of DIR/acl/, $JAXFT_DATA/acl/ and the pinned download (kept in
 $JAXFT_CACHE/data/acl/, by default ~/.cache/jaxft). It never falls back to the samples by itself:
 numbers from those mean nothing. $JAXFT_DOWNLOAD_ROOT names a mirror of raw.githubusercontent.com.
 """
 
-import argparse
 import hashlib
 import http.client
 import os
@@ -16,24 +14,18 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import IO
 
 from jaxft import locks
-from jaxft.data.readers import describe_folder
+from jaxft.data.formats.text import describe_folder
 from jaxft.errors import InputError, check_choice
 
 SOURCES = ("auto", "local", "download", "sample")
 SPLITS = ("train", "dev", "test")
 TIMEOUT_S = 20
-
-# The names under which SemEval-2014 gave its files out; they have no dev split.
-SEMEVAL_NAMES = {
-    "restaurant": {"train": "Restaurants_Train_v2.xml", "test": "Restaurants_Test_Gold.xml"},
-    "laptop": {"train": "Laptop_Train_v2.xml", "test": "Laptops_Test_Gold.xml"},
-}
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,27 @@ class RemoteFile:
     commit: str
     path: str
     sha256: str
-    # False: known by its sha256 where it lies in a local directory, but not downloaded.
+    # False: known by its sha256 where it is in a local directory, but not downloaded.
     download: bool = True
+    ending: str = ""  # the ending under which it is kept; "" for that of `path`
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a task are called in its folder: train.jsonl, or train.jsonl.gz."""
+
+    endings: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet")
+    names: Mapping[str, str] = field(default_factory=dict)  # split -> its publisher's own name
+    required: tuple[str, ...] = ("train", "test")
+
+    def names_of(self, *stems: str) -> list[str]:
+        """Returns the names that a file of one of these stems may have."""
+        plain = [f"{stem}.{ending}" for stem in stems for ending in self.endings]
+        return plain + [f"{name}.gz" for name in plain if not name.endswith(".parquet")]
+
+    def describe(self, stem: str) -> str:
+        """Returns words for these names: `train.jsonl|json|csv, or .gz of it`."""
+        return f"{stem}.{'|'.join(self.endings)}, or .gz of it"
 
 
 @dataclass(frozen=True)
@@ -57,57 +68,75 @@ class Found:
     files: dict[str, Path]
 
 
-def find(
+def find_files(
     task: str,
     remote: Mapping[str, RemoteFile],
     *,
     data_dir: str | None,
     source: str,
-    endings: Sequence[str] = ("jsonl", "json", "csv"),
-    required: Sequence[str] = ("train", "test"),
+    layout: Layout | None = None,
+    sample: Path | None = None,
+    corpus: str = "",
 ) -> Found:
     """Returns the files of a catalogue task (a bare name such as "acl") from the asked `source`.
+
+    Args:
+      remote: its published files by split.
+      sample: the folder of its sample; None for that in this package.
+      corpus: the published data of which the sample is no part.
 
     Raises:
       InputError: nothing found; the message says where was looked and which ways out there are.
     """
     check_choice(source, SOURCES, "data.source")
+    layout = layout or Layout()
     if source == "sample":
-        return _sample(task, endings, required)
+        return _sample(task, layout, sample, corpus)
     looked = []
     if source in ("auto", "local"):
         for directory, given in _directories(data_dir):
-            found = _local(directory, task, remote, endings, required, must_exist=given)
+            found = _local(directory, task, remote, layout, must_exist=given)
             if found:
                 return found
             looked.append(str(directory / task))
-    if source in ("auto", "download"):
+    if source in ("auto", "download") and remote:
         try:
             return _download(task, remote)
         except InputError as error:
             looked.append(str(error))
+    elif source in ("auto", "download"):
+        looked.append("no published files")
     ways_out = "give --config.data.dir=DIR or $JAXFT_DATA, or try --config.data.source=sample"
     raise InputError(
         f"no data for task {task}: looked in {'; '.join(looked) or 'no DIR'}; {ways_out}"
     )
 
 
-def files_in(folder: Path, task: str, endings: Sequence[str]) -> dict[str, Path]:
-    """Returns the files of a task folder by split: train.jsonl, or SemEval's own names.
+def files_in(folder: Path, layout: Layout) -> dict[str, Path]:
+    """Returns the files of a task folder by split: train.jsonl, or its publisher's own names.
 
     Raises:
-      InputError: two files stand for one split.
+      InputError: there are two files for one split.
     """
     files = {}
     for split in SPLITS:
-        names = [f"{split}.{ending}" for ending in endings]
-        names += [SEMEVAL_NAMES.get(task, {}).get(split, "")]
-        present = [name for name in names if name and (folder / name).is_file()]
-        if len(present) > 1:
-            raise InputError(f"{folder}: both {present[0]} and {present[1]}; keep one of them")
-        if present:
-            files[split] = folder / present[0]
+        own = [layout.names[split]] if split in layout.names else []
+        path = file_of_split(folder, layout.names_of(split) + own)
+        if path:
+            files[split] = path
     return files
+
+
+def file_of_split(folder: Path, names: Sequence[str]) -> Path | None:
+    """Returns the one file of a folder that has one of these names, or None.
+
+    Raises:
+      InputError: there are two.
+    """
+    present = [name for name in names if (folder / name).is_file()]
+    if len(present) > 1:
+        raise InputError(f"{folder}: both {present[0]} and {present[1]}; keep one of them")
+    return folder / present[0] if present else None
 
 
 def sha256(path: Path) -> str:
@@ -139,8 +168,7 @@ def _local(
     directory: Path,
     task: str,
     remote: Mapping[str, RemoteFile],
-    endings: Sequence[str],
-    required: Sequence[str],
+    layout: Layout,
     *,
     must_exist: bool,
 ) -> Found | None:
@@ -149,8 +177,10 @@ def _local(
         if must_exist:
             raise InputError(f"data.dir: no folder {folder}; {describe_folder(directory)}")
         return None
-    files = files_in(folder, task, endings)
-    _check_complete(folder, files, endings, required)
+    files = files_in(folder, layout)
+    _check_complete(folder, files, layout)
+    if not remote:
+        return Found("local", f"local files in {folder}", files)
     published = {file.sha256 for file in remote.values()}
     other = [path.name for path in files.values() if sha256(path) not in published]
     state = (
@@ -159,24 +189,20 @@ def _local(
     return Found("local", f"local files in {folder} ({state})", files)
 
 
-def _check_complete(
-    folder: Path, files: Mapping[str, Path], endings: Sequence[str], required: Sequence[str]
-) -> None:
-    for split in required:
+def _check_complete(folder: Path, files: Mapping[str, Path], layout: Layout) -> None:
+    for split in layout.required:
         if split not in files:
-            names = f"{split}.{'|'.join(endings)}"
+            names = layout.describe(split)
             raise InputError(f"{folder}: no {split} file ({names}); {describe_folder(folder)}")
 
 
-def _sample(task: str, endings: Sequence[str], required: Sequence[str]) -> Found:
-    folder = Path(str(resources.files("jaxft.data"))) / "samples" / task
+def _sample(task: str, layout: Layout, folder: Path | None, corpus: str) -> Found:
+    folder = folder or Path(str(resources.files("jaxft.data"))) / "samples" / task
     if not folder.is_dir():
         raise InputError(f"data.source: task {task} has no bundled sample (looked for {folder})")
-    files = files_in(folder, task, endings)
-    _check_complete(folder, files, endings, required)
-    names = {"acl": "ACL-ARC", "agnews": "AG News"}
-    origin = f"bundled sample (written for jaxft, not {names.get(task, 'SemEval-2014')})"
-    return Found("sample", origin, files)
+    files = files_in(folder, layout)
+    _check_complete(folder, files, layout)
+    return Found("sample", f"bundled sample (written for jaxft, not {corpus or task})", files)
 
 
 # ---------------------------------------------------------------- download
@@ -186,15 +212,11 @@ def _download(task: str, remote: Mapping[str, RemoteFile]) -> Found:
     files, origins = {}, []
     for split, file in remote.items():
         if file.download:
-            files[split] = cache_dir() / "data" / task / f"{split}.{_ending(file)}"
+            ending = file.ending or file.path.rpartition("/")[2].partition(".")[2]
+            files[split] = cache_dir() / "data" / task / f"{split}.{ending}"
             fetch(file, files[split])
             origins.append(f"{file.repo}@{file.commit[:7]}")
     return Found("download", f"downloaded from {', '.join(dict.fromkeys(origins))}", files)
-
-
-def _ending(file: RemoteFile) -> str:
-    # scibert keeps its JSON lines in .txt files.
-    return file.path.rpartition(".")[2].replace("txt", "jsonl")
 
 
 def fetch(file: RemoteFile, target: Path) -> None:
@@ -272,46 +294,3 @@ def _copy(response: IO[bytes], out: IO[bytes], length: str | None) -> None:
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# ---------------------------------------------------------------- python -m jaxft.data.sources
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints which source `auto` would use for a task: local, download, or sample.
-
-    Returns the exit status: 2 for an unknown task or a --dir that does not hold it.
-    """
-    # Here, because the catalogue is built of this module's RemoteFile.
-    from jaxft.data.tasks import find_task, parse_task
-
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxft.data.sources",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("task", help="acl_sup, or several with commas")
-    parser.add_argument("--dir", default=None, help="a directory with <task>/train.jsonl, ...")
-    options = parser.parse_args(arguments)
-    used = set()
-    try:
-        for part in parse_task(options.task):
-            try:
-                found = find_task(part.name, data_dir=options.dir, source="auto")
-                print(f"{part.name}: {found.origin}", file=sys.stderr)
-                used.add(found.source)
-            except InputError as error:
-                # A directory named by the user is not silently replaced by the samples.
-                if options.dir or part.name == "custom":
-                    raise
-                print(f"{part.name}: {error}", file=sys.stderr)
-                used.add("sample")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(next(source for source in ("sample", "download", "local") if source in used))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft.data.examples import Columns, Example
-from jaxft.data.readers import read_agnews, read_file, read_semeval_xml
+from jaxft.data.readers import read_file
+from jaxft.data.tasks.agnews import read_agnews
+from jaxft.data.tasks.semeval import read_semeval_xml
 from jaxft.errors import InputError
 
 LABELS = ("negative", "positive")
@@ -46,8 +48,8 @@ BAD = [
     ("label with blank", "a.jsonl", '{"text": "a", "label": "positive "}', 1, ["'positive'?"]),
     ("empty text", "a.jsonl", '{"text": "", "label": "positive"}', 1, ["text: ", "empty string"]),
     ("blank text", "a.jsonl", '{"text": " \\n", "label": "positive"}', 1, ["text: ", "blanks"]),
-    ("number", "a.jsonl", '{"text": 7, "label": "positive"}', 1, ["JSON number 7"]),
-    ("null", "a.jsonl", '{"text": null, "label": "positive"}', 1, ["JSON value None"]),
+    ("number", "a.jsonl", '{"text": 7, "label": "positive"}', 1, ["the number 7"]),
+    ("null", "a.jsonl", '{"text": null, "label": "positive"}', 1, ["the value None"]),
     ("true", "a.jsonl", '{"text": "a", "label": true}', 1, ["label: ", "boolean"]),
     ("list", "a.jsonl", '{"text": ["a"], "label": "positive"}', 1, ["array"]),
     ("surrogate", "a.jsonl", '{"text": "a\\ud800", "label": "positive"}', 1, ["surrogate"]),

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from jaxft.data import sources
-from jaxft.data.sources import RemoteFile, fetch, find, main
+from jaxft.data.sources import RemoteFile, fetch, find_files
 from jaxft.data.tasks import CATALOGUE, find_task
+from jaxft.data.tasks.__main__ import main
 from jaxft.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -242,17 +243,17 @@ def test_auto_takes_dir_then_environment_then_download(
         put(directory / "acl", "train.jsonl", "test.jsonl")
     monkeypatch.setenv("JAXFT_DATA", str(environment))
 
-    found = find("acl", files, data_dir=str(given), source="auto")
+    found = find_files("acl", files, data_dir=str(given), source="auto")
     assert found.files == {s: given / "acl" / f"{s}.jsonl" for s in ("train", "test")}
     assert found.source == "local"
     assert "differs from the published files: train.jsonl, test.jsonl" in found.origin
 
-    found = find("acl", files, data_dir=None, source="auto")
+    found = find_files("acl", files, data_dir=None, source="auto")
     assert found.files["train"] == environment / "acl" / "train.jsonl"
     assert server.asked == []
 
     monkeypatch.setenv("JAXFT_DATA", str(tmp_path / "elsewhere"))
-    found = find("acl", files, data_dir=None, source="auto")
+    found = find_files("acl", files, data_dir=None, source="auto")
     assert found.source == "download"
     assert found.origin == "downloaded from allenai/scibert@06793f7"
     assert found.files["dev"] == tmp_path / "cache" / "data" / "acl" / "dev.jsonl"
@@ -260,14 +261,14 @@ def test_auto_takes_dir_then_environment_then_download(
 
     # Again, with the network gone: from the cache.
     server.files.clear()
-    assert find("acl", files, data_dir=None, source="auto") == found
+    assert find_files("acl", files, data_dir=None, source="auto") == found
     assert len(server.asked) == 3
 
 
 def test_source_download_passes_over_directories(server: Server, tmp_path: Path) -> None:
     files = serve_acl(server)
     put(tmp_path / "acl", "train.jsonl", "test.jsonl")
-    assert find("acl", files, data_dir=str(tmp_path), source="download").source == "download"
+    assert find_files("acl", files, data_dir=str(tmp_path), source="download").source == "download"
 
 
 def test_nothing_found_names_the_ways_out(
@@ -275,7 +276,7 @@ def test_nothing_found_names_the_ways_out(
 ) -> None:
     monkeypatch.setenv("JAXFT_DATA", str(tmp_path / "empty"))
     with pytest.raises(InputError) as caught:
-        find("acl", ACL, data_dir=None, source="auto")
+        find_files("acl", ACL, data_dir=None, source="auto")
     message = str(caught.value)
     for part in (
         "task acl",
@@ -289,29 +290,29 @@ def test_nothing_found_names_the_ways_out(
     assert message.isprintable()
     asked = len(server.asked)
     with pytest.raises(InputError, match="looked in"):
-        find("acl", ACL, data_dir=None, source="local")
+        find_files("acl", ACL, data_dir=None, source="local")
     assert len(server.asked) == asked
 
 
 @pytest.mark.parametrize("source", ["auto", "local"])
 def test_given_directory_must_hold_the_task(server: Server, tmp_path: Path, source: str) -> None:
     with pytest.raises(InputError, match=r"data\.dir: no folder .*there is no folder"):
-        find("acl", ACL, data_dir=str(tmp_path / "no"), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path / "no"), source=source)
     put(tmp_path / "restaurant", "train.json")
     with pytest.raises(InputError, match=r"holds .*restaurant"):
-        find("acl", ACL, data_dir=str(tmp_path), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path), source=source)
     put(tmp_path / "acl", "train.jsonl", "tset.jsonl")
     with pytest.raises(InputError, match=r"no test file .*tset\.jsonl"):
-        find("acl", ACL, data_dir=str(tmp_path), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path), source=source)
     put(tmp_path / "acl", "test.jsonl", "train.csv")
     with pytest.raises(InputError, match=r"both train\.jsonl and train\.csv"):
-        find("acl", ACL, data_dir=str(tmp_path), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path), source=source)
     assert server.asked == []
 
 
 def test_unknown_source() -> None:
     with pytest.raises(InputError, match=r"data\.source: .*did you mean 'sample'"):
-        find("acl", ACL, data_dir=None, source="smaple")
+        find_files("acl", ACL, data_dir=None, source="smaple")
 
 
 def test_semeval_file_names(tmp_path: Path) -> None:
@@ -393,6 +394,6 @@ def test_command_refuses_in_one_line(
 
 def test_command_runs_as_a_module(tmp_path: Path) -> None:
     put(tmp_path / "acl", "train.jsonl", "test.jsonl")
-    command = [sys.executable, "-m", "jaxft.data.sources", "acl_sup", "--dir", str(tmp_path)]
+    command = [sys.executable, "-m", "jaxft.data.tasks", "acl_sup", "--dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "local\n"

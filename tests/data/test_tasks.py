@@ -184,7 +184,7 @@ def test_semeval_originals(tmp_path: Path) -> None:
         ("acl_sup_fs", "task: unknown value"),
         ("", "task: unknown value ''"),
         ("acl,", "task: unknown value ''"),
-        ("acl_sup,acl_fs", "task: 'acl' stands twice"),
+        ("acl_sup,acl_fs", "task: 'acl' occurs twice"),
     ],
 )
 def test_bad_task_names(task: str, message: str) -> None:
@@ -260,16 +260,15 @@ def test_custom_mistakes(tmp_path: Path) -> None:
 
     fails(r"data\.dir: task 'custom' needs", data_dir=None)
     fails(r"data\.dir: no folder", data_dir=str(tmp_path / "no"))
-    fails(r"no train file \(looked for train\.jsonl\|json\|csv\|tsv\).* holds nothing")
+    looked = r"looked for train\.jsonl\|json\|csv\|tsv\|parquet, or \.gz of it"
+    fails(rf"no train file \({looked}\).* holds nothing")
     fails("no bundled sample", source="sample")
-    write(tmp_path, train=TRAIN)
-    fails("no test file")
-    write(tmp_path, test=[("x", "c")])
+    write(tmp_path, train=TRAIN, test=[("x", "c")])
     fails(r"test\.jsonl:1: label: unknown value 'c'; expected one of a, b")
     fails(r"train\.jsonl:2: label: unknown value 'b'", labels=("a", "c"))
     write(tmp_path, test=TEST)
     fails("no train example of class 'c'", labels=("a", "b", "c"))
-    fails(r"data\.labels: a label stands twice", labels=("a", "b", "a"))
+    fails(r"data\.labels: a label occurs twice", labels=("a", "b", "a"))
     fails(r"train\.jsonl:1: no field 'sentence'", columns=Columns(text="sentence"))
     fails(r"data\.columns\.label: .*needs", columns=Columns(label=""))
     write(tmp_path, dev=TEST, val=TEST)
@@ -327,10 +326,13 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             ValueError("BuilderConfig 'x' not found.\nAvailable: ['y']"),
             r"BuilderConfig 'x' not found",
         ),
-        ({"train": hub_split([0, 1], ["a", "b"])}, "no split 'test', only train"),
         (
-            {"train": hub_split([0, 1], ["a", "b"]), "test": hub_split([-1], ["a", "b"])},
-            r"org/name/test:1: label: expected a class index from 0 to 1, got -1; .*no labels",
+            {"test": hub_split([0, 1], ["a", "b"])},
+            "data.hub: org/name has no split 'train', only test; name it by",
+        ),
+        (
+            {"train": hub_split([0, 1], ["a", "b"]), "test": hub_split([0, -1], ["a", "b"])},
+            r"org/name/test:2: label: unknown value '-1'; .*-1 marks a text without a label",
         ),
         (
             {"train": hub_split([0, 1], ["a", "b"]), "test": hub_split([], ["a", "b"])},
