@@ -1,6 +1,6 @@
 """Labels and probabilities for new texts, and scores where they are labelled, from a run directory.
 
-    python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt} --output FILE.jsonl
+    python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt,parquet} --output FILE.jsonl
                             [--label COLUMN|none] [--scores FILE.json]
 
 FILE has the columns that the run was trained with, or a column `text`, and `pair` (or `term` and
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from jaxft import cli
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Columns, Example
-from jaxft.data.readers import Row, read_decoded, read_rows, to_examples
+from jaxft.data.readers import Row, read_decoded, read_rows, suffix_of, to_examples
 from jaxft.errors import InputError
 from jaxft.io import read_json, write_json, write_jsonl
 from jaxft.models import trained as trained_files
@@ -145,7 +145,7 @@ def read_examples(path: Path, settings: dict[str, Any], label: str) -> tuple[Exa
     Raises:
       InputError: naming file and line.
     """
-    if path.suffix.lower() == ".txt":
+    if suffix_of(path) == ".txt":
         if settings["pair"]:
             raise InputError(f"{path}: the run takes pairs; expected a file with two text columns")
         return lines_of(path)
@@ -241,7 +241,12 @@ def parse(argv: list[str]) -> Any:
     """Returns the flags, checked."""
     parser = cli.OneLineParser("python -m jaxft.predict", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run directory of jaxft.train")
-    parser.add_argument("--input", type=Path, required=True, help="texts: jsonl, csv, tsv or txt")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        help="texts: jsonl, json, csv, tsv, txt, or .gz of it; parquet",
+    )
     parser.add_argument("--output", type=Path, required=True, help="where to write JSON lines")
     parser.add_argument("--label", default="", help="column of the labels; none: do not score")
     parser.add_argument("--scores", type=Path, help="where to write the scores")

@@ -10,6 +10,8 @@ from typing import Any
 
 from clu import parameter_overview
 
+from jaxft.data.tasks import title as task_title
+
 NONE = "\N{EN DASH}"  # stands for a figure that does not exist
 LABEL_WIDTH = 40
 # (split, where its texts occur too, examples of the split: None is the data report's count)
@@ -332,14 +334,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
 
 def dataset_names(task: str) -> str:
     """`"acl_sup,agnews_fs"` -> `"ACL-ARC and AG News"`."""
-    known = {
-        "acl": "ACL-ARC",
-        "agnews": "AG News",
-        "restaurant": "SemEval-2014 restaurants",
-        "laptop": "SemEval-2014 laptops",
-    }
     names = [part.strip().removesuffix("_sup").removesuffix("_fs") for part in task.split(",")]
-    return " and ".join(known.get(name, name) for name in names)
+    return " and ".join(task_title(name) for name in names)
 
 
 def split_figures(results: Mapping[str, Any], split: str) -> Mapping[str, Any]:

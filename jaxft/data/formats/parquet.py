@@ -109,4 +109,6 @@ def _class_names(file: Any) -> dict[str, tuple[str, ...]]:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    # It may quote a byte of the broken file.
+    text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 150 else f"{text[:150]}..."

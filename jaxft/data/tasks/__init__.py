@@ -30,6 +30,7 @@ from jaxft.data.tasks.registry import (
     names,
     read_columns,
     register,
+    title,
 )
 from jaxft.errors import InputError, check_choice
 
@@ -54,6 +55,7 @@ __all__ = [
     "read_columns",
     "register",
     "split_9_to_1",
+    "title",
 ]
 
 

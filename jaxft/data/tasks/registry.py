@@ -132,6 +132,11 @@ def find(name: str) -> TaskSpec:
     return _TASKS[check_choice(name, _TASKS, "task")]
 
 
+def title(name: str) -> str:
+    """Returns a task's title; of a task that is not registered here, its name."""
+    return _TASKS[name].title if name in _TASKS else name
+
+
 def find_spec(spec: TaskSpec, *, data_dir: str | None, source: str) -> Found:
     """Returns where the files of a task are.
 
