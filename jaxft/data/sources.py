@@ -8,16 +8,17 @@ numbers from those mean nothing. $JAXFT_DOWNLOAD_ROOT names a mirror of raw.gith
 """
 
 import hashlib
-import http.client
 import os
+import re
+import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import IO
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from jaxft import locks
 from jaxft.data.formats.text import describe_folder
@@ -212,22 +213,26 @@ def _download(task: str, remote: Mapping[str, RemoteFile]) -> Found:
     files, origins = {}, []
     for split, file in remote.items():
         if file.download:
-            ending = file.ending or file.path.rpartition("/")[2].partition(".")[2]
-            files[split] = cache_dir() / "data" / task / f"{split}.{ending}"
+            files[split] = cache_dir() / "data" / task / f"{split}.{_ending(file)}"
             fetch(file, files[split])
             origins.append(f"{file.repo}@{file.commit[:7]}")
     return Found("download", f"downloaded from {', '.join(dict.fromkeys(origins))}", files)
 
 
+def _ending(file: RemoteFile) -> str:
+    suffixes = Path(file.path).suffixes
+    own = "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+    return file.ending or own.removeprefix(".")
+
+
 def fetch(file: RemoteFile, target: Path) -> None:
-    """Makes `target` hold the pinned file: from the cache, or resumed or downloaded anew.
+    """Makes `target` hold the pinned file: from the cache, or downloaded.
 
     Several processes may ask for one target at once: one downloads, the others wait for it.
 
     Raises:
       InputError: the network or the disk failed, or what came is not the pinned content.
     """
-    part = target.with_name(f"{target.name}.part")
     if _holds(target, file):  # before the lock: a shared cache may be read-only
         return
     try:
@@ -237,13 +242,7 @@ def fetch(file: RemoteFile, target: Path) -> None:
                 return
             url = _url(file)
             print(f"jaxft: downloading {url}", file=sys.stderr, flush=True)
-            _fetch_into(part, url)
-            got = sha256(part)
-            if got != file.sha256:
-                part.unlink()
-                expected = f"expected sha256 {file.sha256}, got {got}"
-                raise InputError(f"{url}: {expected}; the file was deleted, try again")
-            os.replace(part, target)
+            _retrieve(url, file.sha256, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or _one_line(error)}") from None
 
@@ -257,39 +256,68 @@ def _url(file: RemoteFile) -> str:
     return f"{root.rstrip('/')}/{file.repo}/{file.commit}/{file.path}"
 
 
-def _fetch_into(part: Path, url: str) -> None:
-    """Completes `part` from `url`; what it already holds is not asked for again."""
-    have = part.stat().st_size if part.exists() else 0
+def _retrieve(url: str, digest: str, target: Path) -> None:
+    """Downloads a file beside its target, checks its sha256 and only then renames it."""
+    import pooch  # here: only a download needs it
+    from requests.exceptions import ConnectionError as Unreachable
+    from requests.exceptions import HTTPError, RequestException
+
+    pooch.get_logger().setLevel("WARNING")  # `fetch` has said what is downloaded
     try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            # 206 is "the rest of it"; any other success is the whole file from its beginning.
-            resumed = response.status == 206 and _starts_at(response.headers, have)
-            with part.open("ab" if resumed else "wb") as out:
-                _copy(response, out, response.headers.get("Content-Length"))
-    except urllib.error.HTTPError as error:
-        error.close()
-        # 416: the server has nothing after what we hold; its sha256 will tell.
-        if error.code != 416 or not have:
-            raise InputError(f"{url}: HTTP {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise InputError(f"{url}: unreachable ({_one_line(error.reason)})") from None
-    except (TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
-        raise InputError(f"{url}: {_one_line(error)}; run again to resume") from None
+        scheme = urlsplit(url).scheme
+        if scheme not in ("http", "https", "file"):
+            raise InputError(f"{url}: unknown url type {scheme!r}; expected http, https or file")
+        # A server that compresses on the way would do so twice to a .gz file.
+        headers = {"Accept-Encoding": "identity"}
+        http = pooch.HTTPDownloader(timeout=TIMEOUT_S, headers=headers)
+        pooch.retrieve(
+            url,
+            known_hash=f"sha256:{digest}",
+            fname=target.name,
+            path=target.parent,
+            downloader=_copy_file if scheme == "file" else http,
+        )
+        target.chmod(0o644)  # pooch's temporary files are for their owner alone
+    except HTTPError as error:
+        answer: Any = error.response  # this error always has one
+        answer.close()  # pooch leaves it open
+        raise InputError(f"{url}: HTTP {answer.status_code} {answer.reason}") from None
+    except RequestException as error:
+        cut = _bytes_missing(error)
+        if cut:
+            raise InputError(f"{url}: the connection ended after {cut}; run again") from None
+        if isinstance(error, Unreachable):
+            raise InputError(f"{url}: unreachable ({_one_line(error)})") from None
+        raise InputError(f"{url}: {_one_line(error)}; run again") from None
+    except ValueError as error:  # so pooch says that the content is another
+        found = re.search(r"but got ([0-9a-f]{64})", str(error))
+        if not found:
+            raise InputError(f"{url}: {_one_line(error)}") from None
+        differ = f"expected sha256 {digest}, got {found[1]}"
+        raise InputError(f"{url}: {differ}; the file was deleted, try again") from None
 
 
-def _starts_at(headers: Mapping[str, str], offset: int) -> bool:
-    return (headers.get("Content-Range") or "").startswith(f"bytes {offset}-")
+def _copy_file(url: str, target: str, pooch: object) -> None:
+    """Downloads from a folder that mirrors the sources; pooch itself knows no file: addresses."""
+    del pooch
+    source = Path(url2pathname(urlsplit(url).path))
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise InputError(f"{url}: unreachable ({error.strerror})") from None
 
 
-def _copy(response: IO[bytes], out: IO[bytes], length: str | None) -> None:
-    copied = 0
-    while chunk := response.read(1 << 16):
-        out.write(chunk)
-        copied += len(chunk)
-    # read(n) gives no error where the connection ends early.
-    if length is not None and copied < int(length):
-        raise ConnectionError(f"the connection ended after {copied} of {length} bytes")
+def _bytes_missing(error: Exception) -> str:
+    """Returns `100000 of 307200 bytes` where the connection ended early (requests wraps it)."""
+    from urllib3.exceptions import IncompleteRead
+
+    cause: object = error
+    while isinstance(cause, Exception):
+        if isinstance(cause, IncompleteRead):
+            got, missing = cause.partial, cause.expected
+            return f"{got} of {got + missing} bytes"
+        cause = next((x for x in reversed(cause.args) if isinstance(x, Exception)), None)
+    return ""
 
 
 def _one_line(error: object) -> str:
