@@ -7,6 +7,7 @@ import re
 
 from ml_collections import ConfigDict
 
+from jaxft.data.tasks import CATALOGUE
 from jaxft.peft.methods import find
 
 
@@ -17,7 +18,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
-    config.data.dir = ""  # holds <task>/{train,dev,test}.*; else $JAXFT_DATA, else the download
+    # "" is $JAXFT_DATA, else the download.
+    config.data.dir = ""  # has <task>/{train,dev,test}.*; task "custom": has train.*, or is a file
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
     config.data.max_length = 128  # tokens kept of a text, special tokens included
@@ -27,8 +29,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.columns = ConfigDict()  # task "custom": what the columns are called
     config.data.columns.text = "text"  # the text, or the first of a pair
     config.data.columns.pair = ""  # the second text of a pair; "" for single texts
-    config.data.columns.label = "label"  # a name, or a class index of the hub
+    config.data.columns.label = "label"  # a name, or a place among data.labels, from 0
     config.data.columns.id = ""  # "" numbers the examples by line
+    config.data.splits = ConfigDict()  # task "custom": what the splits are called; "": as usual
+    config.data.splits.train = ""  # a split of the hub, or the name of a file without its ending
+    config.data.splits.dev = ""  # usually dev, validation, valid or val; without one: held out
+    config.data.splits.test = ""  # e.g. "validation"; without one: held out of train
 
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
@@ -91,10 +97,6 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# ACL-ARC is small and its rare classes come late: at 3 epochs it may predict one class only.
-EPOCHS = {"restaurant": 3, "laptop": 5, "acl": 8, "agnews": 3}
-
-
 def defaults_of(task: str, method: str) -> ConfigDict:
     """Returns the defaults with a task's epochs and the learning rate that suits a method.
 
@@ -107,7 +109,8 @@ def defaults_of(task: str, method: str) -> ConfigDict:
     """
     config = get_config()
     config.task = task
-    config.epochs = EPOCHS.get(re.sub("_(sup|fs)$", "", task), config.epochs)
+    name = re.sub("_(sup|fs)$", "", task)
+    config.epochs = CATALOGUE[name].epochs if name in CATALOGUE else config.epochs
     config.method.name = method
     config.optim.learning_rate = find(method).learning_rate
     return config

@@ -215,14 +215,18 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns what of config.json makes a run another run.
 
-    All but the devices it runs on and the seeds and learning rates it trains beside.
+    All but the devices it runs on and the seeds and learning rates it trains beside. The names of
+    splits count where there are any: runs from before that field are the same runs.
     """
     others = ("mesh", "seeds", "together")
     kept = {name: value for name, value in fields.items() if name not in others}
     # A run of an older jaxft is the same run as long as the newer fields change nothing.
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
-    return kept | {"optim": optim}
+    data = dict(fields.get("data", {}))
+    if not any(data.get("splits", {}).values()):
+        data.pop("splits", None)
+    return kept | {"optim": optim} | ({"data": data} if data else {})
 
 
 def config_digest(config: ConfigDict) -> str:

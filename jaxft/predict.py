@@ -1,6 +1,6 @@
 """Labels and probabilities for new texts, and scores where they are labelled, from a run directory.
 
-    python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt} --output FILE.jsonl
+    python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt,parquet} --output FILE.jsonl
                             [--label COLUMN|none] [--scores FILE.json]
 
 FILE has the columns that the run was trained with, or a column `text`, and `pair` (or `term` and
@@ -54,7 +54,12 @@ def parse(argv: list[str]) -> Any:
     """Returns the flags, checked."""
     parser = cli.OneLineParser("python -m jaxft.predict", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run directory of jaxft.train")
-    parser.add_argument("--input", type=Path, required=True, help="texts: jsonl, csv, tsv or txt")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        help="texts: jsonl, json, csv, tsv, txt, or .gz of it; parquet",
+    )
     parser.add_argument("--output", type=Path, required=True, help="where to write JSON lines")
     parser.add_argument("--label", default="", help="column of the labels; none: do not score")
     parser.add_argument("--scores", type=Path, help="where to write the scores")

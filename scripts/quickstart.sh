@@ -16,7 +16,7 @@ if [ -z "${JAXFT_DATA:-}" ] && [ -d ../shared/data/acl ]; then
   JAXFT_DATA=$(cd ../shared/data && pwd)
   export JAXFT_DATA
 fi
-source=$("$python" -m jaxft.data.sources acl)
+source=$("$python" -m jaxft.data.tasks acl)
 echo "data: $source"
 
 exec "$python" -m jaxft.train --config configs/acl_lora.py \

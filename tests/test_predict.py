@@ -1,5 +1,6 @@
 """Predicting from a run directory: which column is the text, what is scored, what is refused."""
 
+import gzip
 import json
 import re
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file, save_file
 from test_train import SAMPLE_TEST, command, predict_command, read, rows_of, run
@@ -97,6 +100,23 @@ def test_a_text_that_is_cut_says_so(
     assert "truncated" not in short
     assert long["truncated"] is True
     assert "1 of 2 texts were cut at 32 tokens" in capsys.readouterr().out
+
+
+def test_files_may_be_parquet_or_gzipped(single: Path, tmp_path: Path) -> None:
+    rows = [{"text": text, "label": number} for number, text in enumerate(TEXTS[:2])]
+    plain = predicted(single, write_rows(tmp_path / "in.jsonl", rows))
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "in.jsonl").read_bytes()))
+    parquet = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    lines = tmp_path / "in.txt.gz"
+    lines.write_bytes(gzip.compress("\n".join(TEXTS[:2]).encode()))
+    probabilities = [row["probabilities"] for row in plain]
+    for path in (packed, parquet, lines):
+        found = predicted(single, path)
+        assert [row["probabilities"] for row in found] == probabilities
+    # A class index is scored as the name at its place.
+    assert read(tmp_path / "out.scores.json")["per_class"]["Background"]["support"] == 1
 
 
 # ---------------------------------------------------------------- scores

@@ -16,6 +16,8 @@ import numpy as np
 from jaxft.data.examples import Example
 from jaxft.errors import InputError
 
+Coded = tuple[np.ndarray, np.ndarray, int]  # ids, types, tokens before truncation
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -88,15 +90,48 @@ def encode(
       max_length: tokens kept; of a pair, the longer member gives way first.
     """
     number = {label: i for i, label in enumerate(labels)}
-    whole = tokenize(tokenizer, examples, truncation=False)
-    kept = tokenize(tokenizer, examples, truncation="longest_first", max_length=max_length)
+    rows = encode_once if tokenizer.is_fast else encode_twice
+    coded = rows(tokenizer, examples, max_length)
     return Encoded(
-        ids=[ids for ids, _ in kept],
-        types=[types for _, types in kept],
+        ids=[ids for ids, _, _ in coded],
+        types=[types for _, types, _ in coded],
         labels=np.asarray([number.get(e.label, -1) for e in examples], np.int32),
-        lengths=np.asarray([len(ids) for ids, _ in whole], np.int32),
+        lengths=np.asarray([length for _, _, length in coded], np.int32),
         pad_id=tokenizer.pad_token_id,
     )
+
+
+def encode_once(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Coded]:
+    """Returns (ids, types, length before truncation) of each example, with a fast tokenizer.
+
+    Of a pair each text is tokenized by itself. The tokenizer's own last step then cuts them off and
+    adds the special tokens, which is all that its call would do with both.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # tokenizer.json may say otherwise
+    backend.no_padding()
+    pairs = [i for i, e in enumerate(examples) if e.pair is not None]
+    texts = backend.encode_batch([e.text for e in examples], add_special_tokens=False)
+    found = backend.encode_batch([examples[i].pair for i in pairs], add_special_tokens=False)
+    second = dict(zip(pairs, found, strict=True))
+    added = [backend.num_special_tokens_to_add(is_pair) for is_pair in (False, True)]
+    side = tokenizer.truncation_side
+    backend.enable_truncation(max_length, strategy="longest_first", direction=side)
+    coded = []
+    for i, text in enumerate(texts):
+        pair = second.get(i)
+        length = len(text) + added[pair is not None] + (0 if pair is None else len(pair))
+        kept = backend.post_process(text, pair, True)
+        coded.append((np.asarray(kept.ids, np.int32), np.asarray(kept.type_ids, np.int32), length))
+    backend.no_truncation()
+    return coded
+
+
+def encode_twice(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Coded]:
+    """Returns the same with a tokenizer written in Python, which has no such last step."""
+    whole = tokenize(tokenizer, examples, truncation=False)
+    kept = tokenize(tokenizer, examples, truncation="longest_first", max_length=max_length)
+    return [(*cut, len(ids)) for cut, (ids, _) in zip(kept, whole, strict=True)]
 
 
 def tokenize(

@@ -1,39 +1,32 @@
 """Where the files of a task come from: a directory, the download cache, the network, the samples.
 
-    find("acl", CATALOGUE["acl"].files, data_dir=None, source="auto").files["train"]
-    python -m jaxft.data.sources acl_sup     # prints local, download or sample
+    find_files("acl", CATALOGUE["acl"].files, data_dir=None, source="auto").files["train"]
 
 `auto` takes the first of DIR/acl/, $JAXFT_DATA/acl/ and the pinned download (kept in
 $JAXFT_CACHE/data/acl/, by default ~/.cache/jaxft). It never falls back to the samples by itself:
 numbers from those mean nothing. $JAXFT_DOWNLOAD_ROOT names a mirror of raw.githubusercontent.com.
 """
 
-import argparse
 import hashlib
-import http.client
 import os
+import re
+import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import IO
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from jaxft import locks
-from jaxft.data.readers import describe_folder
+from jaxft.data.formats.text import describe_folder
 from jaxft.errors import InputError, check_choice
 
 SOURCES = ("auto", "local", "download", "sample")
 SPLITS = ("train", "dev", "test")
 TIMEOUT_S = 20
-
-# The names under which SemEval-2014 gave its files out; they have no dev split.
-SEMEVAL_NAMES = {
-    "restaurant": {"train": "Restaurants_Train_v2.xml", "test": "Restaurants_Test_Gold.xml"},
-    "laptop": {"train": "Laptop_Train_v2.xml", "test": "Laptops_Test_Gold.xml"},
-}
 
 
 @dataclass(frozen=True)
@@ -44,8 +37,27 @@ class RemoteFile:
     commit: str
     path: str
     sha256: str
-    # False: known by its sha256 where it lies in a local directory, but not downloaded.
+    # False: known by its sha256 where it is in a local directory, but not downloaded.
     download: bool = True
+    ending: str = ""  # the ending under which it is kept; "" for that of `path`
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a task are called in its folder: train.jsonl, or train.jsonl.gz."""
+
+    endings: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet")
+    names: Mapping[str, str] = field(default_factory=dict)  # split -> its publisher's own name
+    required: tuple[str, ...] = ("train", "test")
+
+    def names_of(self, *stems: str) -> list[str]:
+        """Returns the names that a file of one of these stems may have."""
+        plain = [f"{stem}.{ending}" for stem in stems for ending in self.endings]
+        return plain + [f"{name}.gz" for name in plain if not name.endswith(".parquet")]
+
+    def describe(self, stem: str) -> str:
+        """Returns words for these names: `train.jsonl|json|csv, or .gz of it`."""
+        return f"{stem}.{'|'.join(self.endings)}, or .gz of it"
 
 
 @dataclass(frozen=True)
@@ -57,57 +69,75 @@ class Found:
     files: dict[str, Path]
 
 
-def find(
+def find_files(
     task: str,
     remote: Mapping[str, RemoteFile],
     *,
     data_dir: str | None,
     source: str,
-    endings: Sequence[str] = ("jsonl", "json", "csv"),
-    required: Sequence[str] = ("train", "test"),
+    layout: Layout | None = None,
+    sample: Path | None = None,
+    corpus: str = "",
 ) -> Found:
     """Returns the files of a catalogue task (a bare name such as "acl") from the asked `source`.
+
+    Args:
+      remote: its published files by split.
+      sample: the folder of its sample; None for that in this package.
+      corpus: the published data of which the sample is no part.
 
     Raises:
       InputError: nothing found; the message says where was looked and which ways out there are.
     """
     check_choice(source, SOURCES, "data.source")
+    layout = layout or Layout()
     if source == "sample":
-        return _sample(task, endings, required)
+        return _sample(task, layout, sample, corpus)
     looked = []
     if source in ("auto", "local"):
         for directory, given in _directories(data_dir):
-            found = _local(directory, task, remote, endings, required, must_exist=given)
+            found = _local(directory, task, remote, layout, must_exist=given)
             if found:
                 return found
             looked.append(str(directory / task))
-    if source in ("auto", "download"):
+    if source in ("auto", "download") and remote:
         try:
             return _download(task, remote)
         except InputError as error:
             looked.append(str(error))
+    elif source in ("auto", "download"):
+        looked.append("no published files")
     ways_out = "give --config.data.dir=DIR or $JAXFT_DATA, or try --config.data.source=sample"
     raise InputError(
         f"no data for task {task}: looked in {'; '.join(looked) or 'no DIR'}; {ways_out}"
     )
 
 
-def files_in(folder: Path, task: str, endings: Sequence[str]) -> dict[str, Path]:
-    """Returns the files of a task folder by split: train.jsonl, or SemEval's own names.
+def files_in(folder: Path, layout: Layout) -> dict[str, Path]:
+    """Returns the files of a task folder by split: train.jsonl, or its publisher's own names.
 
     Raises:
-      InputError: two files stand for one split.
+      InputError: there are two files for one split.
     """
     files = {}
     for split in SPLITS:
-        names = [f"{split}.{ending}" for ending in endings]
-        names += [SEMEVAL_NAMES.get(task, {}).get(split, "")]
-        present = [name for name in names if name and (folder / name).is_file()]
-        if len(present) > 1:
-            raise InputError(f"{folder}: both {present[0]} and {present[1]}; keep one of them")
-        if present:
-            files[split] = folder / present[0]
+        own = [layout.names[split]] if split in layout.names else []
+        path = file_of_split(folder, layout.names_of(split) + own)
+        if path:
+            files[split] = path
     return files
+
+
+def file_of_split(folder: Path, names: Sequence[str]) -> Path | None:
+    """Returns the one file of a folder that has one of these names, or None.
+
+    Raises:
+      InputError: there are two.
+    """
+    present = [name for name in names if (folder / name).is_file()]
+    if len(present) > 1:
+        raise InputError(f"{folder}: both {present[0]} and {present[1]}; keep one of them")
+    return folder / present[0] if present else None
 
 
 def sha256(path: Path) -> str:
@@ -139,8 +169,7 @@ def _local(
     directory: Path,
     task: str,
     remote: Mapping[str, RemoteFile],
-    endings: Sequence[str],
-    required: Sequence[str],
+    layout: Layout,
     *,
     must_exist: bool,
 ) -> Found | None:
@@ -149,8 +178,10 @@ def _local(
         if must_exist:
             raise InputError(f"data.dir: no folder {folder}; {describe_folder(directory)}")
         return None
-    files = files_in(folder, task, endings)
-    _check_complete(folder, files, endings, required)
+    files = files_in(folder, layout)
+    _check_complete(folder, files, layout)
+    if not remote:
+        return Found("local", f"local files in {folder}", files)
     published = {file.sha256 for file in remote.values()}
     other = [path.name for path in files.values() if sha256(path) not in published]
     state = (
@@ -159,24 +190,20 @@ def _local(
     return Found("local", f"local files in {folder} ({state})", files)
 
 
-def _check_complete(
-    folder: Path, files: Mapping[str, Path], endings: Sequence[str], required: Sequence[str]
-) -> None:
-    for split in required:
+def _check_complete(folder: Path, files: Mapping[str, Path], layout: Layout) -> None:
+    for split in layout.required:
         if split not in files:
-            names = f"{split}.{'|'.join(endings)}"
+            names = layout.describe(split)
             raise InputError(f"{folder}: no {split} file ({names}); {describe_folder(folder)}")
 
 
-def _sample(task: str, endings: Sequence[str], required: Sequence[str]) -> Found:
-    folder = Path(str(resources.files("jaxft.data"))) / "samples" / task
+def _sample(task: str, layout: Layout, folder: Path | None, corpus: str) -> Found:
+    folder = folder or Path(str(resources.files("jaxft.data"))) / "samples" / task
     if not folder.is_dir():
         raise InputError(f"data.source: task {task} has no bundled sample (looked for {folder})")
-    files = files_in(folder, task, endings)
-    _check_complete(folder, files, endings, required)
-    names = {"acl": "ACL-ARC", "agnews": "AG News"}
-    origin = f"bundled sample (written for jaxft, not {names.get(task, 'SemEval-2014')})"
-    return Found("sample", origin, files)
+    files = files_in(folder, layout)
+    _check_complete(folder, files, layout)
+    return Found("sample", f"bundled sample (written for jaxft, not {corpus or task})", files)
 
 
 # ---------------------------------------------------------------- download
@@ -193,19 +220,19 @@ def _download(task: str, remote: Mapping[str, RemoteFile]) -> Found:
 
 
 def _ending(file: RemoteFile) -> str:
-    # scibert keeps its JSON lines in .txt files.
-    return file.path.rpartition(".")[2].replace("txt", "jsonl")
+    suffixes = Path(file.path).suffixes
+    own = "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+    return file.ending or own.removeprefix(".")
 
 
 def fetch(file: RemoteFile, target: Path) -> None:
-    """Makes `target` hold the pinned file: from the cache, or resumed or downloaded anew.
+    """Makes `target` hold the pinned file: from the cache, or downloaded.
 
     Several processes may ask for one target at once: one downloads, the others wait for it.
 
     Raises:
       InputError: the network or the disk failed, or what came is not the pinned content.
     """
-    part = target.with_name(f"{target.name}.part")
     if _holds(target, file):  # before the lock: a shared cache may be read-only
         return
     try:
@@ -215,13 +242,7 @@ def fetch(file: RemoteFile, target: Path) -> None:
                 return
             url = _url(file)
             print(f"jaxft: downloading {url}", file=sys.stderr, flush=True)
-            _fetch_into(part, url)
-            got = sha256(part)
-            if got != file.sha256:
-                part.unlink()
-                expected = f"expected sha256 {file.sha256}, got {got}"
-                raise InputError(f"{url}: {expected}; the file was deleted, try again")
-            os.replace(part, target)
+            _retrieve(url, file.sha256, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or _one_line(error)}") from None
 
@@ -235,83 +256,69 @@ def _url(file: RemoteFile) -> str:
     return f"{root.rstrip('/')}/{file.repo}/{file.commit}/{file.path}"
 
 
-def _fetch_into(part: Path, url: str) -> None:
-    """Completes `part` from `url`; what it already holds is not asked for again."""
-    have = part.stat().st_size if part.exists() else 0
+def _retrieve(url: str, digest: str, target: Path) -> None:
+    """Downloads a file beside its target, checks its sha256 and only then renames it."""
+    import pooch  # here: only a download needs it
+    from requests.exceptions import ConnectionError as Unreachable
+    from requests.exceptions import HTTPError, RequestException
+
+    pooch.get_logger().setLevel("WARNING")  # `fetch` has said what is downloaded
     try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            # 206 is "the rest of it"; any other success is the whole file from its beginning.
-            resumed = response.status == 206 and _starts_at(response.headers, have)
-            with part.open("ab" if resumed else "wb") as out:
-                _copy(response, out, response.headers.get("Content-Length"))
-    except urllib.error.HTTPError as error:
-        error.close()
-        # 416: the server has nothing after what we hold; its sha256 will tell.
-        if error.code != 416 or not have:
-            raise InputError(f"{url}: HTTP {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise InputError(f"{url}: unreachable ({_one_line(error.reason)})") from None
-    except (TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
-        raise InputError(f"{url}: {_one_line(error)}; run again to resume") from None
+        scheme = urlsplit(url).scheme
+        if scheme not in ("http", "https", "file"):
+            raise InputError(f"{url}: unknown url type {scheme!r}; expected http, https or file")
+        # A server that compresses on the way would do so twice to a .gz file.
+        headers = {"Accept-Encoding": "identity"}
+        http = pooch.HTTPDownloader(timeout=TIMEOUT_S, headers=headers)
+        pooch.retrieve(
+            url,
+            known_hash=f"sha256:{digest}",
+            fname=target.name,
+            path=target.parent,
+            downloader=_copy_file if scheme == "file" else http,
+        )
+        target.chmod(0o644)  # pooch's temporary files are for their owner alone
+    except HTTPError as error:
+        answer: Any = error.response  # this error always has one
+        answer.close()  # pooch leaves it open
+        raise InputError(f"{url}: HTTP {answer.status_code} {answer.reason}") from None
+    except RequestException as error:
+        cut = _bytes_missing(error)
+        if cut:
+            raise InputError(f"{url}: the connection ended after {cut}; run again") from None
+        if isinstance(error, Unreachable):
+            raise InputError(f"{url}: unreachable ({_one_line(error)})") from None
+        raise InputError(f"{url}: {_one_line(error)}; run again") from None
+    except ValueError as error:  # so pooch says that the content is another
+        found = re.search(r"but got ([0-9a-f]{64})", str(error))
+        if not found:
+            raise InputError(f"{url}: {_one_line(error)}") from None
+        differ = f"expected sha256 {digest}, got {found[1]}"
+        raise InputError(f"{url}: {differ}; the file was deleted, try again") from None
 
 
-def _starts_at(headers: Mapping[str, str], offset: int) -> bool:
-    return (headers.get("Content-Range") or "").startswith(f"bytes {offset}-")
+def _copy_file(url: str, target: str, pooch: object) -> None:
+    """Downloads from a folder that mirrors the sources; pooch itself knows no file: addresses."""
+    del pooch
+    source = Path(url2pathname(urlsplit(url).path))
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise InputError(f"{url}: unreachable ({error.strerror})") from None
 
 
-def _copy(response: IO[bytes], out: IO[bytes], length: str | None) -> None:
-    copied = 0
-    while chunk := response.read(1 << 16):
-        out.write(chunk)
-        copied += len(chunk)
-    # read(n) gives no error where the connection ends early.
-    if length is not None and copied < int(length):
-        raise ConnectionError(f"the connection ended after {copied} of {length} bytes")
+def _bytes_missing(error: Exception) -> str:
+    """Returns `100000 of 307200 bytes` where the connection ended early (requests wraps it)."""
+    from urllib3.exceptions import IncompleteRead
+
+    cause: object = error
+    while isinstance(cause, Exception):
+        if isinstance(cause, IncompleteRead):
+            got, missing = cause.partial, cause.expected
+            return f"{got} of {got + missing} bytes"
+        cause = next((x for x in reversed(cause.args) if isinstance(x, Exception)), None)
+    return ""
 
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# ---------------------------------------------------------------- python -m jaxft.data.sources
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints which source `auto` would use for a task: local, download, or sample.
-
-    Returns the exit status: 2 for an unknown task or a --dir that does not hold it.
-    """
-    # Here, because the catalogue is built of this module's RemoteFile.
-    from jaxft.data.tasks import find_task, parse_task
-
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxft.data.sources",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("task", help="acl_sup, or several with commas")
-    parser.add_argument("--dir", default=None, help="a directory with <task>/train.jsonl, ...")
-    options = parser.parse_args(arguments)
-    used = set()
-    try:
-        for part in parse_task(options.task):
-            try:
-                found = find_task(part.name, data_dir=options.dir, source="auto")
-                print(f"{part.name}: {found.origin}", file=sys.stderr)
-                used.add(found.source)
-            except InputError as error:
-                # A directory named by the user is not silently replaced by the samples.
-                if options.dir or part.name == "custom":
-                    raise
-                print(f"{part.name}: {error}", file=sys.stderr)
-                used.add("sample")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(next(source for source in ("sample", "download", "local") if source in used))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,24 +7,19 @@ notes(results)          # ["note: 52 of 139 test texts also occur in train"]
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxft.data.tasks import title
 from jaxft.reporting.formats import NONE, figure, shorten
 from jaxft.reporting.schema import Memory, RunResults, Scores
 
 LABEL_WIDTH = 40
 # (split, the other split, number of examples of the split: None is the data report's count)
 DEV_OVERLAPS = (("test", "dev", None), ("dev", "train", None))
-DATASETS = {
-    "acl": "ACL-ARC",
-    "agnews": "AG News",
-    "restaurant": "SemEval-2014 restaurants",
-    "laptop": "SemEval-2014 laptops",
-}
 
 
 def dataset_names(task: str) -> str:
     """`"acl_sup,agnews_fs"` -> `"ACL-ARC and AG News"`."""
     names = [part.strip().removesuffix("_sup").removesuffix("_fs") for part in task.split(",")]
-    return " and ".join(DATASETS.get(name, name) for name in names)
+    return " and ".join(title(name) for name in names)
 
 
 def is_sample(results: RunResults) -> bool:

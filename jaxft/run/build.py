@@ -63,6 +63,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
         columns=Columns(**data.columns.to_dict()),
         labels=tuple(data.labels),
         hub=data.hub,
+        splits=data.get("splits", ConfigDict()).to_dict(),  # an older run has none
     )
 
 

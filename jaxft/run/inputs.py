@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.data.examples import Columns, Example
-from jaxft.data.readers import Row, read_decoded, read_rows, to_examples
+from jaxft.data.readers import Row, read_decoded, read_rows, suffix_of, to_examples
 from jaxft.errors import InputError, check_choice
 
 Text = str | tuple[str, str]
@@ -29,7 +29,7 @@ def read_examples(path: Path, settings: Mapping[str, Any], label: str = "") -> t
     Raises:
       InputError: naming file and line.
     """
-    if path.suffix.lower() == ".txt":
+    if suffix_of(path) == ".txt":
         if settings["pair"]:
             raise InputError(f"{path}: the run takes pairs; expected a file with two text columns")
         return lines_of(path)

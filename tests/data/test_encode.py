@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from transformers import BertTokenizer, BertTokenizerFast, RobertaTokenizerFast
 
 from jaxft.data.encode import check_max_length, check_vocabulary, encode, load_tokenizer
 from jaxft.data.examples import Example
@@ -42,11 +45,77 @@ def one_by_one(tokenizer: Any, example: Example, **options: Any) -> dict[str, li
     return {name: rows[0] for name, rows in coded.items()}
 
 
+VOCABULARY = ["the", "service", "was", "un", "##believ", "##able", "token", "!", "né", "\u4f60"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def wordpieces(directory: Path) -> str:
+    (directory / "vocab.txt").write_text("\n".join([*SPECIAL, *VOCABULARY]))
+    return str(directory / "vocab.txt")
+
+
+def bert_like(directory: Path) -> Any:
+    return BertTokenizerFast(wordpieces(directory))
+
+
+def cut_on_the_left(directory: Path) -> Any:
+    return BertTokenizerFast(wordpieces(directory), truncation_side="left")
+
+
+def with_settings_of_its_own(directory: Path) -> Any:
+    """A tokenizer.json, as some hub models have it, that cuts off and pads by itself."""
+    tokenizer = bert_like(directory)
+    tokenizer.backend_tokenizer.enable_truncation(7)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    return BertTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+
+
+def with_a_template(directory: Path) -> Any:
+    tokenizer = bert_like(directory)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return tokenizer
+
+
+def roberta_like(directory: Path) -> Any:
+    """Pieces of bytes, four special tokens in a pair, one token type."""
+    symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
+    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, "th", "the", "\u0120the"])}
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
+    (directory / "merges.txt").write_text("#version: 0.2\nt h\nth e\n\u0120 the\n")
+    return RobertaTokenizerFast(str(directory / "vocab.json"), str(directory / "merges.txt"))
+
+
+def written_in_python(directory: Path) -> Any:
+    return BertTokenizer(wordpieces(directory))
+
+
+KINDS = (
+    bert_like,
+    cut_on_the_left,
+    with_settings_of_its_own,
+    with_a_template,
+    roberta_like,
+    written_in_python,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    made = {kind.__name__: kind(tmp_path_factory.mktemp(kind.__name__)) for kind in KINDS}
+    return {**made, "minilm": load_tokenizer(minilm)}
+
+
+@pytest.mark.parametrize("kind", [*(kind.__name__ for kind in KINDS), "minilm"])
 @settings(deadline=None)
 @given(examples=example_lists, max_length=st.integers(4, 20))
 def test_mixed_singles_and_pairs_equal_the_tokenizer_one_by_one(
-    tokenizer: Any, examples: list[Example], max_length: int
+    tokenizers: dict[str, Any], kind: str, examples: list[Example], max_length: int
 ) -> None:
+    tokenizer = tokenizers[kind]
     encoded = encode(tokenizer, examples, LABELS, max_length)
     assert len(encoded.ids) == len(encoded.types) == len(encoded.labels) == len(examples)
     for i, example in enumerate(examples):

@@ -1,16 +1,21 @@
 """Every reader: exact texts back, and one line with file and line for whatever is wrong."""
 
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft.data.examples import Columns, Example
-from jaxft.data.readers import read_agnews, read_file, read_semeval_xml
+from jaxft.data.readers import read_file
+from jaxft.data.tasks.agnews import read_agnews
+from jaxft.data.tasks.semeval import read_semeval_xml
 from jaxft.errors import InputError
 
 LABELS = ("negative", "positive")
@@ -46,8 +51,8 @@ BAD = [
     ("label with blank", "a.jsonl", '{"text": "a", "label": "positive "}', 1, ["'positive'?"]),
     ("empty text", "a.jsonl", '{"text": "", "label": "positive"}', 1, ["text: ", "empty string"]),
     ("blank text", "a.jsonl", '{"text": " \\n", "label": "positive"}', 1, ["text: ", "blanks"]),
-    ("number", "a.jsonl", '{"text": 7, "label": "positive"}', 1, ["JSON number 7"]),
-    ("null", "a.jsonl", '{"text": null, "label": "positive"}', 1, ["JSON value None"]),
+    ("number", "a.jsonl", '{"text": 7, "label": "positive"}', 1, ["the number 7"]),
+    ("null", "a.jsonl", '{"text": null, "label": "positive"}', 1, ["the value None"]),
     ("true", "a.jsonl", '{"text": "a", "label": true}', 1, ["label: ", "boolean"]),
     ("list", "a.jsonl", '{"text": ["a"], "label": "positive"}', 1, ["array"]),
     ("surrogate", "a.jsonl", '{"text": "a\\ud800", "label": "positive"}', 1, ["surrogate"]),
@@ -403,3 +408,96 @@ def test_any_bytes_are_read_or_named(
         message = str(path)
     assert message.startswith(str(path))
     assert message.isprintable()
+
+
+# ---------------------------------------------------------------- gzip and parquet
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl.gz", GOOD),
+        ("a.csv.gz", "text,label\nfine,positive\n"),
+        ("a.tsv.gz", "text\tlabel\nfine\tpositive\n"),
+        ("a.json.GZ", '[{"text": "fine",\n"label": "positive"}]\n'),
+    ],
+)
+def test_gzip(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()))
+    (example,) = read(path)
+    assert (example.text, example.label) == ("fine", "positive")
+    assert example.where.startswith(f"{name}:")
+    for broken in (path.read_bytes()[:-9], text.encode(), gzip.compress(b"x" * 99)[:20]):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r":1: broken gzip: "):
+            read(path)
+    path.write_bytes(gzip.compress(b"\n"))
+    with pytest.raises(InputError, match=r":1: the file is empty"):
+        read(path)
+
+
+def table(path: Path, **columns: object) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = ["NA", "null", 'a "b"\n', "你"]
+    table(path, id=[7, 8, 9, 10], text=texts, label=["positive"] * 4, junk=[None] * 4)
+    examples = read(path, WITH_ID)
+    assert [example.text for example in examples] == texts
+    assert examples[2] == Example("9", 'a "b"\n', None, "positive", "t", "a.parquet:3")
+    # Of categories pandas keeps numbers and names; a text is a text.
+    table(path, text=pyarrow.array(texts).dictionary_encode(), label=["positive"] * 4)
+    assert [example.text for example in read(path)] == texts
+
+
+@pytest.mark.parametrize(
+    ("columns", "line", "message"),
+    [
+        ({"text": ["a", None], "label": ["positive"] * 2}, 2, "text: expected text, got the value"),
+        ({"text": ["a", ""], "label": ["positive"] * 2}, 2, "an empty string"),
+        ({"text": ["a", "b"], "label": ["positive", "postive"]}, 2, "did you mean 'positive'"),
+        ({"text": ["a"], "label": [0.5]}, 1, "label: expected text, got the number 0.5"),
+        ({"text": ["a"], "label": [["positive"]]}, 1, "got an array"),
+        ({"text": [b"a"], "label": ["positive"]}, 1, "text: expected text, got the value"),
+        ({"txt": ["a"], "label": ["positive"]}, 1, "no column 'text'.*did you mean 'txt'"),
+        ({"text": [], "label": []}, 1, "no examples"),
+    ],
+)
+def test_bad_parquet_names_file_and_row(
+    tmp_path: Path, columns: dict[str, object], line: int, message: str
+) -> None:
+    path = table(tmp_path / "a.parquet", **columns)
+    with pytest.raises(InputError, match=message) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert str(caught.value).isprintable()
+
+
+def test_parquet_that_is_none(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", text=["a"] * 1000, label=["positive"] * 1000)
+    whole = path.read_bytes()
+    for content in (b"", b"text,label\n", whole[:-40], whole[:40] + b"?" * 40 + whole[80:]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.parquet:1: broken parquet") as caught:
+            read(path)
+        assert str(caught.value).isprintable()
+    bad = pyarrow.StringArray.from_buffers(
+        2, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"a\xe9")
+    )
+    table(path, text=bad, label=["positive"] * 2)
+    with pytest.raises(InputError, match=r"a\.parquet:2: text: not UTF-8"):
+        read(path)
+    with pytest.raises(InputError, match=r"no such file; .* holds a\.parquet"):
+        read(tmp_path / "b.parquet")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(texts, min_size=1, max_size=4))
+def test_parquet_round_trip(tmp_path_factory: pytest.TempPathFactory, items: list[str]) -> None:
+    path = tmp_path_factory.mktemp("parquet") / "a.parquet"
+    table(path, text=items, label=["positive"] * len(items))
+    assert [example.text for example in read(path)] == items

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from jaxft.data import sources
-from jaxft.data.sources import RemoteFile, fetch, find, main
+from jaxft.data.sources import RemoteFile, fetch, find_files
 from jaxft.data.tasks import CATALOGUE, find_task
+from jaxft.data.tasks.__main__ import main
 from jaxft.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +31,7 @@ class Server:
 
     files: dict[str, bytes] = field(default_factory=dict)
     cut_at: int | None = None
-    ranges: bool = True
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -40,22 +40,15 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            state.asked.append((self.path, asked))
+            state.asked.append(self.path)
             body = state.files.get(self.path)
             if body is None:
                 self.send_error(404)
                 return
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
-            if start and start >= len(body):
-                self.send_error(416)
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[start : state.cut_at])
+            self.wfile.write(body[: state.cut_at])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -91,42 +84,40 @@ def test_download_then_cache(
     fetch(remote(), target)
     fetch(remote(), target)
     assert target.read_bytes() == CONTENT
-    assert server.asked == [(URL, None)]
+    assert server.asked == [URL]
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
     assert URL in err
 
 
-def test_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:
+def test_cut_connection_is_named_and_the_next_try_starts_anew(
+    server: Server, tmp_path: Path
+) -> None:
     server.files[URL] = CONTENT
     server.cut_at = 100_000
     target = tmp_path / "train.jsonl"
-    with pytest.raises(
-        InputError, match=r"ended after 100000 of 307200 bytes; run again to resume"
-    ):
+    with pytest.raises(InputError, match=r"ended after 100000 of 307200 bytes; run again"):
         fetch(remote(), target)
-    assert not target.exists()
+    assert [path.name for path in tmp_path.glob("*") if path.is_file()] == ["train.jsonl.lock"]
     server.cut_at = None
     fetch(remote(), target)
     assert target.read_bytes() == CONTENT
-    assert server.asked[-1] == (URL, "bytes=100000-")
-    assert not target.with_name("train.jsonl.part").exists()
 
 
-def test_server_without_ranges_starts_anew(server: Server, tmp_path: Path) -> None:
+def test_what_an_older_jaxft_left_unfinished_is_no_hindrance(
+    server: Server, tmp_path: Path
+) -> None:
     server.files[URL] = CONTENT
-    server.ranges = False
     (tmp_path / "train.jsonl.part").write_bytes(CONTENT[:1000])
     fetch(remote(), tmp_path / "train.jsonl")
     assert (tmp_path / "train.jsonl").read_bytes() == CONTENT
 
 
-def test_complete_part_is_taken(server: Server, tmp_path: Path) -> None:
+def test_a_download_may_be_read_by_others(server: Server, tmp_path: Path) -> None:
     server.files[URL] = CONTENT
-    (tmp_path / "train.jsonl.part").write_bytes(CONTENT)
     fetch(remote(), tmp_path / "train.jsonl")
-    assert (tmp_path / "train.jsonl").read_bytes() == CONTENT
+    assert (tmp_path / "train.jsonl").stat().st_mode & 0o777 == 0o644
 
 
 def test_wrong_content_is_refused_and_deleted(server: Server, tmp_path: Path) -> None:
@@ -140,13 +131,9 @@ def test_wrong_content_is_refused_and_deleted(server: Server, tmp_path: Path) ->
     assert [path.suffix for path in tmp_path.glob("train*")] == [".lock"]
 
 
-def test_spoiled_part_and_spoiled_cache_heal(server: Server, tmp_path: Path) -> None:
+def test_spoiled_cache_heals(server: Server, tmp_path: Path) -> None:
     server.files[URL] = CONTENT
     target = tmp_path / "train.jsonl"
-    (tmp_path / "train.jsonl.part").write_bytes(b"?" * 10)
-    with pytest.raises(InputError, match="try again"):
-        fetch(remote(), target)
-    fetch(remote(), target)
     target.write_bytes(CONTENT[:50])
     fetch(remote(), target)
     assert target.read_bytes() == CONTENT
@@ -191,7 +178,7 @@ def test_network_errors_are_one_line(
     with pytest.raises(InputError, match=message) as caught:
         fetch(remote(), tmp_path / "train.jsonl")
     assert str(caught.value).isprintable()
-    assert server.asked == ([(URL, None)] if root is None else [])
+    assert server.asked == ([URL] if root is None else [])
 
 
 def test_mirror_may_be_a_folder(
@@ -204,6 +191,9 @@ def test_mirror_may_be_a_folder(
     fetch(remote(), tmp_path / "train.jsonl")
     assert (tmp_path / "train.jsonl").read_bytes() == CONTENT
     assert server.asked == []
+    mirrored.unlink()
+    with pytest.raises(InputError, match=r"unreachable \(No such file"):
+        fetch(remote(), tmp_path / "again.jsonl")
 
 
 def test_cache_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
@@ -242,17 +232,17 @@ def test_auto_takes_dir_then_environment_then_download(
         put(directory / "acl", "train.jsonl", "test.jsonl")
     monkeypatch.setenv("JAXFT_DATA", str(environment))
 
-    found = find("acl", files, data_dir=str(given), source="auto")
+    found = find_files("acl", files, data_dir=str(given), source="auto")
     assert found.files == {s: given / "acl" / f"{s}.jsonl" for s in ("train", "test")}
     assert found.source == "local"
     assert "differs from the published files: train.jsonl, test.jsonl" in found.origin
 
-    found = find("acl", files, data_dir=None, source="auto")
+    found = find_files("acl", files, data_dir=None, source="auto")
     assert found.files["train"] == environment / "acl" / "train.jsonl"
     assert server.asked == []
 
     monkeypatch.setenv("JAXFT_DATA", str(tmp_path / "elsewhere"))
-    found = find("acl", files, data_dir=None, source="auto")
+    found = find_files("acl", files, data_dir=None, source="auto")
     assert found.source == "download"
     assert found.origin == "downloaded from allenai/scibert@06793f7"
     assert found.files["dev"] == tmp_path / "cache" / "data" / "acl" / "dev.jsonl"
@@ -260,14 +250,31 @@ def test_auto_takes_dir_then_environment_then_download(
 
     # Again, with the network gone: from the cache.
     server.files.clear()
-    assert find("acl", files, data_dir=None, source="auto") == found
+    assert find_files("acl", files, data_dir=None, source="auto") == found
     assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "ending", "name"),
+    [
+        ("data/a.v2/train.v3.csv", "", "train.csv"),
+        ("data/train.v3.csv.gz", "", "train.csv.gz"),
+        ("data/train.txt", "jsonl", "train.jsonl"),
+    ],
+)
+def test_a_download_keeps_the_ending_that_says_its_format(
+    server: Server, tmp_path: Path, path: str, ending: str, name: str
+) -> None:
+    server.files[f"/org/repo/c0ffee1234/{path}"] = CONTENT
+    file = replace(remote(path=path), ending=ending)
+    found = find_files("t", {"train": file}, data_dir=None, source="download")
+    assert found.files == {"train": tmp_path / "cache" / "data" / "t" / name}
 
 
 def test_source_download_passes_over_directories(server: Server, tmp_path: Path) -> None:
     files = serve_acl(server)
     put(tmp_path / "acl", "train.jsonl", "test.jsonl")
-    assert find("acl", files, data_dir=str(tmp_path), source="download").source == "download"
+    assert find_files("acl", files, data_dir=str(tmp_path), source="download").source == "download"
 
 
 def test_nothing_found_names_the_ways_out(
@@ -275,7 +282,7 @@ def test_nothing_found_names_the_ways_out(
 ) -> None:
     monkeypatch.setenv("JAXFT_DATA", str(tmp_path / "empty"))
     with pytest.raises(InputError) as caught:
-        find("acl", ACL, data_dir=None, source="auto")
+        find_files("acl", ACL, data_dir=None, source="auto")
     message = str(caught.value)
     for part in (
         "task acl",
@@ -289,29 +296,29 @@ def test_nothing_found_names_the_ways_out(
     assert message.isprintable()
     asked = len(server.asked)
     with pytest.raises(InputError, match="looked in"):
-        find("acl", ACL, data_dir=None, source="local")
+        find_files("acl", ACL, data_dir=None, source="local")
     assert len(server.asked) == asked
 
 
 @pytest.mark.parametrize("source", ["auto", "local"])
 def test_given_directory_must_hold_the_task(server: Server, tmp_path: Path, source: str) -> None:
     with pytest.raises(InputError, match=r"data\.dir: no folder .*there is no folder"):
-        find("acl", ACL, data_dir=str(tmp_path / "no"), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path / "no"), source=source)
     put(tmp_path / "restaurant", "train.json")
     with pytest.raises(InputError, match=r"holds .*restaurant"):
-        find("acl", ACL, data_dir=str(tmp_path), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path), source=source)
     put(tmp_path / "acl", "train.jsonl", "tset.jsonl")
     with pytest.raises(InputError, match=r"no test file .*tset\.jsonl"):
-        find("acl", ACL, data_dir=str(tmp_path), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path), source=source)
     put(tmp_path / "acl", "test.jsonl", "train.csv")
     with pytest.raises(InputError, match=r"both train\.jsonl and train\.csv"):
-        find("acl", ACL, data_dir=str(tmp_path), source=source)
+        find_files("acl", ACL, data_dir=str(tmp_path), source=source)
     assert server.asked == []
 
 
 def test_unknown_source() -> None:
     with pytest.raises(InputError, match=r"data\.source: .*did you mean 'sample'"):
-        find("acl", ACL, data_dir=None, source="smaple")
+        find_files("acl", ACL, data_dir=None, source="smaple")
 
 
 def test_semeval_file_names(tmp_path: Path) -> None:
@@ -369,7 +376,7 @@ def test_command_prints_one_word(
     assert capsys.readouterr().out == "local\n"
     assert main(["acl,laptop"]) == 0
     assert capsys.readouterr().out == "sample\n"
-    assert all("SemEval14-laptop" in path or "scibert" in path for path, _ in server.asked)
+    assert all("SemEval14-laptop" in path or "scibert" in path for path in server.asked)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +400,6 @@ def test_command_refuses_in_one_line(
 
 def test_command_runs_as_a_module(tmp_path: Path) -> None:
     put(tmp_path / "acl", "train.jsonl", "test.jsonl")
-    command = [sys.executable, "-m", "jaxft.data.sources", "acl_sup", "--dir", str(tmp_path)]
+    command = [sys.executable, "-m", "jaxft.data.tasks", "acl_sup", "--dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "local\n"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxft.data.examples import Columns, Dataset, Example
+from jaxft.data.examples import Dataset, Example
 from jaxft.data.tasks import CATALOGUE, draw_few_shot, hold_out, load, parse_task, split_9_to_1
 from jaxft.errors import InputError
 
@@ -184,7 +184,7 @@ def test_semeval_originals(tmp_path: Path) -> None:
         ("acl_sup_fs", "task: unknown value"),
         ("", "task: unknown value ''"),
         ("acl,", "task: unknown value ''"),
-        ("acl_sup,acl_fs", "task: 'acl' stands twice"),
+        ("acl_sup,acl_fs", "task: 'acl' occurs twice"),
     ],
 )
 def test_bad_task_names(task: str, message: str) -> None:
@@ -214,135 +214,6 @@ def test_class_without_train_example(tmp_path: Path) -> None:
     write(tmp_path / "acl", train=rows, dev=rows, test=rows)
     with pytest.raises(InputError, match="no train example of class 'Uses'"):
         load("acl", data_dir=str(tmp_path))
-
-
-# ---------------------------------------------------------------- custom
-
-
-def test_custom_files(tmp_path: Path) -> None:
-    write(tmp_path, train=TRAIN, dev=TEST, test=TEST)
-    dataset = load("custom", data_dir=str(tmp_path))
-    assert dataset.labels == ("a", "b")
-    assert sizes(dataset) == (40, 2, 2)
-    assert dataset.notes == ()
-    assert dataset.origin == f"local files in {tmp_path}"
-    # A directory given as the hub name is read just as strictly.
-    assert load("custom", hub=str(tmp_path)) == dataset
-    assert load("custom", data_dir=str(tmp_path), labels=("b", "a")).labels == ("b", "a")
-    drawn = load("custom_fs", data_dir=str(tmp_path), few_shot=8)
-    assert Counter(e.label for e in drawn.train) == {"a": 4, "b": 4}
-
-
-def test_custom_columns_and_mixed_formats(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text('key,first,second,y\n1,NA,"x, y",0\n2,null,z,1\n')
-    (tmp_path / "validation.tsv").write_text('key\tfirst\tsecond\ty\n3\t"a\tb\t1\n')
-    (tmp_path / "test.json").write_text('{"k": {"key": 5, "first": "007", "second": "b", "y": 0}}')
-    columns = Columns(text="first", pair="second", label="y", id="key")
-    dataset = load("custom", data_dir=str(tmp_path), columns=columns)
-    assert dataset.labels == ("0", "1")
-    assert dataset.train[0] == Example("1", "NA", "x, y", "0", "custom", "train.csv:2")
-    assert dataset.dev[0] == Example("3", '"a', "b", "1", "custom", "validation.tsv:2")
-    assert dataset.test[0] == Example("5", "007", "b", "0", "custom", "test.json:1")
-
-
-def test_custom_without_dev_holds_out_a_tenth(tmp_path: Path) -> None:
-    write(tmp_path, train=TRAIN, test=TEST)
-    dataset = load("custom", data_dir=str(tmp_path))
-    assert sizes(dataset) == (36, 4, 2)
-    assert dataset.notes == ("no dev file: 4 of 40 train examples held out with seed 2022",)
-
-
-def test_custom_mistakes(tmp_path: Path) -> None:
-    def fails(message: str, **given: object) -> None:
-        with pytest.raises(InputError, match=message) as caught:
-            load("custom", **{"data_dir": str(tmp_path), **given})  # type: ignore[arg-type]
-        assert str(caught.value).isprintable()
-
-    fails(r"data\.dir: task 'custom' needs", data_dir=None)
-    fails(r"data\.dir: no folder", data_dir=str(tmp_path / "no"))
-    fails(r"no train file \(looked for train\.jsonl\|json\|csv\|tsv\).* holds nothing")
-    fails("no bundled sample", source="sample")
-    write(tmp_path, train=TRAIN)
-    fails("no test file")
-    write(tmp_path, test=[("x", "c")])
-    fails(r"test\.jsonl:1: label: unknown value 'c'; expected one of a, b")
-    fails(r"train\.jsonl:2: label: unknown value 'b'", labels=("a", "c"))
-    write(tmp_path, test=TEST)
-    fails("no train example of class 'c'", labels=("a", "b", "c"))
-    fails(r"data\.labels: a label stands twice", labels=("a", "b", "a"))
-    fails(r"train\.jsonl:1: no field 'sentence'", columns=Columns(text="sentence"))
-    fails(r"data\.columns\.label: .*needs", columns=Columns(label=""))
-    write(tmp_path, dev=TEST, val=TEST)
-    fails(r"both dev\.jsonl and val\.jsonl")
-    (tmp_path / "val.jsonl").unlink()
-    write(tmp_path, train=[("x", "a"), ("y", "a")], test=[("x", "a")])
-    (tmp_path / "dev.jsonl").unlink()
-    fails("only one class, 'a'")
-    write(tmp_path, train=[("x", "a"), ("y", "b")])
-    fails("no dev file, and none of")
-
-
-# ---------------------------------------------------------------- the hub
-
-
-def hub_split(labels: list[int], names: list[str]) -> datasets.Dataset:
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-    )
-    texts = [f"text {i}" for i in range(len(labels))]
-    return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
-
-
-def serve(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[tuple[object, ...]]:
-    asked: list[tuple[object, ...]] = []
-
-    def load_dataset(*arguments: object) -> object:
-        asked.append(arguments)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["zebra", "ant"]
-    splits = {s: hub_split([0, 1] * 10, names) for s in ("train", "validation", "test")}
-    asked = serve(monkeypatch, datasets.DatasetDict(splits))
-    dataset = load("custom", hub="org/name:config")
-    assert asked == [("org/name", "config")]
-    assert dataset.labels == ("zebra", "ant")  # the declared order, not the sorted one
-    assert sizes(dataset) == (20, 20, 20)
-    assert dataset.source == "hub"
-    assert dataset.test[1] == Example("test:2", "text 1", None, "ant", "custom", "test:2")
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (datasets.exceptions.DatasetNotFoundError("no\nsuch"), "not found on the Hugging Face hub"),
-        (ConnectionError("Couldn't\nreach"), "cannot be reached: Couldn't reach"),
-        (
-            ValueError("BuilderConfig 'x' not found.\nAvailable: ['y']"),
-            r"BuilderConfig 'x' not found",
-        ),
-        ({"train": hub_split([0, 1], ["a", "b"])}, "no split 'test', only train"),
-        (
-            {"train": hub_split([0, 1], ["a", "b"]), "test": hub_split([-1], ["a", "b"])},
-            r"org/name/test:1: label: expected a class index from 0 to 1, got -1; .*no labels",
-        ),
-        (
-            {"train": hub_split([0, 1], ["a", "b"]), "test": hub_split([], ["a", "b"])},
-            "split 'test' of org/name is empty",
-        ),
-    ],
-)
-def test_hub_errors(monkeypatch: pytest.MonkeyPatch, answer: object, message: str) -> None:
-    serve(monkeypatch, datasets.DatasetDict(answer) if isinstance(answer, dict) else answer)
-    with pytest.raises(InputError, match=message) as caught:
-        load("custom", hub="org/name")
-    assert str(caught.value).isprintable()
 
 
 # ---------------------------------------------------------------- draws
