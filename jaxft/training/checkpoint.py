@@ -202,10 +202,17 @@ class Checkpoints:
 
     def _read(self, where: Path) -> tuple[Leaves, dict[str, Any]]:
         """Returns a checkpoint's leaves by item and name, in the order of the tree; its record."""
-        record = self._restore_items(where, record=ocp.args.JsonRestore())["record"]
-        wanted = self._saved_names(where, record)
-        items = {item: ocp.args.StandardRestore(leaves) for item, leaves in wanted.items()}
-        restored = self._restore_items(where, **items)
+        try:
+            record = self._restore_items(where, record=ocp.args.JsonRestore())["record"]
+            wanted = self._saved_names(where, record)
+            self._check_shapes(where, wanted)
+            items = {item: ocp.args.StandardRestore(leaves) for item, leaves in wanted.items()}
+            restored = self._restore_items(where, **items)
+        except (ValueError, KeyError, OSError, json.JSONDecodeError) as err:
+            # The errors of TensorStore, orbax and json for files that are cut short, lost or
+            # garbled.
+            reason = str(err).strip().splitlines()[0][:120]
+            raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
         leaves = {
             item: {name: restored[item][name] for name in names} for item, names in wanted.items()
         }
@@ -213,13 +220,7 @@ class Checkpoints:
 
     def _restore_items(self, where: Path, **items: Any) -> Any:
         """Returns items of a checkpoint, as orbax reads them."""
-        try:
-            return self._reader.restore(where, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, OSError, json.JSONDecodeError) as err:
-            # The errors of TensorStore, orbax and json for files that are cut short, lost or
-            # garbled.
-            reason = str(err).strip().splitlines()[0][:120]
-            raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
+        return self._reader.restore(where, args=ocp.args.Composite(**items))
 
     def _saved_names(self, where: Path, record: Any) -> Leaves:
         """Returns the shapes of the run's leaves under the names that the checkpoint has for them.
@@ -239,6 +240,23 @@ class Checkpoints:
         lacks, has = sorted(wanted - saved), sorted(saved - wanted)
         reason = f"lacks {lacks[0]}" if lacks else f"has {has[0]}, unlike the run"
         raise InputError(f"checkpoint {where} is of another model or optimizer: it {reason}")
+
+    def _check_shapes(self, where: Path, wanted: Leaves) -> None:
+        """Raises InputError unless the leaves were saved with the run's shapes and types.
+
+        It is what finds an old checkpoint of a run with `optim.accumulate` above 1: that was
+        another optimizer then, with as many leaves. Orbax would convert integers to floats.
+        """
+        paths = named_leaves(self._shapes, by_path)
+        for item, leaves in wanted.items():
+            found = ocp.StandardCheckpointHandler().metadata(where / item).tree
+            for path, (name, leaf) in zip(paths[item], leaves.items(), strict=True):
+                saved = found[name]
+                if (saved.shape, saved.dtype) != (leaf.shape, leaf.dtype):
+                    raise InputError(
+                        f"checkpoint {where} is of another model or optimizer: {item}/{path} is "
+                        f"{saved.dtype} {saved.shape} in it, {leaf.dtype} {leaf.shape} in the run"
+                    )
 
     def put_aside(self, step: int) -> None:
         """Moves a bad checkpoint away, so that its step can be written again."""
