@@ -1,4 +1,4 @@
-"""Several processes as one run: started, kept in agreement, ended together.
+"""Several processes as one run: they start together, agree on their input, and end together.
 
     start("auto")                       # before anything asks JAX for devices
     with error_barrier():               # an error of one process is raised on all of them
@@ -7,12 +7,12 @@
     if is_writer():
         ...
 
-JAX's own detection of clusters (SLURM, Open MPI, Kubernetes, Cloud TPU) is the engine. Without a
-cluster, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say the same by hand.
+JAX detects the cluster (SLURM, Open MPI, Kubernetes, Cloud TPU). Without a cluster, the variables
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the processes.
 
-The processes talk through the key-value store of JAX's coordination service, not by collectives on
-the devices: it takes text, needs no mesh, and works while the devices are still being found. It is
-not public in JAX; orbax builds on the same calls. Nothing else in jaxft uses jax._src.
+The processes exchange text through the key-value store of JAX's coordination service. Collectives
+on the devices would not do: they need a mesh, and the devices may not have been found yet. The
+store is not public in JAX (`private_jax`); orbax uses the same calls.
 """
 
 import atexit
@@ -27,42 +27,56 @@ import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-from jax._src import distributed
-from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
-from jaxft.distributed import watchdog
+from jaxft.distributed import private_jax, watchdog
+from jaxft.distributed.private_jax import ClusterType
 from jaxft.errors import InputError, check_choice
 
 MODES = ("auto", "on", "off")
 HEARTBEAT_S = 60
-TIMEOUT_S = 300  # that the processes wait for each other at the start
+TIMEOUT_S = 300  # how long the processes wait for each other at the start
 ALONE = "; --distributed=off runs one process alone"
-TOLD = "the other processes were told, and stop"
-FOREVER_MS = 7 * 24 * 3600 * 1000  # a wait ends by an answer, or with the process waited for
+NOTIFIED = "the other processes have been notified and are stopping"
+# A week. A wait ends earlier: all processes arrive, or the watchdog ends this one.
+FOREVER_MS = 7 * 24 * 3600 * 1000
 
-# XLA's codes for what is not this process's own doing; running out of memory is.
+# XLA's status codes for errors that another process may have caused. RESOURCE_EXHAUSTED (out of
+# memory) is not one of them.
 LOSS_CODES = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
 
 _rounds = itertools.count()
 
 
+@dataclass(frozen=True)
+class Membership:
+    """The number of processes of the run, and the number of this one."""
+
+    count: int
+    index: int
+
+
+_joined: Membership | None = None  # set by `start`
+
+
 def start(mode: str, heartbeat: int = HEARTBEAT_S, timeout: int = TIMEOUT_S) -> None:
-    """Joins this process to the others of its run, if there are others; one of them prints.
+    """Joins this process to the others of its run, if there are others. Only the first one prints.
 
     Args:
-      mode: "on", "off", or "auto": on if JAX's detection or the environment names several.
-      heartbeat: seconds without one after which a process counts as lost.
-      timeout: seconds to wait for the others.
+      mode: "on", "off", or "auto": on if JAX or the environment reports several processes.
+      heartbeat: a process that sends no heartbeat for this many seconds counts as lost.
+      timeout: seconds to wait for the other processes.
 
     Raises:
-      InputError: nothing is found to join, or what is found is not usable.
+      InputError: there is no cluster to join, or its description is not usable.
     """
+    global _joined
     check_choice(mode, MODES, "--distributed")
     if heartbeat < 1:
         raise InputError(f"--heartbeat: {heartbeat}; expected 1 or more seconds")
@@ -77,20 +91,24 @@ def start(mode: str, heartbeat: int = HEARTBEAT_S, timeout: int = TIMEOUT_S) -> 
         processes,
         process,
         devices,
-        # Once is enough, and what was given by hand is meant.
+        # `parameters` has detected what the user did not set.
         cluster_detection_method="deactivate",
         initialization_timeout=timeout,
         heartbeat_timeout_seconds=heartbeat,
         shutdown_timeout_seconds=heartbeat,
     )
+    _joined = Membership(processes, process)
     if not is_writer():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open to the end
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 open until the process ends
     sys.excepthook = end_with_traceback
     atexit.register(stop)
 
 
 def stop() -> None:
-    """Leaves the others, who do the same: waits for them, a heartbeat's timeout at most."""
+    """Shuts down the distributed runtime.
+
+    It waits for the other processes, for one heartbeat timeout at most.
+    """
     jax.distributed.shutdown()
     watchdog.unwatch()
 
@@ -98,25 +116,27 @@ def stop() -> None:
 def several_are_named(environ: Mapping[str, str]) -> bool:
     """Whether this process was started as one of several.
 
-    One task of SLURM or one TPU host runs alone: it needs no coordinator, and JAX would give a
-    SLURM task one GPU of all that it has.
+    A single SLURM task or TPU host is not: it needs no coordinator, and JAX would give a SLURM task
+    only one of its GPUs.
     """
     if "JAX_COORDINATOR_ADDRESS" in environ:
         return True
     try:
         cluster = detected(environ)
         return cluster is not None and cluster.get_process_count() > 1
+    except InputError:
+        raise
     except Exception as err:
         raise detection_failed(err) from err
 
 
-def detected(environ: Mapping[str, str]) -> type[ClusterEnv] | None:
-    """Returns JAX's class for the cluster this process runs in, or None.
+def detected(environ: Mapping[str, str]) -> ClusterType | None:
+    """Returns JAX's class for the cluster that this process runs in, or None.
 
-    As JAX chooses it, but that a pod of Kubernetes must be one of an indexed Job: every pod looks
-    like a cluster to JAX, which then asks the API server, often in vain.
+    The choice is JAX's, with one exception: a Kubernetes pod must belong to an indexed Job. JAX
+    takes every pod for a cluster and asks the API server about it, which many pods may not do.
     """
-    for cluster in ClusterEnv._cluster_types:
+    for cluster in private_jax.cluster_types():
         if cluster.opt_in_only_method:
             continue
         if cluster.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in environ:
@@ -127,10 +147,10 @@ def detected(environ: Mapping[str, str]) -> type[ClusterEnv] | None:
 
 
 def parameters(environ: Mapping[str, str], timeout: int) -> tuple[str, int, int, list[int] | None]:
-    """Returns `(coordinator's address, processes, this one's number, its devices or None)`.
+    """Returns `(coordinator's address, process count, this process's number, its devices or None)`.
 
     Raises:
-      InputError: one of them is neither given nor detected, or makes no sense.
+      InputError: one of them is neither set nor detected, or is not valid.
     """
     address = environ.get("JAX_COORDINATOR_ADDRESS")
     processes = whole(environ, "JAX_NUM_PROCESSES")
@@ -138,9 +158,9 @@ def parameters(environ: Mapping[str, str], timeout: int) -> tuple[str, int, int,
     devices: Sequence[int] | None = devices_given(environ)
     if address is None or processes is None or process is None:
         try:
-            found = ClusterEnv.auto_detect_unset_distributed_params(
-                address, processes, process, devices, None, timeout
-            )
+            found = private_jax.detect_parameters(address, processes, process, devices, timeout)
+        except InputError:
+            raise
         except Exception as err:
             raise detection_failed(err) from err
         address, processes, process, devices = found
@@ -158,7 +178,7 @@ def parameters(environ: Mapping[str, str], timeout: int) -> tuple[str, int, int,
 
 
 def whole(environ: Mapping[str, str], name: str) -> int | None:
-    """Returns a whole number of the environment, or None."""
+    """Returns the whole number in an environment variable, or None."""
     text = environ.get(name)
     if text is not None and not text.isdecimal():
         raise InputError(f"{name}: {text!r}; expected a whole number")
@@ -166,7 +186,7 @@ def whole(environ: Mapping[str, str], name: str) -> int | None:
 
 
 def devices_given(environ: Mapping[str, str]) -> list[int] | None:
-    """Returns JAX_LOCAL_DEVICE_IDS, as JAX reads it."""
+    """Returns the numbers in JAX_LOCAL_DEVICE_IDS, or None."""
     text = environ.get("JAX_LOCAL_DEVICE_IDS", "")
     if not re.fullmatch(r"(\d+(,\d+)*)?", text):
         raise InputError(f"JAX_LOCAL_DEVICE_IDS: {text!r}; expected whole numbers, e.g. 0,1")
@@ -174,7 +194,7 @@ def devices_given(environ: Mapping[str, str]) -> list[int] | None:
 
 
 def detection_failed(error: Exception) -> InputError:
-    """What a detection raises, each of which has its own ways to fail, as one line."""
+    """Returns the error of a cluster detection as one line; each cluster raises its own kinds."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
         f"--distributed: a cluster was detected, but not its processes: {reason}{ALONE}"
@@ -182,7 +202,7 @@ def detection_failed(error: Exception) -> InputError:
 
 
 def check_port(address: str) -> None:
-    """Raises InputError if the coordinator cannot listen; jaxlib 0.10.2 ends with SIGSEGV then."""
+    """Raises InputError if the coordinator cannot listen; jaxlib 0.10.2 would crash (SIGSEGV)."""
     if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
         return
     try:
@@ -192,40 +212,53 @@ def check_port(address: str) -> None:
         raise InputError(f"coordinator {address}: cannot listen there ({err})") from err
 
 
+def membership() -> Membership:
+    """Returns the number of processes and the number of this one.
+
+    After `start` it is known without the devices, for which `jax.process_count` would ask. A
+    program that called `jax.distributed.initialize` itself has its devices found here.
+    """
+    if _joined is None and jax.distributed.is_initialized():
+        return Membership(jax.process_count(), jax.process_index())
+    return _joined or Membership(1, 0)
+
+
 def count() -> int:
-    """Returns the number of processes; unlike jax.process_count, without asking for devices."""
-    return distributed.global_state.num_processes
+    """Returns the number of processes."""
+    return membership().count
 
 
 def index() -> int:
     """Returns this process's number."""
-    return distributed.global_state.process_id
+    return membership().index
 
 
 def is_writer() -> bool:
-    """Whether this is the process that prints and writes files: the first."""
+    """Whether this is the first process, the one that prints and writes files."""
     return index() == 0
 
 
 def exchange(value: Any) -> list[Any]:
-    """Returns what each process gives (JSON), in their order. All of them must call it."""
+    """Returns the values of all processes (JSON), in their order. All processes must call it."""
     if count() == 1:
         return [value]
-    key, client = f"jaxft/{next(_rounds)}", distributed.global_state.client
-    assert client is not None
+    key, client = f"jaxft/{next(_rounds)}", private_jax.coordination_client()
     client.key_value_set(f"{key}/{index()}", json.dumps(value))
     client.wait_at_barrier(key, FOREVER_MS)
-    given = dict(client.key_value_dir_get(key))
-    return [json.loads(given[f"{key}/{i}"]) for i in range(count())]
+    values = dict(client.key_value_dir_get(key))
+    return [json.loads(values[f"{key}/{i}"]) for i in range(count())]
 
 
 def broadcast(value: Any) -> Any:
-    """Returns what the writer gives (JSON)."""
+    """Returns the writer's value (JSON). All processes must call it."""
     return exchange(value if is_writer() else None)[0]
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Raises InputError on every process unless all give the same values (JSON), by name."""
+    """Raises InputError on every process unless all processes pass the same values (JSON).
+
+    The message names the first value that differs, and the processes on which it does.
+    """
     rows = exchange(dict(values))
     for name, value in rows[0].items():
         others = [i for i, row in enumerate(rows) if row.get(name) != value]
@@ -238,52 +271,57 @@ def agree(values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def error_barrier() -> Iterator[None]:
-    """Re-raises on every process what any process raises in this block.
+    """Re-raises on every process an exception that any process raises in this block.
 
-    So no process blocks while it waits for the one that failed.
+    So no process blocks waiting for the one that failed. A process that did not fail itself raises
+    an InputError with the message of the one that did.
 
     Raises:
-      InputError: what was raised here; or what another process raised, with its number.
+      InputError: it was raised here, or by another process, whose number the message then gives.
     """
     error: Exception | None = None
     try:
         yield
     except Exception as err:
         error = err
-    said = exchange(None if error is None else message_of(error))
-    failed = [i for i, message in enumerate(said) if message is not None]
+    messages = exchange(None if error is None else message_of(error))
+    failed = [i for i, message in enumerate(messages) if message is not None]
     if error is not None and not isinstance(error, InputError):
-        error.add_note(TOLD)
+        error.add_note(NOTIFIED)
         raise error
-    if error is not None and len(set(said)) == 1:
+    if error is not None and len(set(messages)) == 1:
         raise error
     if failed:
-        lines = {said[i]: named([j for j in failed if said[j] == said[i]]) for i in failed}
-        raise InputError("; ".join(f"{who}: {line}" for line, who in lines.items())) from error
+        # One part for each message, with all the processes that raised it.
+        parts = {
+            line: named([i for i in failed if messages[i] == line])
+            for line in (messages[i] for i in failed)
+        }
+        raise InputError("; ".join(f"{who}: {line}" for line, who in parts.items())) from error
 
 
 def message_of(error: Exception) -> str:
-    """The message of bad input; of anything else its kind, too."""
+    """Returns an error's message, with its type unless it is an InputError."""
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def named(processes: list[int]) -> str:
-    """`process 1`, or `processes 1, 2`."""
+    """Returns `process 1` or `processes 1, 2`."""
     numbers = ", ".join(map(str, processes))
     return f"process{'es' if len(processes) > 1 else ''} {numbers}"
 
 
 def shown(value: Any) -> str:
-    """A value for a message; the beginning of a digest will do."""
+    """Returns a value for a message; a long one, such as a digest, is cut short."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
 def check_shared(directory: Path, wait_s: float = 30.0) -> None:
-    """Raises InputError on every process unless each sees what the writer writes in a directory.
+    """Raises InputError on every process unless all see the file that the writer makes here.
 
     Args:
-      wait_s: NFS may show another host's file some seconds late.
+      wait_s: how long to wait for the file; NFS may show another host's file some seconds late.
     """
     if count() == 1:
         return
@@ -295,8 +333,9 @@ def check_shared(directory: Path, wait_s: float = 30.0) -> None:
         with error_barrier():
             if not appears(token, wait_s):
                 raise InputError(
-                    f"--workdir: {directory} is not what process 0 writes to; it must be on a file "
-                    "system that all processes share, for each writes its part of a checkpoint"
+                    f"--workdir: {directory} is another directory on process 0; it must be on a "
+                    "file system that all processes share, because each writes its part of a "
+                    "checkpoint"
                 )
     finally:
         if is_writer():
@@ -304,9 +343,9 @@ def check_shared(directory: Path, wait_s: float = 30.0) -> None:
 
 
 def appears(path: Path, wait_s: float) -> bool:
-    """Whether a file is there, or comes within that time."""
+    """Whether a file exists, or appears within that time."""
     end = time.monotonic() + wait_s
-    # A listing asks the server, where a look at the name may be answered from what NFS cached.
+    # Listing the directory asks the NFS server; Path.exists may be answered from NFS's cache.
     while not (path.parent.is_dir() and path.name in os.listdir(path.parent)):
         if time.monotonic() > end:
             return False
@@ -315,10 +354,10 @@ def appears(path: Path, wait_s: float) -> bool:
 
 
 def preempted(step: int) -> bool:
-    """Whether to save and stop behind this step; all processes must ask after each.
+    """Whether to save and stop after this step. All processes must ask after every step.
 
-    JAX's runtime catches SIGTERM on any of them and has all stop at the same step. A handler of
-    Python's own for it, installed after `start`, would take that away.
+    JAX's runtime catches SIGTERM on any process and makes all of them stop at the same step. A
+    Python handler for SIGTERM, installed after `start`, would replace JAX's.
     """
     return count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
@@ -326,24 +365,25 @@ def preempted(step: int) -> bool:
 def end_with_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Prints an error's traceback and ends this process, at once if the others do not know of it.
+    """Prints an error's traceback and ends this process.
 
-    A usual exit would wait for them, while they wait for it in a collective.
+    If the other processes do not know of the error, it ends at once. A normal exit would wait for
+    them, while they wait for this process in a collective.
     """
     if may_be_a_loss(error):
         watchdog.wait()
     traceback.print_exception(kind, error, trace)
-    if TOLD not in getattr(error, "__notes__", ()):
+    if NOTIFIED not in getattr(error, "__notes__", ()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
 
 
 def may_be_a_loss(error: BaseException | None) -> bool:
-    """Whether this is how a collective fails when another process was lost.
+    """Whether this may be the error of a collective after another process was lost.
 
-    JAX soon says which one, and `lost` reports it. JAX raises a JaxRuntimeError, or a ValueError if
-    it notices while it starts the collective.
+    JAX reports the lost process some seconds later, and the watchdog prints it. The error is a
+    JaxRuntimeError, or a ValueError if JAX notices while it starts the collective.
     """
     while error is not None:
         if re.match(rf"({'|'.join(LOSS_CODES)}): ", str(error)):

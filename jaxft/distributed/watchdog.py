@@ -1,15 +1,16 @@
-"""One line and an exit code where a process is ended because another one was lost.
+"""Turns JAX's crash report into one line and an exit code when another process of the run is lost.
 
     watch(Connection("host0:1234", process=1, processes=2, heartbeat=60, timeout=300))
     jax.distributed.initialize(...)
     ...
     unwatch()                           # after jax.distributed.shutdown
 
-JAX notices a lost process by itself: its coordination service misses the heartbeats, or a socket
-closes, and a C++ thread ends the other processes, whatever Python or a collective is waiting for.
-Nothing written in Python could be as sure. But it ends them with a page of C++ on stderr and
-abort(), and jaxlib's callback for the case cannot be a Python function (0.10.2: std::bad_cast). So
-C++'s stderr goes through a pipe. A thread passes on what it reads, and turns that page into a line.
+JAX itself notices a lost process: its coordination service misses the heartbeats, or a socket
+closes. A C++ thread then ends the other processes, even if Python or a collective is blocked.
+Nothing written in Python could be as reliable. But that thread prints a page of C++ to stderr and
+calls abort(), and jaxlib's callback for this case cannot be a Python function (0.10.2:
+std::bad_cast). So C++'s stderr goes through a pipe. A thread copies it, and replaces that page by
+one line.
 """
 
 import ctypes
@@ -23,12 +24,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# EX_TEMPFAIL of sysexits.h, for what starts jobs again: the same command may well succeed. Also of
-# processes that did not meet, for a host that comes late is no bad input.
+# EX_TEMPFAIL of sysexits.h: a scheduler may run the same command again, and it may then succeed.
+# Also used if the processes did not meet at the start: a host that comes late is no bad input.
 EXIT_LOST = 75
-HOLD_S = 1.0  # seconds that a line is kept back which may be the first of that page
+HOLD_S = 1.0  # how long a line is held that may be the first of that page
 
-# How the lines begin that C++ writes when a process was lost or none can be reached.
+# The beginnings of the lines that C++ writes when a process is lost or cannot be reached.
 SUSPECT = re.compile(
     rb"^[WEF]\d{4} [^\n]*(coordination_service|preemption_sync_manager|client\.h:)", re.M
 )
@@ -39,12 +40,13 @@ UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)")
 
 @dataclass(frozen=True)
 class Connection:
-    """What the line tells of.
+    """The facts that the line mentions.
 
     Attributes:
-      address: the coordinator's, host:port; it is in process 0.
-      process, processes: this one's number, and how many there are.
-      heartbeat: seconds without one after which a process is lost.
+      address: host:port of the coordinator, which is part of process 0.
+      process: the number of this process.
+      processes: the number of processes of the run.
+      heartbeat: a process that sends no heartbeat for this many seconds counts as lost.
       timeout: seconds that the processes wait for each other at the start.
     """
 
@@ -56,36 +58,38 @@ class Connection:
 
 
 def explain(text: str, connection: Connection) -> str:
-    """Returns the line for what C++ wrote."""
-    text = text[text.index(FATAL) :]  # before it stand warnings, and with some settings much else
+    """Returns the line that replaces a text of C++."""
+    text = text[text.index(FATAL) :]  # warnings come before it, and with some settings much else
     where = f"at {connection.address} (process {connection.process} of {connection.processes})"
     if "RegisterTask" in text and "ALREADY_EXISTS" in text:
         return f"two processes have the number {connection.process} {where}"
     if "RegisterTask" in text:
         return (
             f"the processes did not meet {where} within {connection.timeout} s; each must be "
-            "running and be told that address, which is process 0's and must be reachable"
+            "running and use that address, which is process 0's and must be reachable"
         )
     unhealthy, again = UNHEALTHY.search(text), AGAIN.search(text)
     if unhealthy:
         numbers = ", ".join(re.findall(r"\d+", unhealthy[1]))
-        what = f"process {numbers} was lost (no heartbeat for {connection.heartbeat} s)"
+        event = f"process {numbers} was lost (no heartbeat for {connection.heartbeat} s)"
     elif again:
-        what = f"process {again[1]} was lost, and started again"
+        event = f"process {again[1]} was lost, and started again"
     elif "Failed to send RPC" in text:
-        what = f"process 0 was lost (no connection to {connection.address})"
+        event = f"process 0 was lost (no connection to {connection.address})"
     else:
-        what = "another process was lost"
-    return f"{what}; stopping. The same command on every process continues from the last checkpoint"
+        event = "another process was lost"
+    return (
+        f"{event}; stopping. The same command on every process continues from the last checkpoint"
+    )
 
 
 @dataclass(frozen=True)
 class Watch:
-    """A watched stderr: what file descriptor 2 was, and who reads what it is now."""
+    """A watched stderr."""
 
     connection: Connection
-    real: int
-    reader: threading.Thread
+    real: int  # a copy of the original file descriptor 2, which is a pipe now
+    reader: threading.Thread  # reads the pipe
 
 
 _watch: Watch | None = None
@@ -96,11 +100,12 @@ def watch(connection: Connection) -> None:
     global _watch
     real = os.dup(2)
     read_end, write_end = os.pipe()
-    # C++ may write while it holds the GIL, and then nobody reads: it shall lose a line, not wait.
+    # C++ may write while it holds the GIL, so that the reader cannot run. A full pipe then loses a
+    # line; a blocking one would hang.
     os.set_blocking(write_end, False)
     os.dup2(write_end, 2)
     os.close(write_end)
-    # Python's own messages go straight there, and a progress bar still sees its terminal.
+    # Python's own messages bypass the pipe, and a progress bar still sees its terminal.
     sys.stderr = os.fdopen(os.dup(real), "w", buffering=1, errors="backslashreplace")
     delay_abort()
     reader = threading.Thread(target=pass_on, args=(read_end, real, connection), daemon=True)
@@ -109,7 +114,7 @@ def watch(connection: Connection) -> None:
 
 
 def unwatch() -> None:
-    """Gives C++ its stderr back, and passes on what is still in the pipe."""
+    """Restores C++'s stderr, and copies the rest of the pipe."""
     global _watch
     if _watch is not None:
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
@@ -119,7 +124,7 @@ def unwatch() -> None:
 
 
 def wait() -> None:
-    """Waits until a lost process would have been noticed; if one is, this does not return."""
+    """Waits until JAX would have noticed a lost process; does not return if it notices one."""
     if _watch is not None:
         time.sleep(_watch.connection.heartbeat + 15)
 
@@ -128,7 +133,7 @@ def delay_abort() -> None:
     """Gives the reader six seconds between C++'s abort() and the end of the process.
 
     abort() calls SIGABRT's handler with the signal's number, 6. libc's `sleep` takes seconds and
-    may be called in a handler; a Python function could not be, for want of the GIL.
+    may be called in a handler. A Python function may not: it would need the GIL.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -136,10 +141,10 @@ def delay_abort() -> None:
 
 
 def pass_on(source: int, target: int, connection: Connection) -> None:
-    """Copies a pipe to a file descriptor until it is closed, or until it tells of a lost process.
+    """Copies a pipe to a file descriptor until it is closed, or until it reports a lost process.
 
-    From the first suspect line on, text is held for a while. If that was the end, it is replaced;
-    else it is passed on: a warning is a warning.
+    From the first suspect line on, text is held for a while. If it is the crash report, it is
+    replaced; else it was only a warning and is copied.
     """
     held, until = b"", 0.0
     while True:
@@ -163,11 +168,11 @@ def pass_on(source: int, target: int, connection: Connection) -> None:
 
 
 def end_if_fatal(text: str, target: int, connection: Connection) -> None:
-    """Ends the process if this is what C++ writes before abort()."""
+    """Ends the process if this is C++'s report before abort()."""
     if FATAL not in text:
         return
     line = explain(text, connection)
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # who asks C++ for everything gets it
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # the user asked for all of C++'s messages
         os.write(target, text.encode())
     os.write(target, f"{Path(sys.argv[0]).stem}: {line}\n".encode())
     os._exit(EXIT_LOST)

@@ -31,7 +31,9 @@ from typing import Any, Literal
 
 from jaxft.errors import InputError, check_choice
 from jaxft.planning.collectives import sent_share
-from jaxft.planning.targets import Gpu, Tpu, known, parse
+from jaxft.planning.custom_devices import known
+from jaxft.planning.devices import Gpu, Tpu
+from jaxft.planning.targets import parse
 
 Row = Mapping[str, Any]
 Batch = Literal["grows", "stays"]
@@ -70,7 +72,7 @@ def scaling(
       batch: whether it grows with the devices, or stays as it is; then no more devices than
         examples are counted.
       counts: numbers of devices.
-      custom: the user's own GPUs (`jaxft.planning.targets.known`).
+      custom: the user's own GPUs (`jaxft.planning.custom_devices.known`).
 
     Returns:
       devices, examples: how many, over all devices.

@@ -1,10 +1,10 @@
-"""The version of the code that a run's figures come from.
+"""The version of the code that computed a run's figures.
 
     code_version()      # {"jaxft": "0.1.0", "sha256": "5e0c...", "commit": "624d11e" or None}
 
-The sha256 is over the syntax of the modules that data, weights, training and the figures of memory
-go through. Comments, docstrings and layout do not count, nor do plots, reports and the sweep: a
-change that cannot affect results must not invalidate days of finished runs.
+The sha256 covers the syntax of the modules that handle data, weights, training and memory figures.
+Comments, docstrings and layout do not count, nor do plots, reports and the sweep: a change that
+cannot affect results must not invalidate days of finished runs.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from typing import Any
 from jaxft.syntax import digest_files
 
 ROOT = Path(__file__).parents[1]  # the package jaxft
-# Of the package: what a figure in results.json is computed by.
+# The modules of the package that compute the figures in results.json.
 COUNTED = (
     *("run/*.py", "data/*.py", "models/*.py"),
     *("peft/*.py", "planning/*.py", "training/*.py"),
@@ -23,7 +23,7 @@ COUNTED = (
 
 
 def code_version(root: Path = ROOT) -> dict[str, Any]:
-    """Returns the release, the sha256 of what counts, and git's commit where there is one."""
+    """Returns the release, the sha256 of the counted modules, and git's commit or None."""
     return {
         "jaxft": version("jaxft"),
         "sha256": digest_files(root, COUNTED),

@@ -2,9 +2,9 @@
 
     settings = expand(table)
     settings[0].config                     # every field of configs/base.py
-    flags_of(settings[0].config)           # ["--config.task=acl_sup", ...], what differs from it
+    flags_of(settings[0].config)           # ["--config.task=acl_sup", ...], the fields that differ
 
-What a table may hold stands in configs/tables/grid.py.
+configs/tables/grid.py lists the fields of a table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,11 @@ from jaxft.errors import InputError, check_choice, nearest
 from jaxft.peft.methods import METHODS
 
 TABLE_FILE = "tables/grid.py"
-# Of a table: what has other fields in each. Of a setting: what is no field of configs/base.py.
+# The fields of a table that hold other fields in each table.
 OPEN = ("variant", "overrides", "slurm")
+# The fields of a setting that are not fields of configs/base.py.
 PER = ("per_task", "per_method", "per_model")
-# The axes of a grid, which a setting cannot change.
+# The axes of a grid, which a setting cannot change, and the table's field for each.
 AXES = {
     "task": "tasks",
     "model.name": "model.names",
@@ -37,10 +38,10 @@ AXES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A cell of the grid, resolved.
+    """A cell of the grid with its whole config.
 
     Attributes:
-      variant: its name in the table; empty if the table has none.
+      variant: the variant's name in the table; empty if the table has no variants.
       config: every field of configs/base.py.
     """
 
@@ -56,7 +57,7 @@ def expand(table: ConfigDict) -> list[Setting]:
     """Returns the grid's cells: all rows with their first seed, then all with their second, ...
 
     Raises:
-      InputError: a field, a name or a value that there is not, and the nearest one.
+      InputError: a field, a name or a value is not valid. The message gives the nearest valid one.
     """
     check_table(table)
     chosen = words(table.variants) or list(table.variant) or [""]
@@ -70,13 +71,13 @@ def expand(table: ConfigDict) -> list[Setting]:
     ]
 
 
-# ---------------------------------------------------------------- what a table holds
+# ---------------------------------------------------------------- the fields of a table
 
 
 def check_table(table: ConfigDict) -> None:
     """Raises InputError if a table has other fields, or other types, than configs/tables/grid.py.
 
-    The settings in it are checked as they are put over the defaults.
+    The settings in it are checked later, when they replace the defaults.
     """
     defaults = config_module(TABLE_FILE).get_config()
     if "model" in table and "names" not in table.model:
@@ -100,27 +101,30 @@ def check_table(table: ConfigDict) -> None:
     for method in words(table.methods):
         check_choice(method, METHODS, "config.methods")
     if len(set(words(table.variants))) < len(words(table.variants)):
-        raise InputError("config.variants: a name stands twice")
+        raise InputError("config.variants: a name is listed twice")
 
 
 def check_is_fields(value: Any, where: str) -> None:
-    """Raises InputError if a value stands where fields, or settings by name, are expected."""
+    """Raises InputError unless the value is a mapping of fields, or of settings by name."""
     if not isinstance(value, ConfigDict | dict):
         raise InputError(f"{where}: {value!r}; expected fields")
 
 
 def words(values: tuple[Any, ...]) -> list[str]:
-    """The names in a tuple; `--config.methods=full,lora` is one string with both."""
+    """Returns the names in a tuple; `--config.methods=full,lora` gives one string with both."""
     return [part for value in values for part in str(value).split(",")]
 
 
 def task_names(table: ConfigDict) -> list[str]:
-    """The grid's tasks as `config.task` has them: `acl` is `acl_sup`, `a_sup+b_sup` is merged."""
+    """Returns the tasks as `config.task` writes them.
+
+    `acl` becomes `acl_sup`; `a_sup+b_sup`, one task merged of two, becomes `a_sup,b_sup`.
+    """
     return [full_task(name) for name in words(table.tasks)]
 
 
 def full_task(name: str) -> str:
-    """Returns what `config.task` calls a task of a table, checked."""
+    """Returns a task of a table as `config.task` writes it, or raises InputError."""
     parts = [f"{part}_sup" if part in tasks.CATALOGUE else part for part in name.split("+")]
     task = ",".join(parts)
     tasks.parse_task(task)
@@ -128,7 +132,7 @@ def full_task(name: str) -> str:
 
 
 def seeds_of(table: ConfigDict, variant: str) -> list[int]:
-    """The seeds of a variant: the table's, else its own, else 0."""
+    """Returns the seeds of a variant: the table's, else the variant's, else 0."""
     own = table.variant[variant].get("seeds", ()) if variant else ()
     where = "config.seeds" if table.seeds else f"config.variant.{variant}.seeds"
     seeds = table.seeds or (own if isinstance(own, tuple | list) else (own,)) or (0,)
@@ -136,7 +140,7 @@ def seeds_of(table: ConfigDict, variant: str) -> list[int]:
         if not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise InputError(f"{where}: {seed!r}; expected seeds from 0 to 2**32 - 1, e.g. 0,1,2")
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"{where}: a seed stands twice")
+        raise InputError(f"{where}: a seed is listed twice")
     return list(seeds)
 
 
@@ -166,17 +170,17 @@ def resolve(
 
 
 def task_keys(task: str) -> set[str]:
-    """The names by which `per_task` may call a task: `acl_sup`, `acl`."""
+    """Returns the names that `per_task` may use for a task: `acl_sup`, `acl`."""
     return {task.replace(",", "+"), task.removesuffix("_sup").removesuffix("_fs")}
 
 
 def assignments(
     layer: Mapping[str, Any], where: str, names: Mapping[str, set[str]]
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yields `(place in the table, field, value)` of a setting, those that win last.
+    """Yields `(place in the table, field, value)` of a setting. A later value replaces an earlier.
 
     Args:
-      names: what a cell's "task", "method" and "model" are called.
+      names: the names of the cell's "task", "method" and "model".
     """
     check_is_fields(layer, where)
     plain = {name: x for name, x in layer.items() if name not in PER}
@@ -192,9 +196,9 @@ def assignments(
 
 
 def check_key(per: str, name: str, where: str) -> None:
-    """Raises InputError for the name of a method or a task that there is not.
+    """Raises InputError for an unknown name of a method or a task.
 
-    Any name may be a model's: --config.model.names may leave out those of the table.
+    A model's name is not checked: --config.model.names may leave out models of the table.
     """
     if per == "per_method":
         check_choice(name, METHODS, where)
@@ -208,14 +212,14 @@ def check_key(per: str, name: str, where: str) -> None:
 def check_field(where: str, name: str, fields: Mapping[str, Any]) -> None:
     """Raises InputError if a setting cannot set a field."""
     if name in AXES:
-        raise InputError(f"{where}: the grid's own; see config.{AXES[name]}")
+        raise InputError(f"{where}: the grid sets this field; see config.{AXES[name]}")
     if name not in fields:
         hint = nearest(name, [*fields, *PER])
         raise InputError(f"{where}: no such field of configs/base.py{hint}")
 
 
 def fitting(value: Any, default: Any) -> Any:
-    """A value as the field's type has it: 1 is 1.0, `query,value` and lists are tuples."""
+    """Returns a value as the field's type: 1 becomes 1.0; `query,value` and lists become tuples."""
     if isinstance(default, tuple) and not isinstance(value, tuple):
         return tuple(value) if isinstance(value, list) else tuple(str(value).split(","))
     if isinstance(default, float) and type(value) is int:
@@ -224,7 +228,10 @@ def fitting(value: Any, default: Any) -> Any:
 
 
 def flags_of(config: ConfigDict) -> list[str]:
-    """The flags that make configs/base.py's config this one, but for the seed and config.memory."""
+    """Returns the flags that turn configs/base.py into this config.
+
+    Without the seed and config.memory.
+    """
     base = flatten_dict(config_module().get_config().to_dict(), sep=".")
     return [
         f"--config.{name}={value if isinstance(value, str) else repr(value)}"

@@ -1,19 +1,19 @@
-"""A cell of a grid: a run directory named by what determines it, and how far it has come.
+"""A cell of a grid: its run directory, named by a digest of its inputs, and its state.
 
     cell = make_cell(setting, data_digests, model_digests, code["sha256"])
     look(workdir, cell.name)                   # State.PARTIAL
-    with claimed(workdir, bundle) as mine:     # if so, nobody else runs these cells meanwhile
+    with claimed(workdir, bundle) as mine:     # if true, no other process runs these cells now
         ...
 
     <workdir>/<name>/              the run, as `jaxft.train` writes it; DONE comes last
-    <workdir>/logs/<name>.log      what all its attempts printed; of a bundle that of its first cell
-    <workdir>/logs/<name>.failed   exit code, message and log of the last one, if it failed
-    <workdir>/locks/<name>         held by the process that runs it
+    <workdir>/logs/<name>.log      the output of all attempts; a bundle uses its first cell's log
+    <workdir>/logs/<name>.failed   exit code, message and log of the last attempt, if it failed
+    <workdir>/locks/<name>         held by the process that runs the cell
 
 Cells that differ in the seed and train together are a bundle: one process, one compilation.
 
-A state is read off these files and nothing else, so whoever looks sees the same: the sweep that
-started a cell, another one, or one that is started after a kill.
+A state is read from these files and nothing else. So the sweep that started a cell, another sweep,
+and one that is started after a kill all see the same state.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ from jaxft.io import read_json, write_json
 from jaxft.run.trials import are_together
 from jaxft.sweeping.expand import Setting, flags_of
 
-# Exit code of a process that found the cell claimed; EX_UNAVAILABLE of sysexits.h. Not 75, by which
-# jaxft.train says that another of its processes was lost.
+# Exit code of a process that found the cell claimed; EX_UNAVAILABLE of sysexits.h. Not 75, with
+# which jaxft.train exits if another process of its run was lost.
 BUSY = 69
-# Of one that was asked to stop, in the training loop, which saves, or elsewhere.
+# Exit codes of a process that was asked to stop. The training loop saves first.
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
 
 
@@ -46,7 +46,7 @@ class State(StrEnum):
 
     DONE = "done"
     RUNNING = "running"
-    QUEUED = "queued"  # started by this sweep, but not under way
+    QUEUED = "queued"  # started by this sweep, but its process does not run yet
     FAILED = "failed"
     PARTIAL = "partial"
     WAITING = "waiting"
@@ -54,12 +54,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """What a sweep needs of a setting: its run directory's name and the flags of its command.
+    """The part of a setting that a sweep uses: its run directory's name and its command's flags.
 
     Attributes:
-      pattern: the names of this cell and of those that differ from it in the seed alone, with
-        "{seed}" for it.
-      flags: those of `jaxft.train`, but for the seed and --workdir.
+      pattern: the name of the run directory with "{seed}" in place of the seed.
+      flags: the flags of `jaxft.train`, without the seed and --workdir.
       shares: whether cells of one pattern train together.
     """
 
@@ -79,7 +78,7 @@ class Cell:
 
 
 Digests = Mapping[str, str]
-Bundle = tuple[Cell, ...]  # cells that one process runs; one alone as often as not
+Bundle = tuple[Cell, ...]  # the cells that one process runs, often a single one
 
 
 def make_cell(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> Cell:
@@ -112,7 +111,7 @@ def pattern_of(setting: Setting, data: Digests, model: Digests, code_sha256: str
 
 
 def bundles(cells: Iterable[Cell]) -> list[Bundle]:
-    """Returns the cells as processes run them: those of one pattern in one, if they share it."""
+    """Returns the cells grouped by process: cells of one pattern that train together share one."""
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.pattern if cell.shares else cell.name, []).append(cell)
@@ -120,7 +119,10 @@ def bundles(cells: Iterable[Cell]) -> list[Bundle]:
 
 
 def of_other_code(workdir: Path, cell: Cell) -> str | None:
-    """Returns the pattern of the same cell of other code, if it is done; of several the last."""
+    """Returns the pattern of the same cell with another version of the code, if that one is done.
+
+    If there are several, the one that was done last.
+    """
     stem = cell.name.rpartition("-")[0]
     done = list(workdir.glob(f"{stem}-??????/DONE"))
     if not done:
@@ -134,7 +136,7 @@ def look(workdir: Path, name: str) -> State:
     if (workdir / name / "DONE").exists():
         return State.DONE
     if is_locked(workdir, name):
-        # Its process may have ended between the two looks.
+        # Its process may have ended since the first check.
         return State.DONE if (workdir / name / "DONE").exists() else State.RUNNING
     if failed_file(workdir, name).exists():
         return State.FAILED
@@ -142,12 +144,12 @@ def look(workdir: Path, name: str) -> State:
 
 
 def log_file(workdir: Path, name: str) -> Path:
-    """Where what a cell prints goes, if it is the first of its bundle."""
+    """The log of a bundle whose first cell has this name."""
     return workdir / "logs" / f"{name}.log"
 
 
 def failed_file(workdir: Path, name: str) -> Path:
-    """What there is of a cell whose last attempt failed, until the next one begins."""
+    """The record of a failed attempt; the next attempt removes it."""
     return workdir / "logs" / f"{name}.failed"
 
 
@@ -155,8 +157,8 @@ def settle(workdir: Path, bundle: Bundle, exit_code: int, *, asked: bool) -> Non
     """Records which cells of a finished process failed, and why.
 
     Args:
-      asked: whether the sweep, or the cluster that runs it, asked the process to stop. A stop that
-        somebody else asked for is a failure, or the cell would be started again for ever.
+      asked: whether the sweep, or the cluster that runs it, asked the process to stop. A stop by
+        anybody else counts as a failure; otherwise the cell would be started again for ever.
     """
     if exit_code == BUSY or (asked and exit_code in STOPPED):
         return
@@ -166,12 +168,12 @@ def settle(workdir: Path, bundle: Bundle, exit_code: int, *, asked: bool) -> Non
 
 
 def log_of(workdir: Path, bundle: Bundle) -> Path:
-    """Where all that a bundle prints goes."""
+    """The log of a bundle."""
     return log_file(workdir, bundle[0].name)
 
 
 def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
-    """Writes a failure: the exit code, and what was said last."""
+    """Writes a failure: the exit code, and the last line of the log as the message."""
     # A process may be killed before it has opened its log.
     text = log.read_text("utf-8", "replace") if log.exists() else ""
     lines = text.split("\n$ ")[-1].splitlines()
@@ -183,7 +185,7 @@ def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
         message = f"stopped by {signal.Signals(exit_code - 128).name}, not by this sweep"
     content = {"exit_code": exit_code, "message": message, "log": str(log)}
     path = failed_file(workdir, name)
-    path.parent.mkdir(parents=True, exist_ok=True)  # nobody has, if no worker came to its log
+    path.parent.mkdir(parents=True, exist_ok=True)  # the worker may have died before it made it
     write_json(path, content)
 
 
@@ -195,7 +197,7 @@ def last_step(workdir: Path, name: str) -> int:
 
 
 def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
-    """Returns `{"exit_code", "message", "log"}` of a failed cell; None if it has not."""
+    """Returns `{"exit_code", "message", "log"}` of a failed cell; None if it has not failed."""
     path = failed_file(workdir, name)
     return read_json(path) if path.exists() else None
 
@@ -205,11 +207,11 @@ def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
 
 @contextmanager
 def claimed(workdir: Path, bundle: Sequence[Cell]) -> Iterator[bool]:
-    """Yields whether all cells are this process's now; the kernel takes them back when it ends."""
+    """Yields whether this process holds the cells' locks; the kernel frees them when it ends."""
     with ExitStack() as held:
         try:
             for cell in bundle:
-                # Whoever only looks holds it for a moment.
+                # A process that only checks the lock holds it briefly.
                 held.enter_context(lock_of(workdir, cell.name, timeout=1))
         except Timeout:
             held.close()
@@ -230,10 +232,12 @@ def is_locked(workdir: Path, name: str) -> bool:
 
 
 def lock_of(workdir: Path, name: str, timeout: float = 0) -> AcquireReturnProxy:
-    """The lock of a cell, held; beside its run, for a directory with a foreign file is no new run.
+    """Takes the lock of a cell.
+
+    The file is not in the run directory: a directory with an unknown file is refused for a new run.
 
     Raises:
-      filelock.Timeout: another process has it.
+      filelock.Timeout: another process holds it.
     """
     path = workdir / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,10 @@
 
     with Workers(workdir, number=0) as workers:      # 0: one for each accelerator, else one
         workers.start(bundles[:workers.room()])
-        workers.ended(0.5)                           # those whose process has ended
+        workers.ended(0.5)                           # the bundles whose process has ended
 
-A process lives for one bundle, so that its figures of memory are its own; all are forked from a
-server that has done their imports.
+A process runs one bundle and ends, so that its memory figures belong to that bundle. All processes
+are forked from a server that has imported the modules they need.
 """
 
 import multiprocessing
@@ -30,7 +30,7 @@ from jaxft.sweeping.worker import Share, run_bundle
 
 CONTEXT = multiprocessing.get_context("forkserver")
 MEMORY_SHARE = 0.9  # of an accelerator, for all processes on it together
-TPU_PORT = 8476  # the first of those by which the processes of a TPU host keep apart
+TPU_PORT = 8476  # the first process of a TPU host; each of the others has the next one
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Found:
 
 @dataclass
 class Slot:
-    """A share of the machine, and what runs on it."""
+    """A share of the machine, and the bundle that runs on it."""
 
     share: Share
     bundle: Bundle | None = None
@@ -51,18 +51,18 @@ class Slot:
 
 
 class Workers:
-    """The processes of a sweep. Leaving the `with` tells them to stop, and waits."""
+    """The processes of a sweep. Leaving the `with` asks them to stop, and waits for them."""
 
     def __init__(self, workdir: Path, number: int) -> None:
         """Starts the server and counts the accelerators.
 
         Args:
-          number: processes at a time; 0 for one an accelerator, or one.
+          number: processes at a time; 0 for one on each accelerator, or one without any.
         """
         self._workdir = workdir
         self._stopping = False
         CONTEXT.set_forkserver_preload(["jaxft.sweeping.preload"])
-        # A grid compiles the same programs for every seed.
+        # The runs of different seeds compile the same programs.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((workdir / "xla").resolve()))
         found = count_accelerators()
         self._slots = [Slot(share) for share in shares(number or found.count or 1, found, cores())]
@@ -82,11 +82,11 @@ class Workers:
             self.ended(1.0)
 
     def room(self) -> int:
-        """How many bundles can be started now."""
+        """Returns how many bundles can be started now."""
         return sum(slot.bundle is None for slot in self._slots)
 
     def running(self) -> list[Bundle]:
-        """Those that have been started and not come back from `ended`."""
+        """Returns the bundles that have been started and that `ended` has not returned yet."""
         return [slot.bundle for slot in self._slots if slot.bundle is not None]
 
     def start(self, bundles: Sequence[Bundle]) -> None:
@@ -99,11 +99,11 @@ class Workers:
             try:
                 process.start()
             except (EOFError, ConnectionError):
-                continue  # the server was killed just now; the next start makes another
+                continue  # the server was killed just now; the next start makes a new one
             slot.bundle, slot.process = bundle, process
 
     def ended(self, timeout: float) -> list[Bundle]:
-        """Returns those whose process has ended since the last call, or does in `timeout` s."""
+        """Returns the bundles whose process has ended, after waiting `timeout` seconds at most."""
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
         if sentinels:
             wait(sentinels, timeout)
@@ -112,17 +112,17 @@ class Workers:
         return [bundle for slot in self._slots if (bundle := self._reap(slot)) is not None]
 
     def stop(self, number: int) -> None:
-        """Sends all processes a signal: at SIGTERM they save and end, at SIGKILL they end."""
+        """Sends a signal to all processes. At SIGTERM they save first, at SIGKILL they do not."""
         self._stopping = True
         for slot in self._slots:
             if slot.process is not None and slot.process.is_alive() and slot.process.pid:
                 os.kill(slot.process.pid, number)
 
     def _reap(self, slot: Slot) -> Bundle | None:
-        """Frees a slot whose process has ended and returns its bundle; notes a failure."""
+        """Frees a slot whose process has ended and returns its bundle; records a failure."""
         if slot.bundle is None or slot.process is None or slot.process.is_alive():
             return None
-        # If the server was killed, its processes count as ended, but this one may still be saving.
+        # After a kill of the server its processes count as ended, but this one may still be saving.
         if any(is_locked(self._workdir, cell.name) for cell in slot.bundle):
             return None
         bundle = slot.bundle
@@ -135,15 +135,18 @@ class Workers:
 
 
 def count_accelerators() -> Found:
-    """Returns what JAX finds, asked in another process: the one that asks holds it all."""
+    """Returns the accelerators that JAX finds.
+
+    They are probed in a child process, because probing claims the devices.
+    """
     reason = ""
     for _ in range(3):
         try:
             with ProcessPoolExecutor(1, CONTEXT) as pool:
                 return pool.submit(ask_jax).result()
         except (BrokenProcessPool, EOFError, ConnectionError):
-            reason = "the process that was to tell was killed"
-            time.sleep(1.0)  # until the server has gone, none takes its place
+            reason = "the device probe was killed"
+            time.sleep(1.0)  # a new server starts only when the old one has ended
         except RuntimeError as err:
             reason = str(err).strip().splitlines()[0]
     raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})")
@@ -158,18 +161,22 @@ def ask_jax() -> Found:
 
 
 def cores() -> tuple[int, ...]:
-    """The cores this process may run on; none where the system does not tell."""
+    """Returns the cores this process may run on; none if the system does not report them."""
     return tuple(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else ()
 
 
 def shares(number: int, found: Found, cores: Sequence[int]) -> list[Share]:
-    """Returns the shares of `number` processes, equal ones: the bits depend on their size.
+    """Returns the shares of `number` processes.
+
+    They have equal numbers of cores, because XLA's results differ in the last bits with the number.
 
     Raises:
       InputError: a TPU cannot be shared in that way.
     """
     if found.platform == "tpu" and number not in (1, found.count):
-        raise InputError(f"--workers: {number}; a TPU host runs 1, or one a chip: {found.count}")
+        raise InputError(
+            f"--workers: {number}; a TPU host runs 1, or one for each chip: {found.count}"
+        )
     per = max(1, len(cores) // number)
     return [
         Share(
@@ -181,7 +188,12 @@ def shares(number: int, found: Found, cores: Sequence[int]) -> list[Share]:
 
 
 def visible(number: int, index: int, found: Found) -> dict[str, str]:
-    """The environment of process `index` of `number`, which shows it its accelerators."""
+    """Returns the variables that make a process see only its accelerators.
+
+    Args:
+      number: how many processes share the machine.
+      index: the number of the process among them.
+    """
     if found.count == 0 or number == 1:
         return {}
     if found.platform == "tpu":

@@ -1,4 +1,4 @@
-"""What is seen of a sweep while it runs: a table that fills, or a line for each thing that happens.
+"""The progress of a sweep while it runs: a table that fills, or a line for each event.
 
     with View(cells, workdir) as view:
         schedule.run(..., show=view.show)
@@ -35,7 +35,7 @@ class View:
     """Shows a sweep's progress, and keeps the scores of the cells that are done."""
 
     def __init__(self, cells: Sequence[Cell], workdir: Path) -> None:
-        """Prepares either view, by whether standard output is a terminal."""
+        """Prepares the table if standard output is a terminal, else the lines."""
         self._cells, self._workdir = cells, workdir
         self._live = None
         if sys.stdout.isatty():
@@ -59,7 +59,7 @@ class View:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Shows where the cells stand now."""
+        """Shows the present states of the cells."""
         changed = [n for n, state in progress.states.items() if self._before.get(n) is not state]
         for name in changed:
             self._since[name] = time.monotonic()
@@ -68,7 +68,7 @@ class View:
                 self.results[name] = scores_of(results)
         if self._live:
             self._live.update(self._picture(progress), refresh=True)
-        elif self._before:  # not what was so from the beginning
+        elif self._before:  # the first call shows nothing: those states are not events
             for name in changed:
                 if progress.states[name] in SHOWN:
                     print(self._line(name, progress), flush=True)
@@ -81,7 +81,7 @@ class View:
         return f"[{done}/{len(progress.states)}] {state}: {name}{self._detail(name, state)}"
 
     def _detail(self, name: str, state: State) -> str:
-        """What there is to say of a cell beside its state."""
+        """Returns the scores of a cell that is done, or the error of one that failed."""
         if state is State.DONE:
             scores = self.results[name]
             accuracy, macro_f1 = 100 * scores["accuracy"], 100 * scores["macro_f1"]
@@ -93,7 +93,7 @@ class View:
         return ""
 
     def _picture(self, progress: Progress) -> Group:
-        """The table, and below it what runs and what failed."""
+        """The table, and below it the cells that run and those that failed."""
         table = progress_table(self._cells, progress.states, self.results)
         lines = []
         for state in (State.RUNNING, State.FAILED):
@@ -103,14 +103,14 @@ class View:
         return Group(drawn(table), *map(Text, lines))
 
     def _extra(self, name: str, state: State) -> str:
-        """For the table on a terminal: how long it has run, or why it failed."""
+        """Returns how long a cell has run, or why it failed, for the view on a terminal."""
         if state is State.RUNNING:
             return f", for {human_seconds(time.monotonic() - self._since[name])}"
         return self._detail(name, state)
 
 
 def drawn(table: Table) -> Grid:
-    """A table as rich draws it."""
+    """Returns a table of rich."""
     grid = Grid(box=None, pad_edge=False)
     for column, head in enumerate(table.heads):
         grid.add_column(head, justify="right" if column else "left")
@@ -120,12 +120,12 @@ def drawn(table: Table) -> Grid:
 
 
 def failures_of(progress: Progress) -> Iterable[str]:
-    """A line for each cell that was given up."""
+    """Yields a line for each cell that is not tried again."""
     for name in progress.states:
         if name in progress.failures:
             yield f"failed: {name}{said(progress.failures[name])}"
 
 
 def said(failure: Mapping[str, Any]) -> str:
-    """What a failed cell said last, and where the rest is."""
+    """Returns the last message of a failed cell, and the log with the rest."""
     return f": {failure['message']} (all of it: {failure['log']})"

@@ -1,10 +1,10 @@
-"""Which cell runs when: what is done is skipped, what failed is tried again, nothing runs twice.
+"""Runs the cells of a grid: skips those that are done, tries those that failed again.
 
     outcome = run(cells, launcher, workdir, retries=2, show=view.show)
 
-Where a cell stands is read from its files each time (`jaxft.sweeping.jobs`), so another sweep in
-the same directory, or one killed before, is no special case: its cells are running, partial or
-done.
+The state of a cell is read from its files each time (`jaxft.sweeping.jobs`). So another sweep in
+the same directory, or one that was killed, is no special case: its cells are running, partial or
+done. No cell runs twice.
 """
 
 import signal
@@ -29,37 +29,37 @@ from jaxft.sweeping.jobs import (
 from jaxft.training.loop import catch_signals
 
 POLL_S = 0.5
-FIRST_PAUSE_S = 2.0  # before a failed cell is tried again; then twice as long each time
-BAD_INPUT = 2  # exit code; the same command would say the same
+FIRST_PAUSE_S = 2.0  # before a failed cell is tried again; twice as long each further time
+BAD_INPUT = 2  # exit code; the same command would fail again
 
 
 class Launcher(Protocol):
-    """What runs bundles of cells: processes of this machine, or jobs of a cluster."""
+    """Runs bundles of cells, as processes of this machine or as jobs of a cluster."""
 
     description: str
 
     def room(self) -> int:
-        """How many bundles can be started now."""
+        """Returns how many bundles can be started now."""
 
     def running(self) -> list[Bundle]:
-        """Those that have been started and not come back from `ended`."""
+        """Returns the bundles that have been started and that `ended` has not returned yet."""
 
     def start(self, bundles: Sequence[Bundle]) -> None:
         """Starts bundles; there must be room."""
 
     def ended(self, timeout: float) -> list[Bundle]:
-        """Returns those that have ended since the last call, or do in `timeout` seconds."""
+        """Returns the bundles that have ended, after waiting `timeout` seconds at most."""
 
     def stop(self, number: int) -> None:
-        """Sends all that runs a signal, or leaves it to its cluster."""
+        """Sends a signal to all processes, or leaves the jobs to the cluster."""
 
 
 @dataclass
 class Progress:
-    """Where the cells stand, by name.
+    """The states of the cells, by name.
 
     Attributes:
-      failures: `{"exit_code", "message", "log"}` of those that are not tried again.
+      failures: `{"exit_code", "message", "log"}` of the cells that are not tried again.
       stopped_by: the signal that ended the sweep early; 0 if none did.
     """
 
@@ -75,15 +75,15 @@ def run(
     retries: int,
     show: Callable[[Progress], None],
 ) -> Progress:
-    """Runs what is not done, until all is done or failed, or a signal comes.
+    """Runs the cells that are not done, until all are done or failed, or a signal comes.
 
     Args:
-      retries: how often a cell that fails is tried again by this sweep.
-      show: is told each time something may have changed.
+      retries: how often this sweep tries a failed cell again.
+      show: called with the progress each time that a state may have changed.
     """
     progress = Progress({cell.name: State.WAITING for cell in cells})
     tries: Counter[str] = Counter()
-    steps: dict[str, int] = {}  # of a cell's newest checkpoint when it was started last
+    steps: dict[str, int] = {}  # step of the newest checkpoint when the cell was last started
     not_before: dict[str, float] = {}
     with catch_signals() as received:
         while not received:
@@ -100,7 +100,7 @@ def run(
                 for cell in bundle:
                     failure = read_failure(workdir, cell.name)
                     if received and failure and failure["exit_code"] in STOPPED:
-                        # A Ctrl-C reaches the workers, too: it is the sweep's own stop.
+                        # A Ctrl-C also reaches the workers. The sweep itself is stopped by it.
                         failed_file(workdir, cell.name).unlink()
                         continue
                     has_moved = last_step(workdir, cell.name) > steps.get(cell.name, 0)
@@ -120,10 +120,10 @@ def run(
 def due_bundles(
     cells: Sequence[Cell], tries: Mapping[str, int], retries: int, not_before: Mapping[str, float]
 ) -> list[Bundle]:
-    """Returns what of the cells is to be started now.
+    """Returns the bundles of these cells that can be started now.
 
-    What fails has its last try alone: memory may hold one seed and not all of them, and one
-    that cannot go on must not keep the others from it.
+    The last try of a failed cell runs alone: memory may suffice for one seed and not for all, and a
+    cell that always fails must not make the others fail.
     """
 
     def is_alone(cell: Cell) -> bool:
@@ -135,7 +135,7 @@ def due_bundles(
 
 
 def was_stopped(failure: Mapping[str, Any], has_moved: bool) -> bool:
-    """Whether somebody stopped a cell that was getting on, which does not count as a try.
+    """Whether somebody stopped a cell that was making progress, which does not count as a try.
 
     Args:
       has_moved: whether the cell has a newer checkpoint than when it was started.
@@ -144,12 +144,15 @@ def was_stopped(failure: Mapping[str, Any], has_moved: bool) -> bool:
 
 
 def is_final(failure: Mapping[str, Any], was_last: bool, bundle: Bundle) -> bool:
-    """Whether a cell that failed is given up; of several with bad input, one may be at fault."""
+    """Whether a failed cell is not tried again.
+
+    If a bundle of several cells fails by bad input, it may be the fault of only one of them.
+    """
     return was_last or (failure["exit_code"] == BAD_INPUT and len(bundle) == 1)
 
 
 def refresh(progress: Progress, launcher: Launcher, workdir: Path) -> None:
-    """Looks where the cells stand; what is done stays so."""
+    """Reads the states of the cells again, except of those that are done."""
     started = {cell.name for bundle in launcher.running() for cell in bundle}
     for name, before in progress.states.items():
         if before is not State.DONE:
@@ -159,25 +162,25 @@ def refresh(progress: Progress, launcher: Launcher, workdir: Path) -> None:
 
 
 def ended(cell: Cell, progress: Progress) -> bool:
-    """Whether nothing more is to come of a cell."""
+    """Whether a cell is done or is not tried again."""
     return progress.states[cell.name] is State.DONE or cell.name in progress.failures
 
 
 def startable(cells: Sequence[Cell], launcher: Launcher, workdir: Path) -> list[Cell]:
-    """Returns the cells that are to be run, and nobody does."""
+    """Returns the cells that still have to run and are neither running nor queued."""
     progress = Progress({cell.name: State.WAITING for cell in cells})
     refresh(progress, launcher, workdir)
     return [cell for cell in cells if is_free(cell, progress)]
 
 
 def is_free(cell: Cell, progress: Progress) -> bool:
-    """Whether a cell is to be run, and nobody does."""
+    """Whether a cell still has to run and is neither running nor queued."""
     under_way = progress.states[cell.name] in (State.RUNNING, State.QUEUED)
     return not under_way and not ended(cell, progress)
 
 
 def stop(launcher: Launcher, received: list[int]) -> None:
-    """Has all that runs save and end; a second signal ends it at once."""
+    """Makes all running cells save and end; a second signal ends them at once."""
     launcher.stop(signal.SIGTERM)
     while launcher.running():
         launcher.ended(POLL_S)

@@ -2,11 +2,11 @@
 
     jobs = Jobs(cells, workdir, {"cluster": "slurm", "timeout_min": 240, "partition": "gpu", ...})
     jobs.start(bundles)          # one array job, `bundles_per_job` in each of its tasks
-    jobs.ended(0.5)              # those whose job has ended
+    jobs.ended(0.5)              # the bundles whose job has ended
 
-A job runs its bundles one after the other, each in a process of its own as on a single machine.
-When its time runs out, or it is preempted, what runs is told to save and the job is queued again.
-Stopping the sweep leaves the jobs to the cluster; which they are stands in <workdir>/slurm/.
+A job runs its bundles one after the other, each in its own process, as on a single machine. When
+the job's time runs out, or it is preempted, the running process saves and the job is queued again.
+Stopping the sweep leaves the jobs to the cluster; <workdir>/slurm/ lists them.
 """
 
 import multiprocessing
@@ -23,25 +23,25 @@ from jaxft.io import read_json, write_json
 from jaxft.sweeping.jobs import STOPPED, Bundle, Cell, State, look, settle
 from jaxft.sweeping.worker import Share, run_bundle
 
-# A child, not a grandchild behind a server: what SLURM tells a job, it tells every process of it.
+# Without a fork server. SLURM signals every process of a job, and a server would be one of them.
 CONTEXT = multiprocessing.get_context("spawn")
 CLUSTERS = ("slurm", "local")
 OWN = ("cluster", "bundles_per_job")  # fields of config.slurm that are not submitit's
 # submitit's fields for every cluster; the others are named slurm_... there.
 COMMON = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
-LOOK_S = {"slurm": 5.0, "local": 0.5}  # between two looks at the jobs
+LOOK_S = {"slurm": 5.0, "local": 0.5}  # between two queries of the jobs' states
 
 
 @dataclass
 class BundlesJob:
-    """What a job runs; submitit calls it, and `checkpoint` when the job must give way."""
+    """A job's work: submitit calls it, and calls `checkpoint` when the job is preempted."""
 
     bundles: tuple[Bundle, ...]
     workdir: Path
     process: SpawnProcess | None = None
 
     def __call__(self) -> None:
-        """Runs what of the cells is not done."""
+        """Runs the cells that are not done."""
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(self.workdir / "xla"))
         for bundle in self.bundles:
             if all(look(self.workdir, cell.name) is State.DONE for cell in bundle):
@@ -50,13 +50,13 @@ class BundlesJob:
             self.process.start()
             self.process.join()
             code = self.process.exitcode or 0
-            # Whoever stops a process of a job stops the job: SLURM, or `checkpoint`.
+            # A process of a job is stopped only together with the job, by SLURM or `checkpoint`.
             settle(self.workdir, bundle, code, asked=True)
             if code in STOPPED:
                 break
 
     def checkpoint(self) -> Any:
-        """Has what runs save and end; returns the job to be queued again."""
+        """Makes the running process save and end; returns the job to be queued again."""
         import submitit
 
         if self.process is not None and self.process.is_alive():
@@ -66,10 +66,10 @@ class BundlesJob:
 
 
 class Jobs:
-    """The jobs of a sweep, those of an earlier one in the same directory among them."""
+    """The jobs of a sweep, including those of an earlier sweep in the same directory."""
 
     def __init__(self, cells: Sequence[Cell], workdir: Path, settings: Mapping[str, Any]) -> None:
-        """Prepares to submit, and finds what is submitted already.
+        """Prepares to submit, and finds the jobs that earlier sweeps have submitted.
 
         Raises:
           InputError: submitit or SLURM is missing, or a setting is not valid.
@@ -83,11 +83,11 @@ class Jobs:
         self.description = f"as jobs of {self._cluster}"
 
     def room(self) -> int:
-        """SLURM holds any number; how many run at a time is array_parallelism."""
+        """Returns a large number: SLURM queues any number of jobs, and config.slurm limits it."""
         return 1_000_000
 
     def running(self) -> list[Bundle]:
-        """What all jobs run that have not ended."""
+        """Returns the bundles of all jobs that have not ended."""
         return [bundle for _, part in self._jobs for bundle in part]
 
     def start(self, bundles: Sequence[Bundle]) -> None:
@@ -103,7 +103,7 @@ class Jobs:
             self._jobs.append((job, list(part)))
 
     def ended(self, timeout: float) -> list[Bundle]:
-        """Returns what a job ran that has ended since the last call."""
+        """Returns the bundles of the jobs that have ended since the last call."""
         time.sleep(max(timeout, LOOK_S[self._cluster]))
         over = [(job, part) for job, part in self._jobs if job.done()]
         for job, part in over:
@@ -112,12 +112,12 @@ class Jobs:
         return [bundle for _, part in over for bundle in part]
 
     def stop(self, number: int) -> None:
-        """Leaves the jobs to the cluster: the sweep is only watching."""
+        """Leaves the jobs to the cluster, which runs them without the sweep."""
         del number
         self._jobs.clear()
 
     def _record(self, job_id: str) -> Path:
-        """The file that says which cells a job runs, as long as it is not known to have ended."""
+        """The file that lists the cells of a job. It is removed when the job has ended."""
         return self._folder / f"job-{job_id}.json"
 
     def _find(self, cells: Mapping[str, Cell]) -> list[tuple[Any, list[Bundle]]]:
@@ -138,7 +138,7 @@ class Jobs:
 
 
 def check_per_job(number: Any) -> int:
-    """Returns config.slurm.bundles_per_job if it is a number of them."""
+    """Returns config.slurm.bundles_per_job if it is a whole number above 0."""
     if not isinstance(number, int) or number < 1:
         raise InputError(f"config.slurm.bundles_per_job: {number!r}; expected 1 or more")
     return number
@@ -175,7 +175,7 @@ def make_executor(folder: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def parameter_message(text: str, given: Mapping[str, Any]) -> str:
-    """submitit's message about a parameter, which may list them all, as one line."""
+    """Returns submitit's message about a parameter as one line; it may list all parameters."""
     first, _, rest = text.strip().partition("Valid arguments: ")
     for name in given:
         if f"slurm_{name}'" in first:

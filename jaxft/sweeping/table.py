@@ -1,10 +1,10 @@
-"""What a grid has come to: a row for each task, model, method and variant, over its seeds.
+"""The results of a grid: a row for each task, model, method and variant, over its seeds.
 
     rows = summarize(cells, {cell.name: results})
     write(workdir, rows)                # table.json and table.md
     result_table(rows).text()           # for the terminal
 
-A function of the results alone: which cell ran when, where and how often changes nothing.
+The table depends on the results alone, not on when, where and how often a cell ran.
 """
 
 from collections import Counter
@@ -20,18 +20,18 @@ from jaxft.reporting.stats import Spread, spread
 from jaxft.reporting.table import Entry, Table, name_entry, number_entry, score_entry
 from jaxft.sweeping.jobs import Cell, State
 
-Results = Mapping[str, Mapping[str, Any]]  # cell -> what of its results.json `scores_of` takes
+Results = Mapping[str, Mapping[str, Any]]  # cell -> its scores, as `scores_of` returns them
 SCORES = ("accuracy", "macro_f1")
 
 
 def scores_of(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What the table needs of a results.json."""
+    """Returns the fields of a results.json that the table needs."""
     test = results["test"]
     return {**{name: test[name] for name in SCORES}, "collapsed": test["collapsed"]}
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The cells that differ in the seed alone, in the order of the grid."""
+    """Returns groups of cells that differ only in the seed, in the order of the grid."""
     found: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         key = (cell.task, cell.model, cell.method, cell.variant)
@@ -40,7 +40,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
-    """Returns the rows of table.json: mean and spread over the seeds that are done, and each."""
+    """Returns the rows of table.json: mean and spread over the finished seeds, and each run."""
     rows = []
     for group in groups(cells):
         done = [cell for cell in group if cell.name in results]
@@ -61,7 +61,7 @@ def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
 
 
 def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str, Any] | None:
-    """Mean, sample standard deviation and number; None without a run."""
+    """Returns mean, sample standard deviation and number of runs; None without a run."""
     found = spread([results[cell.name][score] for cell in cells])
     return asdict(found) if found else None
 
@@ -73,7 +73,7 @@ def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table at the end; in percent, mean ± standard deviation (n-1) over seeds."""
+    """Returns the final table: mean ± standard deviation (n-1) over seeds, in percent."""
     names = row_names(rows)
     return Table(
         ("task, model: method", "seeds", "accuracy", "macro-F1", "collapsed"),
@@ -90,7 +90,7 @@ def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def progress_table(cells: Sequence[Cell], states: Mapping[str, State], results: Results) -> Table:
-    """The table while it fills."""
+    """Returns the table of a sweep that is running."""
     rows = summarize(cells, results)
     lines: list[tuple[Entry, ...]] = []
     for name, row, group in zip(row_names(rows), rows, groups(cells), strict=True):
@@ -104,7 +104,7 @@ def progress_table(cells: Sequence[Cell], states: Mapping[str, State], results: 
 
 
 def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`acl_sup, minilm: lora (tuned)`."""
+    """Returns a name for each row, such as `acl_sup, minilm: lora (tuned)`."""
     models = short_names(row["model"] for row in rows)
     return [
         f"{row['task']}, {models[row['model']]}: {row['method']}"

@@ -1,10 +1,10 @@
-"""A bundle of cells in a process of its own: `python -m jaxft.train` with their flags.
+"""A bundle of cells in its own process: `python -m jaxft.train` with the flags of the cells.
 
     process = context.Process(target=run_bundle, args=(bundle, workdir, share))
     process.exitcode        # that of jaxft.train; BUSY if another process runs one of the cells
 
-The process holds the cells' locks, prints into one log, and is told to stop, which is to save and
-end, when the process that started it has gone.
+The process holds the cells' locks and prints into one log. It saves and ends when the process that
+started it has ended.
 """
 
 import multiprocessing
@@ -27,11 +27,11 @@ from jaxft.sweeping.jobs import BUSY, Bundle, claimed, failed_file, log_of
 
 @dataclass(frozen=True)
 class Share:
-    """What of the machine a process may use.
+    """The part of the machine that a process may use.
 
     Attributes:
-      environment: variables that show it some of the accelerators.
-      cores: to run on; none for all.
+      environment: variables that limit the accelerators it sees.
+      cores: the cores to run on; empty for all.
     """
 
     environment: dict[str, str] = field(default_factory=dict)
@@ -69,13 +69,13 @@ def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
 
 
 def train(argv: list[str]) -> int:
-    """Calls the train command; an error's last line says which."""
+    """Calls the train command and returns its exit code; prints an error that it did not expect."""
     try:
         return cli.guarded(command.main, argv)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # outside of the training loop, which saves first
+        return 128 + signal.SIGINT  # it came before or after the training loop, which would save
     except Exception as err:
-        # Whatever it is: here the process ends, and its log and the table shall say of what.
+        # The process ends here, so record the error in the log and the table.
         traceback.print_exc()
         reason = str(err).strip().splitlines() or [""]
         print(f"{type(err).__name__}: {reason[0]}", file=sys.stderr)
@@ -83,9 +83,9 @@ def train(argv: list[str]) -> int:
 
 
 def begin(log: Path) -> None:
-    """Sends output to the log, and a SIGTERM to this process once its parent has gone."""
+    """Sends output to the log. Sends SIGTERM to this process when its parent has ended."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # By which SLURM asks a job to give way: its parent hears it, too, and sends a SIGTERM.
+    # SLURM's preemption signal; the parent receives it as well and sends SIGTERM.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     log.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

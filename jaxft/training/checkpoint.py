@@ -1,14 +1,19 @@
-"""Orbax checkpoints of what training changes: the trained leaves, the optimizer's state, a record.
+"""Orbax checkpoints of what training changes: trained parameters, optimizer state, a record.
 
     with Checkpoints(workdir / "checkpoints", state_shapes) as checkpoints:
         found = checkpoints.restore_latest()          # (state, record), or None at the first start
         checkpoints.save(state, record, best_step=120)
 
 The latest two and the best are kept. Orbax restores a flipped bit without complaint, so the record
-holds a sha256 of every leaf and of itself; a checkpoint that fails the check is put aside and the
-one before it is used. Of several processes each writes and reads its part of the leaves, and all
-call each method; which checkpoint is sound they find together. One writer at a time is the
-caller's to ensure (`jaxft.run.workdir`).
+holds a sha256 of every leaf and of itself. A checkpoint that fails the check is put aside and the
+one before it is used.
+
+A leaf is saved under its path, `classifier.kernel`. Older versions of jaxft saved it under its
+number in the tree, `0007`; such checkpoints are restored too.
+
+In a run of several processes each writes and reads its part of the leaves. All of them must call
+each method, and they agree on which checkpoint is sound. The caller ensures that there is only one
+writer at a time (`jaxft.run.workdir`).
 """
 
 import copy
@@ -17,7 +22,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -35,13 +40,15 @@ from jaxft.errors import InputError
 from jaxft.training.mesh import fetch
 from jaxft.training.step import State
 
+Leaves = dict[str, dict[str, Any]]  # item -> name -> array or its shape
+
 
 @dataclass
 class LatestAndBest(policies.PreservationPolicy):
     """Keeps two steps to resume from, and the one that the loop calls the best.
 
-    Orbax can rank by metrics itself, but it drops the true best for a NaN, and cannot open a
-    directory in which one metrics file is cut short.
+    Orbax can rank checkpoints by metrics itself, but a NaN makes it drop the true best, and it
+    cannot open a directory in which one metrics file is cut short.
     """
 
     best_step: int | None = None
@@ -58,7 +65,8 @@ class LatestAndBest(policies.PreservationPolicy):
 class Checkpoints:
     """The checkpoints of one run. Leaving the `with` waits for the last asynchronous save.
 
-    If several processes leave it by an error, they do not wait: it may be one's alone.
+    In a multi-process run, leaving on an error does not wait for pending saves: the error may
+    affect only this process.
     """
 
     def __init__(self, directory: Path, shapes: State) -> None:
@@ -83,12 +91,12 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy,
                 cleanup_tmp_directories=True,
-                # All processes shall see the same steps, however late NFS shows them.
+                # All processes see the steps that the first one sees; NFS may show them late.
                 single_host_load_and_broadcast=processes.count() > 1,
             ),
         )
-        # The manager's own reader waits for all processes on the devices, in vain if one of them
-        # cannot read its part; this one reads alone.
+        # The manager's reader synchronises all processes and would hang if one of them failed to
+        # read its part, so each process reads independently.
         self._reader = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -110,7 +118,7 @@ class Checkpoints:
 
     @property
     def damaged(self) -> bool:
-        """Whether a checkpoint had to be put aside."""
+        """Whether a checkpoint was put aside."""
         return self._damaged
 
     def steps(self) -> list[int]:
@@ -121,13 +129,10 @@ class Checkpoints:
         """Saves a state and its record (JSON) under the state's step.
 
         Args:
-          best_step: the best step so far, this one or one saved before; None if there is none yet.
+          best_step: the best step so far, this one or an earlier one; None if there is none yet.
         """
         self._policy.best_step = best_step
-        leaves = {
-            "trained": by_number(state.trained),
-            "opt_state": by_number(state.opt_state),
-        }
+        leaves = named_leaves(state, by_path)
         # A copy: orbax writes in the background, while the loop appends to its record.
         record = copy.deepcopy(record)
         record["sha256"] = digests(leaves, record)
@@ -142,7 +147,7 @@ class Checkpoints:
         self._drop_superseded(int(state.step))
 
     def wait(self) -> None:
-        """Waits until everything saved is on disk, so that it can be restored."""
+        """Waits until all saves are on disk and can be restored."""
         self._manager.wait_until_finished()
 
     def restore_latest(self) -> tuple[State, dict[str, Any]] | None:
@@ -156,15 +161,16 @@ class Checkpoints:
         return None
 
     def go_back(self, step: int) -> tuple[State, dict[str, Any]] | None:
-        """Returns what was saved at this step, and trains on from there; None is the beginning.
+        """Returns the `(state, record)` of a step, from which the run continues.
 
-        Later checkpoints are kept beside the others until one has been saved in their place.
+        Later checkpoints are moved aside, and removed once the run has saved new ones of these
+        steps.
 
         Args:
-          step: of a checkpoint; or 0, the beginning, of which there is none.
+          step: of a checkpoint; or 0, the beginning, for which None is returned.
 
         Raises:
-          InputError: it is not readable; nothing has changed then.
+          InputError: the checkpoint is not readable. Nothing has been changed then.
         """
         found = self.restore(step) if step else None
         for later in [saved for saved in self.steps() if saved > step]:
@@ -181,7 +187,7 @@ class Checkpoints:
         where = self._directory / str(step)
         with processes.error_barrier():
             leaves, record = self._read(where)
-        saved = record.pop("sha256", None)
+        saved = record.pop("sha256")
         with processes.error_barrier():
             if digests(leaves, record) != saved:
                 raise InputError(
@@ -189,44 +195,81 @@ class Checkpoints:
                 )
         state = State(
             step=jax.device_put(np.int32(step), self._shapes.step.sharding),
-            trained=from_numbers(self._shapes.trained, leaves["trained"]),
-            opt_state=from_numbers(self._shapes.opt_state, leaves["opt_state"]),
+            trained=like(self._shapes.trained, leaves["trained"]),
+            opt_state=like(self._shapes.opt_state, leaves["opt_state"]),
         )
         return state, record
 
-    def _read(self, where: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Returns a checkpoint's leaves by item and number, and its record."""
-        wanted = {
-            "trained": by_number(self._shapes.trained),
-            "opt_state": by_number(self._shapes.opt_state),
-        }
+    def _read(self, where: Path) -> tuple[Leaves, dict[str, Any]]:
+        """Returns a checkpoint's leaves by item and name, in the order of the tree; its record."""
         try:
-            restored = self._reader.restore(
-                where,
-                args=ocp.args.Composite(
-                    trained=ocp.args.StandardRestore(wanted["trained"]),
-                    opt_state=ocp.args.StandardRestore(wanted["opt_state"]),
-                    record=ocp.args.JsonRestore(),
-                ),
-            )
+            record = self._restore_items(where, record=ocp.args.JsonRestore())["record"]
+            wanted = self._saved_names(where, record)
+            self._check_shapes(where, wanted)
+            items = {item: ocp.args.StandardRestore(leaves) for item, leaves in wanted.items()}
+            restored = self._restore_items(where, **items)
         except (ValueError, KeyError, OSError, json.JSONDecodeError) as err:
-            # What TensorStore, orbax and json raise for files that are cut short, lost or garbled.
+            # The errors of TensorStore, orbax and json for files that are cut short, lost or
+            # garbled.
             reason = str(err).strip().splitlines()[0][:120]
             raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
-        return {name: restored[name] for name in wanted}, dict(restored["record"])
+        leaves = {
+            item: {name: restored[item][name] for name in names} for item, names in wanted.items()
+        }
+        return leaves, dict(record)
+
+    def _restore_items(self, where: Path, **items: Any) -> Any:
+        """Returns items of a checkpoint, as orbax reads them."""
+        return self._reader.restore(where, args=ocp.args.Composite(**items))
+
+    def _saved_names(self, where: Path, record: Any) -> Leaves:
+        """Returns the shapes of the run's leaves under the names that the checkpoint has for them.
+
+        Raises:
+          InputError: the checkpoint has other leaves than the run.
+        """
+        listed = record.get("sha256") if isinstance(record, dict) else None
+        if not isinstance(listed, dict):
+            raise InputError(f"checkpoint {where} cannot be read (its record lists no sha256)")
+        saved = set(listed) - {"record"}
+        for naming in (by_path, by_number):
+            leaves = named_leaves(self._shapes, naming)
+            if names_of(leaves) == saved:
+                return leaves
+        wanted = names_of(named_leaves(self._shapes, by_path))
+        lacks, has = sorted(wanted - saved), sorted(saved - wanted)
+        reason = f"lacks {lacks[0]}" if lacks else f"has {has[0]}, unlike the run"
+        raise InputError(f"checkpoint {where} is of another model or optimizer: it {reason}")
+
+    def _check_shapes(self, where: Path, wanted: Leaves) -> None:
+        """Raises InputError unless the leaves were saved with the run's shapes and types.
+
+        It is what finds an old checkpoint of a run with `optim.accumulate` above 1: that was
+        another optimizer then, with as many leaves. Orbax would convert integers to floats.
+        """
+        paths = named_leaves(self._shapes, by_path)
+        for item, leaves in wanted.items():
+            found = ocp.StandardCheckpointHandler().metadata(where / item).tree
+            for path, (name, leaf) in zip(paths[item], leaves.items(), strict=True):
+                saved = found[name]
+                if (saved.shape, saved.dtype) != (leaf.shape, leaf.dtype):
+                    raise InputError(
+                        f"checkpoint {where} is of another model or optimizer: {item}/{path} is "
+                        f"{saved.dtype} {saved.shape} in it, {leaf.dtype} {leaf.shape} in the run"
+                    )
 
     def put_aside(self, step: int) -> None:
-        """Renames a bad checkpoint, so that its step can be written again and it can be studied."""
+        """Moves a bad checkpoint away, so that its step can be written again."""
         self._damaged = True
         self._move(step, self._directory.parent / "bad_checkpoints")
 
     @property
     def _superseded(self) -> Path:
-        """Holds checkpoints that the run has gone back from."""
+        """The folder of checkpoints that the run has gone back from."""
         return self._directory.parent / "superseded_checkpoints"
 
     def _move(self, step: int, folder: Path) -> None:
-        """Renames a checkpoint into another folder, replacing one of its name."""
+        """Moves a checkpoint into another folder, replacing one of the same step."""
         with processes.error_barrier():
             if processes.is_writer():
                 folder.mkdir(exist_ok=True)
@@ -246,9 +289,9 @@ class Checkpoints:
 
 @cache
 def say_damage_once() -> None:
-    """Drops what libraries print about a damaged checkpoint, hundreds of lines around our one.
+    """Drops the hundreds of lines that libraries print about a damaged checkpoint, beside our one.
 
-    Orbax logs each metadata file that is no JSON. When one array cannot be read it also closes its
+    Orbax logs each metadata file that is not JSON. When one array cannot be read it also closes its
     event loop while other reads are under way: each of those fails when it wants to report, and
     asyncio logs the error of each that had failed already, as nobody asks for it any more.
     """
@@ -279,19 +322,45 @@ def newest_in(folder: Path) -> int | None:
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
+def named_leaves(state: State, naming: Callable[[Any], dict[str, Any]]) -> Leaves:
+    """The leaves of a state that are saved, by item and name."""
+    return {"trained": naming(state.trained), "opt_state": naming(state.opt_state)}
+
+
+def names_of(leaves: Leaves) -> set[str]:
+    """`item/name` of each leaf, as the record lists their sha256."""
+    return {f"{item}/{name}" for item, found in leaves.items() for name in found}
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path, in the order of the tree.
+
+    by_path({"classifier/kernel": x})    # {"classifier.kernel": x}
+
+    Dots separate the parts, because orbax may take slashes for folders.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator=".").replace("/", "."): leaf
+        for path, leaf in leaves
+    }
+    assert len(named) == len(leaves), "two leaves have one name"
+    return named
+
+
 def by_number(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their number: parameter paths hold slashes, which name files."""
+    """The leaves of a tree by their number in it, the names of an older jaxft (up to 5a4a636)."""
     return {f"{i:04d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def from_numbers(like: Any, leaves: dict[str, Any]) -> Any:
-    """The inverse of `by_number`, in the structure of `like`."""
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in sorted(leaves)])
+def like(tree: Any, leaves: dict[str, Any]) -> Any:
+    """The tree that has these named leaves, which are in its order."""
+    return jax.tree.unflatten(jax.tree.structure(tree), list(leaves.values()))
 
 
-def digests(leaves: dict[str, dict[str, Any]], record: dict[str, Any]) -> dict[str, str]:
+def digests(leaves: Leaves, record: dict[str, Any]) -> dict[str, str]:
     """Returns the sha256 of every leaf's bytes and of the record's JSON."""
-    # One leaf after the other: a process that holds a part of each has the whole of one at a time.
+    # One leaf at a time: a process that holds a part of each must fetch the whole leaf.
     of_leaves = {
         f"{item}/{name}": hashlib.sha256(fetch(leaf).tobytes()).hexdigest()
         for item, tree in leaves.items()

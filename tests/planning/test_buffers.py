@@ -127,7 +127,7 @@ def test_a_compilation_that_writes_nothing_is_told_apart() -> None:
 TWICE = """
 import json, sys
 import jax
-from jaxft.memory import buffers
+from jaxft.planning import buffers
 def step(x):
     return jax.grad(lambda w: jax.numpy.tanh(x @ w).sum())(x) + x
 lowered = jax.jit(step).lower(jax.ShapeDtypeStruct((256, 256), "float32"))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxft.errors import InputError
 from jaxft.planning.collectives import KINDS, Collective, moved_bytes, sent_share
+from jaxft.planning.devices import DEVICES, Gpu, Tpu
 from jaxft.planning.scaling import (
     COUNTS,
     HOST,
@@ -18,7 +19,6 @@ from jaxft.planning.scaling import (
     seconds,
     torus_bandwidth,
 )
-from jaxft.planning.targets import DEVICES, Gpu, Tpu
 
 GPUS = [kind for kind, device in DEVICES.items() if isinstance(device, Gpu)]
 TPUS = [kind for kind, device in DEVICES.items() if isinstance(device, Tpu)]

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,49 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxft.errors import InputError
+from jaxft.planning.custom_devices import known
+from jaxft.planning.devices import ALIASES, DEVICES, Gpu, Tpu
 from jaxft.planning.targets import (
-    ALIASES,
-    ARCHITECTURES,
     COMPILERS,
-    DEVICES,
     ENVIRONMENTS,
-    Gpu,
-    Tpu,
     compiler_options,
     described,
     devices_of,
     environment,
-    known,
     parse,
     parse_all,
-    text_proto,
 )
 
 ROOT = Path(__file__).parents[2]
 GPUS = [kind for kind, device in DEVICES.items() if isinstance(device, Gpu)]
 TPUS = {kind: device for kind, device in DEVICES.items() if isinstance(device, Tpu)}
 FLAT = [kind for kind, tpu in TPUS.items() if tpu.shapes[0] == "1x1"]
-# The fields of a real H100's target config, as XLA writes them.
-H100_FIELDS = [
-    "threads_per_block_limit",
-    "threads_per_warp",
-    "shared_memory_per_block",
-    "shared_memory_per_core",
-    "threads_per_core_limit",
-    "core_count",
-    "fpus_per_core",
-    "block_dim_limit_x",
-    "block_dim_limit_y",
-    "block_dim_limit_z",
-    "memory_bandwidth",
-    "l2_cache_size",
-    "clock_rate_ghz",
-    "device_memory_size",
-    "shared_memory_per_block_optin",
-    "cuda_compute_capability",
-    "registers_per_core_limit",
-    "registers_per_block_limit",
-]
 A6000 = {"name": "A6000", "like": "3090", "memory_gib": 48, "core_count": 84}
 
 
@@ -174,123 +147,6 @@ def test_what_is_no_target_is_refused_in_one_line_with_the_nearest_that_is(
 def test_a_list_with_a_hole_is_refused() -> None:
     with pytest.raises(InputError, match="target: unknown value ''"):
         parse_all("h100,,cpu")
-
-
-def test_a_users_device_is_a_known_one_with_some_facts_replaced() -> None:
-    like, target = parse("3090"), parse("a6000:2", [A6000])
-    assert (target.platform, target.kind, target.devices) == ("cuda", "a6000", 2)
-    assert target.memory_bytes == 48 * 2**30
-    info, base = (t.facts["target_config"]["gpu_device_info"] for t in (target, like))
-    changed = {key for key in base if info[key] != base[key]}
-    assert changed == {"device_memory_size", "core_count"}
-    assert info["core_count"] == 84
-    assert target.facts["target_config"]["device_description_str"] == "A6000"
-    assert known([A6000])["a6000"].bf16_flops == DEVICES["3090"].bf16_flops
-    assert "a6000" not in DEVICES
-
-
-def test_a_users_device_may_replace_every_fact() -> None:
-    facts = {
-        "memory_gib": 22.5,
-        "core_count": 10,
-        "clock_rate_ghz": 1.5,
-        "l2_cache_size": 1000,
-        "memory_bandwidth": 1e12,
-        "bf16_flops": 5e13,
-        "link_bandwidth": 1e10,
-        "compute_capability": 8.9,
-    }
-    device = known([{"name": "mine", "like": "A100", **facts}])["mine"]
-    assert device == Gpu("mine", "8.9", 10, 1.5, 1000, int(22.5 * 2**30), 10**12, 5e13, 10**10)
-    bandwidths = (device.memory_bandwidth, device.link_bandwidth)
-    assert all(isinstance(bandwidth, int) for bandwidth in bandwidths)
-    info = parse("mine", [{"name": "mine", "like": "a100", **facts}]).facts["target_config"]
-    assert "memory_bandwidth: 1000000000000\n" in text_proto(info)
-
-
-@pytest.mark.parametrize(
-    ("changes", "valid"),
-    [
-        ({"memry_gib": 1}, "'memory_gib'"),
-        ({"name": None}, "as in 'a6000'"),
-        ({"name": "a 6000:2"}, "as in 'a6000'"),
-        ({"name": "H100"}, "there is a device 'h100' already"),
-        ({"name": "a100"}, "there is a device 'a100' already"),
-        ({"like": None}, "one of rtx4070-laptop, 3090"),
-        ({"like": "h10"}, "'h100'"),
-        ({"like": "v5e"}, "expected a GPU"),
-        ({"core_count": 1.5}, "whole number above 0"),
-        ({"core_count": True}, "whole number above 0"),
-        ({"memory_gib": 0}, "number above 0"),
-        ({"memory_gib": float("nan")}, "number above 0"),
-        ({"memory_gib": "48 GB"}, "number above 0"),
-        ({"compute_capability": "8.5"}, "one of 7.5, 8.0, 8.6, 8.9, 9.0"),
-    ],
-)
-def test_a_users_device_with_a_mistake_is_refused_in_one_line(
-    changes: dict[str, Any], valid: str
-) -> None:
-    entry = {key: value for key, value in {**A6000, **changes}.items() if value is not None}
-    message = refusal("h100", [entry])
-    assert message.startswith("memory.devices: ")
-    assert valid in message
-
-
-def test_two_of_one_name_and_what_is_no_mapping_are_refused() -> None:
-    assert "already" in refusal("h100", [A6000, A6000])
-    assert "expected a mapping" in refusal("h100", A6000)
-    assert "expected a mapping" in refusal("h100", [3])
-
-
-def parse_text_proto(text: str) -> dict[str, Any]:
-    """A reader of its own: `key: value` and `key { ... }`, line by line."""
-    stack: list[dict[str, Any]] = [{}]
-    for line in text.splitlines():
-        if opened := re.fullmatch(r"(\w+) \{", line):
-            stack.append(stack[-1].setdefault(opened[1], {}))
-        elif line == "}":
-            stack.pop()
-        else:
-            key, value = re.fullmatch(r"(\w+): (\S.*)", line).groups()
-            stack[-1][key] = json.loads(value)
-    assert len(stack) == 1
-    return stack[0]
-
-
-@pytest.mark.parametrize("kind", GPUS)
-def test_a_gpus_text_has_every_field_that_xla_asks_for(kind: str) -> None:
-    config = parse(kind).facts["target_config"]
-    found = parse_text_proto(text_proto(config))
-    assert found == config
-    info = found["gpu_device_info"]
-    assert set(H100_FIELDS) == set(info)
-    assert set(found) == {
-        "gpu_device_info",
-        "platform_name",
-        "dnn_version_info",
-        "runtime_version",
-        "device_description_str",
-    }
-    assert info["shared_memory_per_block_optin"] <= info["shared_memory_per_core"]
-    assert info["cuda_compute_capability"]["major"] == int(DEVICES[kind].compute_capability[0])
-
-
-def test_facts_are_of_the_size_that_their_units_say() -> None:
-    for device in DEVICES.values():
-        assert 3e13 < device.bf16_flops < 1e15
-        assert 2e11 < device.memory_bandwidth < 5e12
-        assert 2**33 - 2**23 < device.memory_bytes < 2**38
-    for gpu in (DEVICES[kind] for kind in GPUS):
-        assert gpu.compute_capability in ARCHITECTURES
-        # Tensor cores do 256 to 4096 operations for each clock of a multiprocessor.
-        assert 256 < gpu.bf16_flops / (gpu.core_count * gpu.clock_rate_ghz * 1e9) < 4096
-        assert 7e9 < gpu.link_bandwidth < gpu.memory_bandwidth / 5
-    for tpu in TPUS.values():
-        assert tpu.memory_bytes < tpu.hbm_bytes
-        assert 1e11 < tpu.interconnect_bandwidth < tpu.memory_bandwidth
-        # A link carries 50 or 100 GB/s in each direction, and there are two a dimension.
-        dimensions = tpu.shapes[0].count("x") + 1
-        assert tpu.interconnect_bandwidth / (4 * dimensions) in (50e9, 100e9)
 
 
 def test_a_process_is_told_its_platform_before_it_imports_jax() -> None:

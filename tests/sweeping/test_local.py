@@ -42,7 +42,9 @@ def test_the_processes_of_a_tpu_host_have_a_chip_and_a_port_each() -> None:
     assert [e["TPU_VISIBLE_DEVICES"] for e in environments] == ["0", "1", "2", "3"]
     assert len({e["TPU_MESH_CONTROLLER_PORT"] for e in environments}) == 4
     assert shares(1, CHIPS, CORES)[0].environment == {}
-    with pytest.raises(InputError, match="--workers: 3; a TPU host runs 1, or one a chip: 4"):
+    with pytest.raises(
+        InputError, match="--workers: 3; a TPU host runs 1, or one for each chip: 4"
+    ):
         shares(3, CHIPS, CORES)
 
 

@@ -100,6 +100,41 @@ def test_state_and_record_come_back_bit_for_bit(opened, states) -> None:
         assert state.step.sharding == states(1).step.sharding
 
 
+def test_a_leaf_is_saved_under_its_path(opened, states, tmp_path: Path) -> None:
+    with opened() as checkpoints:
+        checkpoints.save(states(1), make_record(1))
+    record = json.loads(
+        (tmp_path / "run" / "checkpoints" / "1" / "record" / "metadata").read_text()
+    )
+    names = set(record["sha256"])
+    assert {"record", "trained/classifier.kernel", "trained/layer.0.lora.a"} < names
+    moments = "opt_state/inner.1.inner_states.adapter.inner_state.0"
+    assert {f"{moments}.mu.layer.0.lora.a", f"{moments}.count"} < names
+    assert len(names) == 1 + len(jax.tree.leaves((states(1).trained, states(1).opt_state)))
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_the_name_that_differs(
+    opened, states, tmp_path: Path
+) -> None:
+    with opened() as checkpoints:
+        checkpoints.save(states(1), make_record(1))
+    shapes = shapes_of(states(1))
+    path = "layer/0/lora/a"
+    renamed = {path.replace("0", "1"): shapes.trained[path]}
+    other = {**shapes.trained, **renamed}
+    for trained, reason in (
+        (other, "lacks trained/layer.1.lora.a"),
+        ({"classifier/kernel": shapes.trained[path]}, f"has trained/{path.replace('/', '.')}"),
+    ):
+        with (
+            Checkpoints(
+                tmp_path / "run" / "checkpoints", shapes._replace(trained=trained)
+            ) as checkpoints,
+            pytest.raises(InputError, match=f"of another model or optimizer: it {reason}"),
+        ):
+            checkpoints.restore(1)
+
+
 def test_nan_and_infinite_leaves_come_back_too(opened, states) -> None:
     odd = jax.tree.map(lambda x: x.at[..., 0].set(jnp.nan) if x.ndim == 2 else x, states(1))
     with opened() as checkpoints:
