@@ -26,7 +26,7 @@ from jaxft.planning import targets
 from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job
 from jaxft.reporting import aggregate
-from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.documents import latex, markdown
 from jaxft.reporting.measures import measure_table
 from jaxft.reporting.page import page
@@ -43,16 +43,16 @@ def run(directories: Sequence[Path], output: Path, plan: bool, argv: Sequence[st
     if not finished:
         raise InputError(nothing_found(directories, unfinished))
     runs = [read_run(directory) for directory in finished]
-    cells, notes = aggregate.make_cells(with_plans(runs) if plan else runs)
+    groups, notes = aggregate.make_groups(with_plans(runs) if plan else runs)
     report = summarize(
-        cells,
+        groups,
         notes=notes,
         unfinished=unfinished,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         command=shlex.join(["python", "-m", "jaxft.report", *argv[1:]]),
         reference_of=reference_of,
     )
-    write(report, cells, output)
+    write(report, groups, output)
     show(report)
     print(f"\nreport: {output / 'report.html'} (and .md, .csv, .tex, plots)")
     return 0
@@ -122,13 +122,13 @@ def longest(splits: Mapping[str, Any], max_length: int) -> int:
 # ---------------------------------------------------------------- what comes out
 
 
-def write(report: Report, cells: Sequence[Cell], output: Path) -> None:
+def write(report: Report, groups: Sequence[RunGroup], output: Path) -> None:
     """Writes every form of the report."""
-    pictures = write_pictures(cells, output)
+    pictures = write_pictures(groups, output)
     forms = {
-        "html": page(report, cells),
+        "html": page(report, groups),
         "md": markdown(report, pictures),
-        "csv": measure_table(cells).csv(),
+        "csv": measure_table(groups).csv(),
         "tex": latex(report),
     }
     for ending, text in forms.items():
