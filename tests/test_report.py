@@ -131,7 +131,7 @@ def copy(runs: Path, tmp_path: Path, name: str = "copy") -> Path:
 
 def test_bad_input(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such directory" in fails(capsys, tmp_path / "nowhere")
-    assert "no run of jaxft.train in it" in fails(capsys, tmp_path)
+    assert "contains no run of jaxft.train" in fails(capsys, tmp_path)
     assert "required: DIR" in fails(capsys)
     (tmp_path / "file").write_text("")
     assert "is a file" in fails(capsys, runs, f"--output={tmp_path / 'file'}")

@@ -122,7 +122,7 @@ def summarize(
     Args:
       notes: on runs that were left out.
       made: the time of the report.
-      command: the command line that makes it.
+      command: the command line that makes it; empty if it was made from Python.
       reference_of: the published results of a task.
     """
     tasks = dict.fromkeys(group.task for group in groups)
@@ -134,7 +134,7 @@ def summarize(
         sections=[make_section(own, reference_of(task)) for task, own in by_task.items()],
         notes=list(notes),
         unfinished=[str(path) for path in unfinished],
-        commands=[*dict.fromkeys(commands), command],
+        commands=[name for name in (*dict.fromkeys(commands), command) if name],
     )
 
 

@@ -38,7 +38,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A cell of the grid with its whole config.
+    """A run of the grid with its whole config.
 
     Attributes:
       variant: the variant's name in the table; empty if the table has no variants.
@@ -54,7 +54,7 @@ class Setting:
 
 
 def expand(table: ConfigDict) -> list[Setting]:
-    """Returns the grid's cells: all rows with their first seed, then all with their second, ...
+    """Returns the grid's runs: all rows with their first seed, then all with their second, ...
 
     Raises:
       InputError: a field, a name or a value is not valid. The message gives the nearest valid one.
@@ -144,13 +144,13 @@ def seeds_of(table: ConfigDict, variant: str) -> list[int]:
     return list(seeds)
 
 
-# ---------------------------------------------------------------- a cell's config
+# ---------------------------------------------------------------- a run's config
 
 
 def resolve(
     table: ConfigDict, variant: str, model: str, task: str, method: str, seed: int
 ) -> Setting:
-    """Returns a cell with its whole config, checked."""
+    """Returns a run with its whole config, checked."""
     config = config_module().defaults_of(task, method)
     fields = flatten_dict(config.to_dict(), sep=".")
     names = {"task": task_keys(task), "method": {method}, "model": {model}}
@@ -180,7 +180,7 @@ def assignments(
     """Yields `(place in the table, field, value)` of a setting. A later value replaces an earlier.
 
     Args:
-      names: the names of the cell's "task", "method" and "model".
+      names: the names of the run's "task", "method" and "model".
     """
     check_is_fields(layer, where)
     plain = {name: x for name, x in layer.items() if name not in PER}
