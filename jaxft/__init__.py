@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxft.api import Plan, Run, finetune, finetune_many, load, plan
+    from jaxft.api import Plan, Run, compare, finetune, finetune_many, load, plan, run_grid
     from jaxft.errors import InputError
     from jaxft.run.classifier import Classifier, Prediction
 
@@ -27,10 +27,12 @@ __all__ = [
     "Prediction",
     "Run",
     "__version__",
+    "compare",
     "finetune",
     "finetune_many",
     "load",
     "plan",
+    "run_grid",
 ]
 
 # Imported when they are first used: `import jaxft` takes no JAX and no time.

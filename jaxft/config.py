@@ -103,10 +103,7 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
       InputError: no field has the name, or several have.
     """
     values = flatten_dict(config.to_dict(), sep=".")
-    for name, value in given.items():
-        field = name if name in values else field_of(name, values)
-        if field is None:
-            raise InputError(f"{name}: no such field{nearest_field(name, values)}")
+    for field, value in full_names(given, values).items():
         default = values[field]
         if isinstance(default, tuple):
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -116,6 +113,24 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{field}: {value!r}; expected {type(default).__name__}, for example {default!r}"
             ) from err
+
+
+def full_names(given: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """Returns values by the full names of their fields.
+
+    full_names({"rank": 16}, fields)        # {"method.rank": 16}
+
+    Raises:
+      InputError: no field has the name, or several have.
+    """
+    fields = list(fields)
+    found = {}
+    for name, value in given.items():
+        field = name if name in fields else field_of(name, fields)
+        if field is None:
+            raise InputError(f"{name}: no such field{nearest_field(name, fields)}")
+        found[field] = value
+    return found
 
 
 def nearest_field(name: str, fields: Iterable[str]) -> str:

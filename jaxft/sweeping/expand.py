@@ -7,7 +7,7 @@
 configs/tables/grid.py lists the fields of a table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from jaxft.config import check_fields, check_values, config_module
+from jaxft.config import check_fields, check_values, config_module, full_names
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.peft.methods import METHODS
@@ -51,6 +51,36 @@ class Setting:
     variant: str
     seed: int
     config: ConfigDict
+
+
+def make_table(axes: Mapping[str, Any], fields: Mapping[str, Any]) -> ConfigDict:
+    """Returns a table with these axes, whose overrides are the fields.
+
+    make_table({"tasks": ["acl_sup"], "methods": ["lora"]}, {"epochs": 8, "learning_rate": 1e-3})
+
+    Args:
+      axes: fields of configs/tables/grid.py.
+      fields: of configs/base.py, with or without the section.
+
+    Raises:
+      InputError: a field is not valid.
+    """
+    table = config_module(TABLE_FILE).get_config()
+    for name, values in axes.items():
+        check_is_list(values, name)
+        table.update_from_flattened_dict({name: tuple(values)})
+    defaults = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    overrides = full_names(fields, defaults)
+    for name in overrides:
+        check_field(name, name, defaults)
+    table.overrides.update(unflatten_dict(overrides, sep="."))
+    return table
+
+
+def check_is_list(values: Any, name: str) -> None:
+    """Raises InputError for a single name, whose letters would be taken for names."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{name}: {values!r}; expected a list, such as [{values!r}]")
 
 
 def expand(table: ConfigDict) -> list[Setting]:
