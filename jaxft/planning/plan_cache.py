@@ -28,7 +28,7 @@ from jaxft.errors import InputError
 from jaxft.io import replace_text
 from jaxft.planning import planner, targets
 from jaxft.planning.planner import Job, Row
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def plan_afresh(job: Job) -> Row:
     return planner.plan(job)
 
 
-def planned(job: Job, program: ByLength | None = None) -> Row:
+def planned(job: Job, program: CompiledByLength | None = None) -> Row:
     """Returns the plan of a job for this process's devices, from the cache or compiled here.
 
     Args:

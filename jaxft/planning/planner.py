@@ -34,7 +34,7 @@ from jaxft.syntax import digest_files
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
-from jaxft.training.programs import ByLength, train_program
+from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, build_model, sharded_shape
 from jaxft.training.step import train_step
@@ -56,7 +56,7 @@ class Job:
 
     Attributes:
       architecture: a checkpoint's config (`config.json`).
-      fresh: parameters that the checkpoint lacks; they are trained with the head.
+      newly_initialised: parameters that the checkpoint lacks; they are trained with the head.
       method, options: as `jaxft.peft.methods.build` takes them.
       clip, accumulate: of the optimizer; they cost memory, its other settings do not.
       batch_size: examples a step, over all devices; of several seeds each has as many.
@@ -68,7 +68,7 @@ class Job:
 
     architecture: dict[str, Any]
     num_labels: int
-    fresh: tuple[str, ...]
+    newly_initialised: tuple[str, ...]
     dtype: str
     remat: str
     method: str
@@ -83,7 +83,7 @@ class Job:
     steps: int = 0
 
 
-def plan(job: Job, program: ByLength | None = None) -> Row:
+def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     """Compiles a job's training step and returns what it needs.
 
     Args:
@@ -154,7 +154,7 @@ def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
     )
 
 
-def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
+def compile_for(job: Job, program: CompiledByLength) -> tuple[Any, Any]:
     """Returns the executable for a job's target and its HloProto, which TPUs' compiler keeps.
 
     `(None, None)` if the compiler refuses the program as too large for the device.
@@ -179,7 +179,7 @@ def make_model(job: Job) -> Model:
         raise InputError(
             f"length: {job.length}; the model's position table holds {backbone.max_length} tokens"
         )
-    return build_model(backbone, list(job.fresh), job.method, job.options)
+    return build_model(backbone, list(job.newly_initialised), job.method, job.options)
 
 
 def breakdown(partitions: Row, compiled: dict[str, int], hlo: Any) -> dict[str, int]:

@@ -41,13 +41,13 @@ class Parts:
     Attributes:
       directory: where config, tokenizer and weights lie.
       weights: path -> float32 array, all of the backbone that the checkpoint has.
-      fresh: paths that are initialised instead.
+      newly_initialised: paths that are initialised instead.
     """
 
     directory: Path
     tokenizer: Any
     weights: dict[str, np.ndarray]
-    fresh: list[str]
+    newly_initialised: list[str]
     model: Model
 
 
@@ -89,9 +89,9 @@ def load_parts(
     encode.check_max_length(config.data.max_length, backbone.max_length)
     shapes = backbones.parameter_shapes(backbone)
     read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
-    arrays, fresh = read
-    model = build_model(backbone, fresh, config.method.name, method_options(config))
-    return Parts(directory, tokenizer, arrays, fresh, model)
+    arrays, newly_initialised = read
+    model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
+    return Parts(directory, tokenizer, arrays, newly_initialised, model)
 
 
 def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:
@@ -106,8 +106,8 @@ def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any
     directory = hub.locate(name)
     backbone = backbones.load(directory, len(labels))
     shapes = backbones.parameter_shapes(backbone)
-    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
-    return backbones.read_config(directory), fresh, len(labels)
+    newly_initialised = weights.read_fresh(directory, shapes, backbone.family, labels)
+    return backbones.read_config(directory), newly_initialised, len(labels)
 
 
 def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:

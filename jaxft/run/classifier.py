@@ -25,7 +25,7 @@ from jaxft.run.scores import probabilities
 from jaxft.training import loop, mesh
 from jaxft.training.metrics import score
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength, eval_program
+from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Params
 
@@ -188,21 +188,21 @@ class Classifier:
         if not examples:
             return np.zeros((0, len(self.labels)), np.float32), data
         logits_NxC = loop.logits_of(
-            self._plan, data, self._program, self._trained, self._frozen, self._devices
+            self._loop_config, data, self._program, self._trained, self._frozen, self._devices
         )
         if not np.isfinite(logits_NxC).all():
             raise InputError("the model gives logits that are not finite; did training diverge?")
         return logits_NxC, data
 
     @cached_property
-    def _program(self) -> ByLength:
+    def _program(self) -> CompiledByLength:
         """The evaluation step; each length is compiled when it is first met."""
-        return eval_program(self._model, self._devices, self._plan.eval_batch_size)
+        return eval_program(self._model, self._devices, self._loop_config.eval_batch_size)
 
     @cached_property
-    def _plan(self) -> loop.Plan:
+    def _loop_config(self) -> loop.LoopConfig:
         settings = self.run.settings
-        return loop.Plan(
+        return loop.LoopConfig(
             batch_size=0,
             eval_batch_size=settings["eval_batch_size"],
             epochs=0,

@@ -49,11 +49,11 @@ def job_of(run: Run) -> Job | None:
     if memory.get("plan") or memory.get("device") != "cpu" or devices > 1:
         return None
     config = ConfigDict(run.results["config"])
-    architecture, fresh, num_labels = build.read_model(config, run.results["labels"])
+    architecture, newly_initialised, num_labels = build.read_model(config, run.results["labels"])
     return Job(
         architecture=architecture,
         num_labels=num_labels,
-        fresh=tuple(fresh),
+        newly_initialised=tuple(newly_initialised),
         dtype=config.model.dtype,
         remat=config.model.remat,
         method=config.method.name,

@@ -93,8 +93,11 @@ def make_jobs(
         seed_counts(config),
         words(plan.methods) or method_names(),
     )
-    architecture, fresh, num_labels = model
-    jobs = [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+    architecture, newly_initialised, num_labels = model
+    jobs = [
+        make_job(config, architecture, newly_initialised, num_labels, target, *values)
+        for values in axes
+    ]
     return [job for number, job in enumerate(jobs) if job not in jobs[:number]]
 
 
@@ -116,7 +119,7 @@ def words(values: tuple[str, ...]) -> list[str]:
 def make_job(
     config: ConfigDict,
     architecture: dict[str, Any],
-    fresh: list[str],
+    newly_initialised: list[str],
     num_labels: int,
     target: targets.Target,
     mesh: str,
@@ -140,7 +143,7 @@ def make_job(
     job = Job(
         architecture=architecture,
         num_labels=num_labels,
-        fresh=tuple(fresh),
+        newly_initialised=tuple(newly_initialised),
         dtype=dtype,
         remat=remat,
         method=method,

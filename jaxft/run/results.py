@@ -24,7 +24,7 @@ from jaxft.run.scores import test_results
 from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.selection import best_entry
 
 
@@ -107,15 +107,19 @@ def used_memory(
 
 
 def timing(
-    setup: Setup, runs: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
+    setup: Setup,
+    runs: int,
+    record: dict[str, Any],
+    run_train: CompiledByLength,
+    run_eval: CompiledByLength,
 ) -> dict[str, Any]:
     """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
 
     `train_s` is the time of all the runs that trained together; the rates are theirs together.
     """
-    plan, data = setup.plan, setup.data["train"]
+    loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
-    padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
+    padded = loop_config.batch_size * sum(train_lengths(loop_config, data, epochs))
     tokens = epochs * sum(map(len, data.ids))
     seconds = record["train_s"]
     return {

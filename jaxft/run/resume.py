@@ -57,7 +57,7 @@ def open_runs(
             trial,
             number,
             label(trial, list(workdirs)),
-            make_rates(setup.config, setup.plan, setup.data["train"], trial.learning_rate),
+            make_rates(setup.config, setup.loop_config, setup.data["train"], trial.learning_rate),
             path,
             record,
             opened[trial],

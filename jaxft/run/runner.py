@@ -34,7 +34,7 @@ from jaxft.run.write import finish
 from jaxft.training import loop
 from jaxft.training.metrics import check_metric, score
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.state import init_params
 from jaxft.training.step import Params
 from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
@@ -145,7 +145,7 @@ def train_members(
     group = Group(setup.shapes, len(members))
     evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
     last = loop.fit(
-        setup.plan,
+        setup.loop_config,
         setup.data["train"],
         run_train,
         partial(dev_scores, setup, evaluate),
@@ -175,11 +175,11 @@ def train_members(
 
 
 def logits_of(
-    setup: Setup, run_eval: ByLength, frozen: Params, runs: int, split: str, trained: Params
+    setup: Setup, run_eval: CompiledByLength, frozen: Params, runs: int, split: str, trained: Params
 ) -> np.ndarray:
     """Returns logits_SxNxC of a split, with an axis of runs even for one."""
     data = setup.data[split]
-    found = loop.logits_of(setup.plan, data, run_eval, trained, frozen, setup.devices)
+    found = loop.logits_of(setup.loop_config, data, run_eval, trained, frozen, setup.devices)
     return found.reshape(runs, *found.shape[-2:])
 
 

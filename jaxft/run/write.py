@@ -59,9 +59,9 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "columns": build.columns_of(setup.config, is_pair),
         "method": config["method"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
-        "buckets": setup.plan.buckets,
+        "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,
-        "eval_batch_size": setup.plan.eval_batch_size,
+        "eval_batch_size": setup.loop_config.eval_batch_size,
         "weights_sha256": env["weights_sha256"],
     }
     folder = workdir / build.trained_folder(setup.config.method.name)

@@ -35,7 +35,7 @@ from jaxft.training.step import eval_step, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 
-class ByLength:
+class CompiledByLength:
     """`function(*before, batch, *after)`, one executable per batch length.
 
     Attributes:
@@ -115,7 +115,7 @@ def train_program(
     seeds: int = 1,
     rates_differ: bool = False,
     objective: Objective | None = None,
-) -> ByLength:
+) -> CompiledByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
@@ -135,7 +135,7 @@ def train_program(
     if seeds > 1:
         step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))
         state, own = stacked_shapes(state, seeds), stacked_shapes(own, seeds)
-    return ByLength(
+    return CompiledByLength(
         step,
         before=(state, frozen),
         after=own,
@@ -150,7 +150,7 @@ def train_program(
     )
 
 
-def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> ByLength:
+def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> CompiledByLength:
     """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
 
     Args:
@@ -164,7 +164,7 @@ def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -
     if seeds > 1:
         step, trained = eval_steps(step), stacked_shapes(trained, seeds)
         logits = NamedSharding(mesh, PartitionSpec(SEEDS))
-    return ByLength(
+    return CompiledByLength(
         step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
     )
 

@@ -55,16 +55,16 @@ class Model:
 
 
 def build_model(
-    backbone: Backbone, fresh: list[str], method: str, options: Mapping[str, Any]
+    backbone: Backbone, newly_initialised: list[str], method: str, options: Mapping[str, Any]
 ) -> Model:
     """Returns the model of a method; computes shapes only.
 
     Args:
-      fresh: paths that the checkpoint leaves to be initialised (`jaxft.models.weights.read`).
+      newly_initialised: paths that the checkpoint lacks (`jaxft.models.weights.read`).
       options: of the method, by name.
     """
     own = backbones.parameter_shapes(backbone)
-    applied = build(method, backbone.family, own, fresh, options)
+    applied = build(method, backbone.family, own, newly_initialised, options)
     module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
     axes_of = backbone.family.axes_of
