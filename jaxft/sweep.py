@@ -20,6 +20,7 @@ from absl import flags
 
 from jaxft import cli
 from jaxft.errors import InputError
+from jaxft.hints import given
 from jaxft.sweeping.grid import Grid, Options, Outcome, listing, make_grid, run_grid, submit_grid
 from jaxft.sweeping.progress import failure_text
 
@@ -74,12 +75,15 @@ def main(argv: list[str]) -> int:
     if cli.help_asked(argv):
         print(cli.config_help(__doc__ or "", values, "tables/grid.py"))
         return 0
-    table = cli.parse_config(argv, values, new_fields=True, example="configs/tables/minilm_grid.py")
+    example = "configs/tables/minilm_grid.py"
+    table = cli.parse_config(
+        argv, values, new_fields=True, defaults="tables/grid.py", example=example
+    )
     command = shlex.join(["python", "-m", "jaxft.sweep", *argv[1:]])
     options = Options(values.launcher, values.workers, values.retries, command)
     if values.detach and values.launcher != "slurm":
         raise InputError("--detach: only with --launcher=slurm, whose jobs run without the sweep")
-    name = Path(cli.given(argv, "config").partition(":")[0]).stem
+    name = Path(given(argv, "config").partition(":")[0]).stem
     workdir = Path(values.workdir or Path("runs") / name)
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir: {workdir} is a file; expected a directory")

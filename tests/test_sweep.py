@@ -510,7 +510,10 @@ WRONG = [
     (["--config.methods=lroa"], "did you mean 'lora'"),
     (["--config.overrides.epocs=1"], "did you mean 'epochs'"),
     (["--config.overrides.optim.clp=1"], "did you mean 'optim.clip'"),
-    (["--config.overrides.optm.clip=1"], "no field 'optm'; did you mean 'optim'?"),
+    (
+        ["--config.overrides.optm.clip=1"],
+        "no field 'overrides.optm.clip'; did you mean 'optim.clip'?",
+    ),
     (["--config.overrides.batch_size=0"], "batch_size: 0; expected a whole number above 0"),
     (["--config.model.names=./no/such"], "no such directory: ./no/such"),
     (["--config.tasks=acl_sub"], "did you mean 'acl_sup"),

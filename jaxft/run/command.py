@@ -11,7 +11,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from jaxft import cli
+from jaxft import cli, hints
 from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import InputError
@@ -71,7 +71,7 @@ def join_hosts(argv: list[str]) -> list[str]:
     try:
         rest = values(argv, known_only=True)
     except flags.Error as err:
-        raise InputError(cli.flag_message(err, "")) from err
+        raise InputError(hints.flag_message(err, argv, list(values), {})) from err
     processes.start(values.distributed, values.heartbeat)
     return rest
 

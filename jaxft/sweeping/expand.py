@@ -15,9 +15,9 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from jaxft.config import check_fields, check_values, config_module, full_names
+from jaxft.config import check_fields, check_values, config_module, full_names, nearest_field
 from jaxft.data import tasks
-from jaxft.errors import InputError, check_choice, nearest
+from jaxft.errors import InputError, check_choice
 from jaxft.peft.methods import METHODS
 
 TABLE_FILE = "tables/grid.py"
@@ -115,6 +115,10 @@ def check_table(table: ConfigDict) -> None:
             "--config: this is the config of one run; a grid starts from configs/tables/grid.py, "
             "for example --config configs/tables/minilm_grid.py"
         )
+    of_runs = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    for name in table:
+        if name in of_runs and name not in defaults:
+            raise InputError(f"config.{name}: a field of a run; set config.overrides.{name}")
     closed = {name: x for name, x in table.items() if name not in OPEN}
     check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
     for name in OPEN:
@@ -244,7 +248,7 @@ def check_field(where: str, name: str, fields: Mapping[str, Any]) -> None:
     if name in AXES:
         raise InputError(f"{where}: the grid sets this field; see config.{AXES[name]}")
     if name not in fields:
-        hint = nearest(name, [*fields, *PER])
+        hint = nearest_field(name, [*fields, *PER])
         raise InputError(f"{where}: no such field of configs/base.py{hint}")
 
 
