@@ -82,13 +82,16 @@ def field_of(name: str, fields: Iterable[str]) -> str | None:
     field_of("lr", fields)             # "optim.learning_rate"
     field_of("rank", fields)           # "method.rank"
     """
-    fields = [field for field in fields if not field.startswith("memory.")]
+    fields = list(fields)
     if name in fields:
         return name
     if SYNONYMS.get(name) in fields:
         return SYNONYMS[name]
     found = [field for field in fields if field.rpartition(".")[2] == name]
-    return found[0] if len(found) == 1 else None
+    # `seeds` and `targets` are fields of a run; the planner has some of the same name.
+    of_run = [field for field in found if not field.startswith("memory.")]
+    chosen = of_run or found
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:

@@ -88,7 +88,7 @@ def to_examples_of(texts: Sequence[Text], settings: Mapping[str, Any]) -> tuple[
     expected = "a pair (text, text)" if settings["pair"] else "a text"
     examples = []
     for number, text in enumerate(texts):
-        parts: tuple[Any, ...] = (text,) if isinstance(text, str) else tuple(text)
+        parts: tuple[Any, ...] = tuple(text) if isinstance(text, tuple | list) else (text,)
         fits = len(parts) == 1 + bool(settings["pair"])
         if not fits or not all(isinstance(part, str) for part in parts):
             raise InputError(f"texts[{number}]: {text!r}; expected {expected}, as the run takes")
