@@ -30,7 +30,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxft.config import check_fields, check_values, config_module, set_fields
+from jaxft.config import check_fields, check_values, config_module, flags_of, set_fields
 from jaxft.errors import InputError
 from jaxft.reporting import bars, footprint
 from jaxft.reporting.report import RunReport, make_report
@@ -118,10 +118,11 @@ def finetune(
     Raises:
       InputError: a field, the data or the model is not valid.
     """
-    runs = finetune_many(task, model, method, workdir=workdir, verbose=verbose, **fields)
-    if len(runs) > 1:
-        raise InputError(f"finetune: {len(runs)} runs; expected one, see jaxft.finetune_many")
-    return runs[0]
+    config = make_config(task, model, method, fields)
+    number = len(trials(config))
+    if number > 1:
+        raise InputError(f"finetune: {number} runs; expected one, see jaxft.finetune_many")
+    return train(config, workdir, verbose)[0]
 
 
 def finetune_many(
@@ -141,12 +142,7 @@ def finetune_many(
     Returns:
       a run for each seed with each learning rate.
     """
-    config = make_config(task, model, method, fields)
-    path = Path(workdir) if workdir is not None else None
-    directories = [directory(config, path, trial) for trial in trials(config)]
-    with output(verbose):
-        run(config, path, False, ["train"])
-    return [Run(one) for one in directories]
+    return train(make_config(task, model, method, fields), workdir, verbose)
 
 
 def plan(
@@ -225,6 +221,18 @@ def run_grid(
     with output(verbose):
         runs = grid.make_grid(config, Path(workdir))
         return grid.run_grid(runs, grid.Options("local", workers, retries))
+
+
+def train(config: ConfigDict, workdir: str | PathLike[str] | None, verbose: bool) -> list[Run]:
+    """Trains the runs of a config and returns them; each records the command that repeats it."""
+    path = Path(workdir) if workdir is not None else None
+    place = [] if path is None else [f"--workdir={path}"]
+    seed = f"--config.seed={config.seed}"
+    argv = ["train", "--config=configs/base.py", *flags_of(config), seed, *place]
+    directories = [directory(config, path, trial) for trial in trials(config)]
+    with output(verbose):
+        run(config, path, False, argv)
+    return [Run(one) for one in directories]
 
 
 def make_config(task: str, model: str, method: str, fields: dict[str, Any]) -> ConfigDict:

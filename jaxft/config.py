@@ -230,6 +230,21 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
+def flags_of(config: ConfigDict) -> list[str]:
+    """Returns the flags that turn configs/base.py into this config.
+
+    flags_of(config)        # ["--config.epochs=8", "--config.optim.learning_rate=0.0003"]
+
+    Without the seed and config.memory.
+    """
+    base = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    return [
+        f"--config.{name}={value if isinstance(value, str) else repr(value)}"
+        for name, value in flatten_dict(config.to_dict(), sep=".").items()
+        if value != base[name] and name != "seed" and not name.startswith("memory.")
+    ]
+
+
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns what of config.json makes a run another run.
 

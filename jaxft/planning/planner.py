@@ -43,7 +43,7 @@ from jaxft.training.trials import train_steps
 Row = dict[str, Any]
 
 # The modules that a plan comes from, and the variables by which compilers are set.
-COUNTED = ("planning/*.py", "models/*.py", "peft/*.py", "training/*.py")
+COUNTED = tuple(f"{package}/**/*.py" for package in ("planning", "models", "peft", "training"))
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 # Whose versions the compiled program depends on; those not installed are left out.

@@ -259,16 +259,3 @@ def fitting(value: Any, default: Any) -> Any:
     if isinstance(default, float) and type(value) is int:
         return float(value)
     return str(value) if isinstance(default, str) and isinstance(value, int | float) else value
-
-
-def flags_of(config: ConfigDict) -> list[str]:
-    """Returns the flags that turn configs/base.py into this config.
-
-    Without the seed and config.memory.
-    """
-    base = flatten_dict(config_module().get_config().to_dict(), sep=".")
-    return [
-        f"--config.{name}={value if isinstance(value, str) else repr(value)}"
-        for name, value in flatten_dict(config.to_dict(), sep=".").items()
-        if value != base[name] and name != "seed" and not name.startswith("memory.")
-    ]

@@ -29,10 +29,10 @@ from typing import Any
 from filelock import AcquireReturnProxy, Timeout
 
 from jaxft import locks
-from jaxft.config import default_workdir, identity, to_json
+from jaxft.config import default_workdir, flags_of, identity, to_json
 from jaxft.io import read_json, write_json
 from jaxft.run.trials import are_together
-from jaxft.sweeping.expand import Setting, flags_of
+from jaxft.sweeping.expand import Setting
 
 # Exit code of a process that found the run claimed; EX_UNAVAILABLE of sysexits.h. Not 75, with
 # which jaxft.train exits if another process of its run was lost.

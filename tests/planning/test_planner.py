@@ -178,6 +178,14 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
     assert cache_key(job) not in keys
 
 
+def test_every_module_that_a_figure_comes_from_is_part_of_the_key() -> None:
+    package = Path(planner.__file__).parents[1]
+    counted = {path for pattern in planner.COUNTED for path in package.glob(pattern)}
+    wanted = {p for name in ("planning", "training") for p in (package / name).rglob("*.py")}
+    assert package / "planning" / "compiled.py" in wanted  # the peak and the operations
+    assert wanted <= counted
+
+
 def test_a_runs_own_program_is_planned_and_left_compiled(
     tiny_roberta_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from configs.tables import grid
 from jaxft import cli
-from jaxft.config import config_module
+from jaxft.config import config_module, flags_of
 from jaxft.errors import InputError
-from jaxft.sweeping.expand import Setting, expand, flags_of
+from jaxft.sweeping.expand import Setting, expand
 
 TABLES = ("minilm_grid", "course_full", "course_adapters", "few_shot")
 ROOT = Path(__file__).parents[2]
