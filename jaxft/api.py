@@ -47,7 +47,7 @@ class Run:
     """A finished run.
 
     Attributes:
-      directory: everything that it left; README.md in it is its model card.
+      directory: all of its files; README.md is its model card.
     """
 
     directory: Path
@@ -65,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What training steps need, without running them.
+    """The memory of training steps, compiled but not run.
 
     Attributes:
       rows: one for each method and device: `compiled` and `breakdown` (bytes on one device),
@@ -109,7 +109,7 @@ def finetune(
     Args:
       task: such as "acl_sup", or "custom" with `data_dir`-like fields (`dir="reviews"`).
       model: a name on the hub, a directory, or "minilm".
-      method: of fine-tuning; its learning rate is the one that suits it, unless given.
+      method: of fine-tuning. Its default learning rate is used unless one is given.
       workdir: the run directory; None names it by the config, under `runs/`.
       verbose: whether to print what `python -m jaxft.train` prints.
       **fields: of the config, by their names in configs/base.py: `epochs=8`, `rank=16`,
@@ -154,7 +154,7 @@ def plan(
     verbose: bool = False,
     **fields: Any,
 ) -> Plan:
-    """Compiles the training step of a model for devices that need not be there.
+    """Compiles the training step of a model for devices that need not be present.
 
     Args:
       model: a well-known name such as "roberta-base", or as `finetune` takes it.
@@ -247,7 +247,7 @@ def make_config(task: str, model: str, method: str, fields: dict[str, Any]) -> C
 
 @contextlib.contextmanager
 def output(verbose: bool) -> Any:
-    """Keeps what the commands print from a caller who did not ask for it."""
+    """Suppresses the output of the commands unless `verbose`."""
     if verbose:
         yield
         return

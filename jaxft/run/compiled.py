@@ -1,8 +1,8 @@
-"""The compiled programs of a run: its training step and its evaluation, for every length it meets.
+"""The compiled programs of a run: its training and evaluation steps, for every batch length.
 
 programs = compile_programs(setup, runs=3)      # of three runs that train together
 programs.train(state, frozen, batch, keys)
-programs.alone["compiled"]["peak"]              # what a step of one of these runs needs alone
+programs.alone["compiled"]["peak"]              # the step of one run alone
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ from jaxft.training.programs import CompiledByLength, eval_program, train_progra
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiled steps of so many runs.
+    """The compiled steps of the runs that train together.
 
     Attributes:
-      alone: what a step of one of these runs alone needs, results.json's `memory.plan`.
+      alone: the memory of the step of one run alone, `memory.plan` in results.json.
     """
 
     train: CompiledByLength
@@ -38,7 +38,7 @@ class Programs:
 
 
 def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLength]:
-    """Returns the training and the evaluation step of so many runs; compiles nothing."""
+    """Returns the training and the evaluation step of `runs` runs; compiles nothing."""
     model, loop_config = setup.parts.model, setup.loop_config
     run_train = train_program(
         model,
@@ -54,7 +54,7 @@ def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLengt
 
 
 def compile_programs(setup: Setup, runs: int) -> Programs:
-    """Returns the two programs, compiled for every length that a run meets."""
+    """Returns the two programs, compiled for every batch length of the run."""
     run_train, run_eval = programs(setup, runs)
     alone = plan_alone(setup, run_train if runs == 1 else None)
     run_train.compile_all(
@@ -71,10 +71,10 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
 def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, Any] | None:
     """Returns the planner's row of one run alone, at the length that needs the most memory.
 
-    None for a run of several processes: what one of them has in its cache the others may not.
+    None for a run of several processes, because their plan caches may differ.
 
     Args:
-      run_train: the step of one run, if that is what trains here; the planner compiles it then.
+      run_train: the step of one run, if only one trains; the planner then compiles it for both.
     """
     if processes.count() > 1:
         return None
@@ -103,7 +103,7 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
 
 
 def train_lengths(loop_config: loop.LoopConfig, data: Encoded, epochs: int) -> list[int]:
-    """The padded lengths of all batches of the first epochs: those of any seed."""
+    """The padded lengths of all batches of the first epochs; they are the same for any seed."""
     return [
         slot.length
         for epoch in range(epochs)
@@ -120,7 +120,7 @@ def eval_lengths(loop_config: loop.LoopConfig, data: Encoded) -> list[int]:
 
 
 def show_compiled(setup: Setup, runs: int) -> int:
-    """Compiles the longest step of so many runs, prints what it needs; returns the exit code."""
+    """Compiles the longest step of `runs` runs, prints its memory and returns the exit code."""
     run_train, length = programs(setup, runs)[0], max(setup.loop_config.buckets)
     executable = run_train.compile(length)
     sizes = compiled_bytes(executable)

@@ -6,6 +6,11 @@
 
 A process runs one bundle and ends, so that its memory figures belong to that bundle. All processes
 are forked from a server that has imported the modules they need.
+
+Why not submitit, as in `jaxft.sweeping.slurm`: its local executor starts two new Python processes
+for each job, and imports take half the time of a small run. It gives every job the same GPUs, knows
+no TPU chips and no shares of the cores, does not try a failed job again, and has no lock to tell a
+second sweep that a worker outlived its killed controller. docs/results/kill_trial.md tests these.
 """
 
 import multiprocessing

@@ -95,11 +95,11 @@ class Step(NamedTuple):
 
 @dataclass
 class Member:
-    """One of the runs: what it has come to, and where that is written down.
+    """One of the runs that train together: its record, and the files that it writes.
 
     Attributes:
       number: its place among the runs of a command that may train together.
-      label: what its lines begin with, where several runs print some.
+      label: the prefix of its printed lines, if several runs print.
       schedule: update -> its learning rate, for the log.
       record: `new_record()`, or the one restored with the state; every finished epoch adds
         `{"epoch", "step", "train_loss", "dev"}` to its history. `diverged` is None, or says where
@@ -117,9 +117,10 @@ class Member:
 
 
 def new_record() -> dict[str, Any]:
-    """What is saved beside the state.
+    """Returns an empty record, which is saved together with the state.
 
-    Finished epochs, the running epoch's losses, seconds, and where the run became non-finite.
+    It has the finished epochs, the running epoch's losses, the seconds of training, and where the
+    run became non-finite.
     """
     return {"history": [], "losses": [], "train_s": 0.0, "diverged": None}
 
@@ -139,17 +140,17 @@ def fit(
     until: int | None = None,
     after_steps: Callable[[], None] = lambda: None,
 ) -> State:
-    """Trains from `state` to the last epoch, or to an early stop, and returns the last state.
+    """Trains from `state` to the last epoch or to an early stop; returns the last state.
 
     A run stops early by its patience, or at the end of the epoch in which its loss or its dev
     logits became NaN or infinite. Runs that train together stop when all of them would.
 
     Args:
       run_train: `(state, frozen, batch, *own) -> (state, metrics)`, compiled by length.
-      dev_scores: the scores of the dev split under some trained leaves, of each member.
-      members: one for each run of the group; their records are brought up to date.
+      dev_scores: trained leaves -> the scores of the dev split, for each member.
+      members: one for each run of the group; their records are updated.
       own: the dropout keys, and the learning rates if they differ.
-      until: the step to stop at, saved; None trains all epochs.
+      until: the step to save and stop at; None trains all epochs.
       after_steps: called at the end of an epoch's steps, before the dev split is scored.
 
     Raises:
@@ -171,7 +172,9 @@ def fit(
                 done += 1
                 pending.append(Step(done, epoch + 1, done - epoch * per_epoch, batches, metrics))
                 is_last = done == (epoch + 1) * per_epoch
-                stop = stop_asked(received, done)  # once a step: a signal may come at any line
+                stop = stop_asked(
+                    received, done
+                )  # asked once per step: a signal may come at any line
                 pause = stop or done == end
                 if is_last or pause or done % LOG_EVERY == 0 or due(done, config.save_every):
                     # Reading a metric waits for the device, so several steps are read at once.
@@ -261,7 +264,7 @@ def save(config: LoopConfig, group: Group, members: Sequence[Member], state: Sta
 
 
 def stop_asked(received: list[int], step: int) -> bool:
-    """Whether to stop behind this step; of several processes, all at the same."""
+    """Whether to stop after this step; all processes of a run get the same answer."""
     return processes.preempted(step) if processes.count() > 1 else bool(received)
 
 
@@ -301,7 +304,7 @@ def logits_of(
 ) -> np.ndarray:
     """Returns logits_NxC (float32) in the order of the examples; padding rows are dropped.
 
-    Of several seeds' trained leaves, logits_SxNxC.
+    With the trained leaves of several seeds, logits_SxNxC.
     """
     parts = []
     order = eval_order(data.lengths, config.buckets, config.eval_batch_size)
@@ -316,7 +319,9 @@ def logits_of(
 def device_batch(
     data: Encoded, indices: Sequence[BatchIndices], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Returns a batch on the devices, stacked if there are several; each process makes its part."""
+    """Returns the batches on the devices, stacked if there are several; each process makes its
+    part.
+    """
     rows, stacked = padded_rows(mesh, batch_size), len(indices) > 1
     sharding = by_row(mesh, stacked)
     shape = (len(indices), rows) if stacked else (rows,)
@@ -339,7 +344,7 @@ def due(step: int, every: int) -> bool:
 
 
 def progress_bar(total: int, initial: int) -> tqdm:
-    """A bar with examples/s and the time left; none where nobody watches (disable=None)."""
+    """A bar with examples/s and the time left, only on a terminal (disable=None)."""
     return tqdm(
         total=total,
         initial=initial,
@@ -354,7 +359,8 @@ def progress_bar(total: int, initial: int) -> tqdm:
 def catch_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first.
 
-    Of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT becomes one.
+    In a run of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT is
+    turned into SIGTERM.
     """
     received: list[int] = []
     if processes.count() == 1:
