@@ -27,6 +27,7 @@ from jaxft.distributed import processes
 from jaxft.io import replace_text
 
 Setting = str | float | bool
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d+(?:\.\d{6})?)\.")  # the seconds of its beginning
 
 
 class RunLog:
@@ -116,9 +117,7 @@ class EventFile:
         """Opens a file that is read after those there are."""
         directory.mkdir(exist_ok=True)
         # TensorBoard reads by name, and the clock of an earlier host may have been ahead.
-        found = [
-            re.match(r"events\.out\.tfevents\.([0-9.]+)\.", p.name) for p in directory.iterdir()
-        ]
+        found = [EVENTS.match(path.name) for path in directory.iterdir()]
         seconds = max([time.time(), *(float(name[1]) + 0.001 for name in found if name)])
         name = f"events.out.tfevents.{seconds:.6f}.{socket.gethostname()}"
         self._records = RecordWriter((directory / name).open("xb"))
