@@ -7,6 +7,7 @@ with RunLog(workdir, resume_step=120) as log:
 
 import json
 import math
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from jaxft.distributed import processes
 from jaxft.io import replace_text
 
 Setting = str | float | bool
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d+(?:\.\d{6})?)\.")  # the seconds of its beginning
 
 
 class RunLog:
@@ -114,7 +116,10 @@ class EventFile:
     def __init__(self, directory: Path) -> None:
         """Opens a file that is read after the existing ones."""
         directory.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        # TensorBoard reads by name, and the clock of an earlier host may have been ahead.
+        found = [EVENTS.match(path.name) for path in directory.iterdir()]
+        seconds = max([time.time(), *(float(name[1]) + 0.001 for name in found if name)])
+        name = f"events.out.tfevents.{seconds:.6f}.{socket.gethostname()}"
         self._records = RecordWriter((directory / name).open("xb"))
         self._append(Event(file_version="brain.Event:2"))
 
