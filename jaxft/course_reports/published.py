@@ -7,7 +7,7 @@ figures by task, means over five seeds; B and C say in words how adapters compar
 fine-tuning; A has none. Figures are as printed, remarks are ours.
 """
 
-from jaxft.reporting.beside import PublishedRow, Reference
+from jaxft.reporting.reference import PublishedRow, Reference
 from jaxft.reporting.stats import Spread
 
 SEEDS = 5

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from jaxft.reporting.against_full import Comparison, compare
 from jaxft.reporting.aggregate import RunGroup, name_of, one_model, origin
-from jaxft.reporting.beside import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.costs import memory_table, together_table
 from jaxft.reporting.doubts import task_notes
 from jaxft.reporting.facts import majority_name, majority_scores, unseen_in
 from jaxft.reporting.formats import NONE, counted
 from jaxft.reporting.measures import doubt_text, over
+from jaxft.reporting.reference import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import spread
 from jaxft.reporting.table import (

@@ -38,14 +38,14 @@ class Launcher(Protocol):
 
     description: str
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Returns how many bundles can be started now."""
 
     def running(self) -> list[Bundle]:
         """Returns the bundles that have been started and that `ended` has not returned yet."""
 
     def start(self, bundles: Sequence[Bundle]) -> None:
-        """Starts bundles; there must be room."""
+        """Starts bundles; there must be capacity."""
 
     def ended(self, timeout: float) -> list[Bundle]:
         """Returns the bundles that have ended, after waiting `timeout` seconds at most."""
@@ -93,7 +93,7 @@ def run_all(
                 break
             free = [run for run in runs if is_free(run, progress)]
             due = due_bundles(free, tries, retries, not_before)
-            starting = due[: launcher.room()]
+            starting = due[: launcher.capacity()]
             steps |= {c.name: last_step(workdir, c.name) for bundle in starting for c in bundle}
             launcher.start(starting)
             for bundle in launcher.ended(POLL_S):
