@@ -274,9 +274,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def variant_names(members: Mapping[Hashable, Sequence[Run]]) -> dict[Hashable, str]:
-    """Returns for each group the fields that distinguish it from others of its task, model and
-    method.
-    """
+    """Returns for each group the fields that distinguish it within its task, model and method."""
     families: dict[tuple[str, ...], list[Hashable]] = {}
     for key, runs in members.items():
         run = runs[0].results

@@ -1,8 +1,8 @@
 """Learning curves of groups: the mean over seeds as a line, one standard deviation as a band.
 
 figure = panel(groups, "dev macro-F1", styles(groups))
-to_svg(figure)                       # a separate file inline_svg(figure, prefix="acl-1")   # for a
-page: it takes the colour of the text around it
+to_svg(figure)                       # a separate file
+inline_svg(figure, prefix="acl-1")   # for a page: it takes the colour of the text around it
 """
 
 import io
