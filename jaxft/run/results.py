@@ -111,13 +111,14 @@ def timing(
 ) -> dict[str, Any]:
     """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
 
-    `train_s` is the time of all the runs that trained together; the rates are theirs together.
+    `train_s` is the time of all the runs that trained together; the rates are theirs together. Of
+    a run that took some of its steps with fewer others, it is as if all had been like its own.
     """
     plan, data = setup.plan, setup.data["train"]
     epochs = len(record["history"])
     padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
     tokens = epochs * sum(map(len, data.ids))
-    seconds = record["train_s"]
+    seconds = runs * loop.own_seconds(record, runs)
     return {
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,
