@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
 
-# The files of configs/: inside the package where jaxft was installed from a wheel, beside it in a
+# The files of configs/: inside the package if jaxft was installed from a wheel, next to it in a
 # clone.
 PACKAGED = Path(__file__).parent / "configs"
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -103,10 +103,7 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
       InputError: no field has the name, or several have.
     """
     values = flatten_dict(config.to_dict(), sep=".")
-    for name, value in given.items():
-        field = name if name in values else field_of(name, values)
-        if field is None:
-            raise InputError(f"{name}: no such field{nearest_field(name, values)}")
+    for field, value in full_names(given, values).items():
         default = values[field]
         if isinstance(default, tuple):
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -116,6 +113,24 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{field}: {value!r}; expected {type(default).__name__}, for example {default!r}"
             ) from err
+
+
+def full_names(given: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """Returns values by the full names of their fields.
+
+    full_names({"rank": 16}, fields)        # {"method.rank": 16}
+
+    Raises:
+      InputError: no field has the name, or several have.
+    """
+    fields = list(fields)
+    found = {}
+    for name, value in given.items():
+        field = name if name in fields else field_of(name, fields)
+        if field is None:
+            raise InputError(f"{name}: no such field{nearest_field(name, fields)}")
+        found[field] = value
+    return found
 
 
 def nearest_field(name: str, fields: Iterable[str]) -> str:
@@ -164,11 +179,11 @@ def is_rate(value: Any) -> bool:
 
 
 def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]], bool]:
-    """Returns whether all values are valid, and none stands twice."""
+    """Returns whether all values are valid and different."""
     return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
 
 
-# Fields that came after the first runs, with the value that changes nothing.
+# Fields that were added after the first runs, with the values that change nothing.
 ADDED = {"metric": "macro_f1", "class_weights": "", "label_smoothing": 0.0}
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
@@ -209,7 +224,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """What of a config determines a run, as JSON would give it back: tuples are lists."""
+    """The fields of a config that determine a run, as JSON would return them: tuples are lists."""
     fields = config.to_dict()
     del fields["memory"]  # what the planner compiles
     return json.loads(json.dumps(fields))
@@ -231,14 +246,14 @@ def flags_of(config: ConfigDict) -> list[str]:
 
 
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns what of config.json makes a run another run.
+    """Returns the fields of config.json that identify a run.
 
-    All but the devices it runs on and the seeds and learning rates it trains beside. The names of
-    splits count where there are any: runs from before that field are the same runs.
+    Left out are the devices that it runs on and the other seeds and learning rates. The names of
+    splits count only if they are set, so that runs from before that field keep their identity.
     """
     others = ("mesh", "seeds", "together")
     kept = {name: value for name, value in fields.items() if name not in others}
-    # A run of an older jaxft is the same run as long as the newer fields change nothing.
+    # A run of an older jaxft keeps its identity as long as the newer fields change nothing.
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
     data = dict(fields.get("data", {}))
@@ -248,7 +263,7 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_digest(config: ConfigDict) -> str:
-    """sha256 over what makes a run another run."""
+    """sha256 over the fields that identify a run."""
     return hashlib.sha256(
         json.dumps(identity(to_json(config)), sort_keys=True).encode()
     ).hexdigest()

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import jaxft
 from jaxft.api import make_config
+from jaxft.io import read_json
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "jaxft" / "data" / "samples"
@@ -255,6 +256,63 @@ def test_a_plan_is_shown_as_the_command_shows_it(plan: jaxft.Plan, tmp_path: Pat
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(jaxft.InputError, match=r"'h101'.*did you mean"):
         jaxft.plan("roberta-base", "lora", target="h101")
+
+
+# ---------------------------------------------------------------- compare and run_grid
+
+
+def test_compare_reports_on_the_runs_in_a_folder(run: jaxft.Run, tmp_path: Path) -> None:
+    with printed_nothing():
+        report = jaxft.compare(run.directory)
+        page = report.write(tmp_path / "report")
+    (group,) = report.groups
+    assert [one.directory for one in group.runs] == [run.directory]
+    assert f"{100 * run.results['test']['accuracy']:.1f}" in report.text()
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    with pytest.raises(jaxft.InputError, match="contains no run"):
+        jaxft.compare(tmp_path)
+
+
+def test_a_grid_runs_once_and_its_rows_are_the_means_over_seeds(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    axes = (["acl_fs"], [str(tiny_checkpoint)], ["head"])
+    with printed_nothing():
+        outcome = jaxft.run_grid(*axes, seeds=(0, 1), workdir=tmp_path, few_shot=8, **SMALL)
+    assert not outcome.failures
+    (row,) = outcome.rows
+    accuracies = [
+        read_json(tmp_path / one["directory"] / "results.json")["test"]["accuracy"]
+        for one in row["runs"]
+    ]
+    assert row["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert "head" in outcome.table()
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/DONE")}
+    assert len(done) == 2
+    again = jaxft.run_grid(*axes, seeds=(0, 1), workdir=tmp_path, few_shot=8, **SMALL)
+    assert again.rows == outcome.rows
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/DONE")} == done
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epocs": 1}, "epocs: no such field; did you mean 'epochs'?"),
+        ({"seed": 1}, "seed: the grid sets this field; see config.seeds"),
+        ({"methods": "lora"}, "methods: 'lora'; expected a list, such as ['lora']"),
+        ({"methods": ["lroa"]}, "did you mean 'lora'?"),
+        ({"workers": -1}, "--workers: -1; expected 0 or more"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_is_written(
+    wrong: dict[str, Any], message: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    axes: dict[str, Any] = {"tasks": ["acl_sup"], "models": [str(tiny_checkpoint)]}
+    given = {**axes, "methods": ["head"], **SMALL, **wrong}
+    with pytest.raises(jaxft.InputError) as caught:
+        jaxft.run_grid(workdir=tmp_path / "grid", **given)
+    assert message in str(caught.value)
+    assert not (tmp_path / "grid").exists()
 
 
 def test_the_public_names_are_what_the_package_lists() -> None:

@@ -21,8 +21,8 @@ from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog, read_log
 from jaxft.training.loop import (
     InterruptedRunError,
+    LoopConfig,
     Member,
-    Plan,
     add_share,
     fit,
     logits_of,
@@ -38,7 +38,7 @@ from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial
 
-PLAN = Plan(
+PLAN = LoopConfig(
     batch_size=4,
     eval_batch_size=4,
     epochs=3,
@@ -171,7 +171,7 @@ class Run:
     def __call__(
         self,
         workdir: Path,
-        plan: Plan = PLAN,
+        plan: LoopConfig = PLAN,
         run_train: Callable[..., Any] | None = None,
         dev_scores: Callable[[Any], dict[str, Any]] | None = None,
         seed: int = SEED,
