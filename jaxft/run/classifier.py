@@ -78,18 +78,23 @@ def load_parts(run: TrainedRun) -> build.Parts:
       InputError: the backbone is not the one that the run was trained on.
     """
     labels, settings = run.settings["labels"], run.settings
-    if (run.folder / "config.json").is_file():  # a whole model
+    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
+    if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
+        check_digests(run.folder, known, build.description_digests(run.folder))
         return build.load_parts(run.config, labels, run.folder, trained=True)
     parts = build.load_parts(run.config, labels)
-    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
-    digests = build.model_digests(parts.directory)
-    changed = [name for name, digest in known.items() if digests[name] != digest]
+    check_digests(parts.directory, known, build.model_digests(parts.directory))
+    return parts
+
+
+def check_digests(directory: Path, known: dict[str, str], found: dict[str, str]) -> None:
+    """Raises InputError unless a model's files are those that the run was trained with."""
+    changed = [name for name in found if name in known and known[name] != found[name]]
     if changed:
         raise InputError(
-            f"{parts.directory}: not the model that the run was trained on: "
+            f"{directory}: not the model that the run was trained on: "
             f"{' and '.join(changed)} changed since"
         )
-    return parts
 
 
 class Prediction(NamedTuple):
