@@ -29,8 +29,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.columns = ConfigDict()  # task "custom": what the columns are called
     config.data.columns.text = "text"  # the text, or the first of a pair
     config.data.columns.pair = ""  # the second text of a pair; "" for single texts
-    config.data.columns.label = "label"  # a name, or a place among data.labels, from 0
+    config.data.columns.label = "label"  # a name, a place among data.labels, a list, a number
     config.data.columns.id = ""  # "" numbers the examples by line
+    config.data.label_separator = ""  # task "custom": between several labels of a CSV, e.g. ";"
     config.data.splits = ConfigDict()  # task "custom": what the splits are called; "": as usual
     config.data.splits.train = ""  # a split of the hub, or the name of a file without its ending
     config.data.splits.dev = ""  # usually dev, validation, valid or val; without one: held out
@@ -69,7 +70,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds = ()  # several runs in one, e.g. (1, 2, 3); () is seed alone
     config.together = "auto"  # auto | on | off: whether several runs take their steps at once
     config.select = "best"  # best (on dev) | last: the epoch whose test result counts
-    config.metric = "macro_f1"  # of best and patience: macro_f1 | accuracy | mcc | loss | ...
+    config.objective = (
+        "auto"  # auto (by the task or data) | single_label | multi_label | regression
+    )
+    config.metric = "auto"  # of best and patience: macro_f1 | accuracy | mcc | pearson | loss | ...
     config.class_weights = ""  # on the loss: "balanced", or a number a class, e.g. "1,2.5,1"
     config.label_smoothing = 0.0  # share of the target spread over all classes
     config.patience = 0  # epochs without a better dev score before stopping; 0: never

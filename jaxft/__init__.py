@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft.api import Plan, Run, finetune, finetune_many, load, plan
     from jaxft.errors import InputError
-    from jaxft.run.classifier import Classifier, Prediction
+    from jaxft.run.classifier import Classifier
+    from jaxft.training.objectives import MultiLabelPrediction, Prediction, ValuePrediction
 
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "InputError",
+    "MultiLabelPrediction",
     "Plan",
     "Prediction",
     "Run",
+    "ValuePrediction",
     "__version__",
     "finetune",
     "finetune_many",
@@ -36,7 +39,9 @@ __all__ = [
 # Imported when they are first used: `import jaxft` takes no JAX and no time.
 MODULES = {
     "Classifier": "jaxft.run.classifier",
-    "Prediction": "jaxft.run.classifier",
+    "MultiLabelPrediction": "jaxft.training.objectives",
+    "Prediction": "jaxft.training.objectives",
+    "ValuePrediction": "jaxft.training.objectives",
     "InputError": "jaxft.errors",
 }
 

@@ -35,6 +35,7 @@ from jaxft.reporting.schema import Memory, Run, RunResults, read_run
 from jaxft.reporting.summary import Report, Section, summarize
 from jaxft.run import build
 from jaxft.training.mesh import axis_sizes
+from jaxft.training.objectives import OBJECTIVES
 
 
 def run(directories: Sequence[Path], output: Path, plan: bool, argv: Sequence[str]) -> int:
@@ -95,10 +96,15 @@ def job_of(run: Run) -> Job | None:
     if memory.get("plan") or memory.get("device") != "cpu" or devices > 1:
         return None
     config = ConfigDict(run.results["config"])
-    architecture, fresh, num_labels = build.read_model(config, run.results["labels"])
+    name = run.results.get("objective", "single_label")
+    if name not in OBJECTIVES:
+        return None
+    labels = run.results["labels"]
+    architecture, fresh, num_labels = build.read_model(config, labels, OBJECTIVES[name])
     return Job(
         architecture=architecture,
         num_labels=num_labels,
+        objective=name,
         fresh=tuple(fresh),
         dtype=config.model.dtype,
         remat=config.model.remat,

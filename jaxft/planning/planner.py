@@ -31,6 +31,7 @@ from jaxft.planning.collectives import collectives, moved_bytes
 from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
+from jaxft.training import objectives
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import count
@@ -43,7 +44,7 @@ from jaxft.training.trials import train_steps
 Row = dict[str, Any]
 
 # The modules that a plan comes from, and the variables by which compilers are set.
-COUNTED = ("planning/*.py", "models/*.py", "peft/*.py", "training/*.py")
+COUNTED = ("planning/*.py", "models/*.py", "peft/*.py", "training/*.py", "training/*/*.py")
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 # Whose versions the compiled program depends on; those not installed are left out.
@@ -63,7 +64,9 @@ class Job:
       length: tokens a text is padded to.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
       seeds: how many train together (`jaxft.training.trials`).
+      num_labels: the number of logits.
       steps: how many steps to run on the present device, to measure; 0 compiles only.
+      objective: its loss is compiled, without class weights and label smoothing.
     """
 
     architecture: dict[str, Any]
@@ -81,6 +84,7 @@ class Job:
     mesh: dict[str, int]
     seeds: int = 1
     steps: int = 0
+    objective: str = "single_label"
 
 
 def plan(job: Job, program: ByLength | None = None) -> Row:
@@ -114,8 +118,16 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
     has_norm = job.clip > 0
+    objective = objectives.find(job.objective)
     program = program or train_program(
-        model, optimizer, mesh, job.batch_size, log_norm=has_norm, seeds=job.seeds
+        model,
+        optimizer,
+        mesh,
+        job.batch_size,
+        log_norm=has_norm,
+        seeds=job.seeds,
+        losses=objective.losses,
+        target=objective.target(job.num_labels),
     )
     shapes = program.shapes(job.length)
     state, frozen, *_ = shapes
@@ -124,7 +136,7 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
     # The same step without a mesh: the present backend knows nothing of another's devices.
-    one = partial(train_step, model.forward, optimizer, log_norm=has_norm)
+    one = partial(train_step, model.forward, optimizer, log_norm=has_norm, losses=objective.losses)
     undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {

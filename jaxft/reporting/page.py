@@ -15,12 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxft.reporting import bars, curves
 from jaxft.reporting.aggregate import Cell
-from jaxft.reporting.facts import majority_scores
+from jaxft.reporting.facts import baseline_scores, figure_of, main_metric, metrics, shown_metrics
 from jaxft.reporting.formats import NONE, human_bytes, shorten
 from jaxft.reporting.pictures import by_model, confusion, plan_rows
 from jaxft.reporting.plans import peak, title_of
 from jaxft.reporting.schema import PlanRow
-from jaxft.reporting.summary import TERMS, Report, Section
+from jaxft.reporting.summary import Report, Section
 
 LABEL_WIDTH = 26
 STRIP = 120  # units across a strip of dots
@@ -44,7 +44,7 @@ def page(report: Report, cells: Sequence[Cell]) -> str:
         for number, section in enumerate(report.sections)
     ]
     template = environment.get_template("page.html")
-    return template.render(report=report, sections=sections, terms=TERMS) + "\n"
+    return template.render(report=report, sections=sections, terms=report.terms) + "\n"
 
 
 def group_view(cells: Sequence[Cell], looks: curves.Looks, prefix: str) -> Mapping[str, Any]:
@@ -54,7 +54,8 @@ def group_view(cells: Sequence[Cell], looks: curves.Looks, prefix: str) -> Mappi
         "model": cells[0].model,
         "looks": [{"label": cell.label, "colour": looks[cell.label][0]} for cell in cells],
         "curves": [
-            curve(cells, name, looks, f"{prefix}p{i}") for i, name in enumerate(curves.PANELS)
+            curve(cells, name, looks, f"{prefix}p{i}")
+            for i, name in enumerate(curves.panels_of(shown_metrics(cells[0].first)))
         ],
         "matrices": [matrix for cell in cells if (matrix := matrix_view(cell))],
         "kinds": [
@@ -75,10 +76,14 @@ def curve(cells: Sequence[Cell], name: str, looks: curves.Looks, prefix: str) ->
 
 
 def strips(section: Section) -> Mapping[str, Any]:
-    """A row of dots for each row of the task's table, the majority's last, on one scale."""
-    shares = [[run.results["test"]["macro_f1"] for run in cell.runs] for cell in section.cells]
-    majority = majority_scores(section.cells[0].first["test"])["macro_f1"]
-    every = [x for x in [*chain(*shares), majority] if x is not None]
+    """A row of dots for each row of the task's table, the baseline's last, on one scale."""
+    first = section.cells[0].first
+    name = main_metric(first)
+    metric = metrics(first)[name]
+    scale = 100 if metric.is_share else 1
+    shares = [[figure_of(run.results["test"], name) for run in cell.runs] for cell in section.cells]
+    floor = figure_of(baseline_scores(first["test"]), name)
+    every = [x for x in [*chain(*shares), floor] if x is not None]
     low, high = min(every, default=0.0), max(every, default=1.0)
 
     def place(share: float) -> float:
@@ -87,17 +92,18 @@ def strips(section: Section) -> Mapping[str, Any]:
 
     def view(row: Sequence[float | None]) -> Mapping[str, Any]:
         known = [x for x in row if x is not None]
-        says = ", ".join(f"{100 * x:.1f}" for x in known) or NONE
+        says = ", ".join(f"{scale * x:.1f}" for x in known) or NONE
         return {
             "seeds": [place(x) for x in known],
-            "majority": None if majority is None else place(majority),
+            "majority": None if floor is None else place(floor),
             "says": says,
         }
 
     return {
-        "beside": "macro-F1",
-        "low": f"{100 * low:.1f}",
-        "high": f"{100 * high:.1f}",
+        "beside": metric.title,
+        "baseline": "the baseline" if "baseline" in first["test"] else "the majority class",
+        "low": f"{scale * low:.1f}",
+        "high": f"{scale * high:.1f}",
         "rows": [view(row) for row in [*shares, []]],
     }
 

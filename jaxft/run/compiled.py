@@ -40,6 +40,8 @@ class Programs:
 def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
     """Returns the training and the evaluation step of so many runs; compiles nothing."""
     model, plan = setup.parts.model, setup.plan
+    outputs = setup.objective.outputs(setup.dataset.labels)
+    target = setup.objective.target(outputs)
     run_train = train_program(
         model,
         setup.optimizer,
@@ -48,9 +50,12 @@ def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
         log_norm=setup.config.optim.clip > 0,
         seeds=runs,
         rates_differ=rates_differ(setup.config),
-        objective=setup.objective,
+        losses=setup.losses,
+        target=target,
     )
-    return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=runs)
+    return run_train, eval_program(
+        model, setup.devices, plan.eval_batch_size, seeds=runs, target=target
+    )
 
 
 def compile_programs(setup: Setup, runs: int) -> Programs:
@@ -81,7 +86,8 @@ def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | Non
     alone = {**shape, "seeds": 1, "data": shape["data"] * shape["seeds"]}
     job = Job(
         architecture=backbones.read_config(setup.parts.directory),
-        num_labels=len(setup.dataset.labels),
+        num_labels=setup.objective.outputs(setup.dataset.labels),
+        objective=setup.objective.name,
         fresh=tuple(setup.parts.fresh),
         dtype=config.model.dtype,
         remat=config.model.remat,

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]  # the package jaxft
 # The modules of the package that compute the figures in results.json.
 COUNTED = (
     *("run/*.py", "data/*.py", "models/*.py"),
-    *("peft/*.py", "planning/*.py", "training/*.py"),
+    *("peft/*.py", "planning/*.py", "training/*.py", "training/*/*.py"),
 )
 
 

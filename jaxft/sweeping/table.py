@@ -8,26 +8,45 @@ The table depends on the results alone, not on when, where and how often a cell 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxft.io import replace_text, write_json
 from jaxft.reporting.aggregate import short_names
+from jaxft.reporting.facts import shown_metrics
 from jaxft.reporting.formats import NONE
+from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import Spread, spread
-from jaxft.reporting.table import Entry, Table, name_entry, number_entry, score_entry
+from jaxft.reporting.table import Entry, Table, metric_entry, name_entry, number_entry
 from jaxft.sweeping.jobs import Cell, State
+from jaxft.training.objectives import SINGLE_LABEL, Metric
 
 Results = Mapping[str, Mapping[str, Any]]  # cell -> its scores, as `scores_of` returns them
-SCORES = ("accuracy", "macro_f1")
+SINGLE = SINGLE_LABEL.shown_metrics()
 
 
 def scores_of(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a results.json that the table needs."""
-    test = results["test"]
-    return {**{name: test[name] for name in SCORES}, "collapsed": test["collapsed"]}
+    """Returns the fields of a results.json that the table needs.
+
+    `metrics` describes the scores, where they are not accuracy and macro-F1.
+    """
+    test, metrics = results["test"], shown_metrics(cast(RunResults, results))
+    scores = {name: test[name] for name in metrics}
+    found = {**scores, "collapsed": test["collapsed"]}
+    if metrics == SINGLE:
+        return found
+    return found | {"metrics": {name: asdict(metric) for name, metric in metrics.items()}}
+
+
+def metrics_of(cells: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
+    """Returns the scores of cells, by name; accuracy and macro-F1 if no cell says which it has."""
+    found: dict[str, Metric] = {}
+    for scores in cells:
+        own = scores.get("metrics")
+        found |= {name: Metric(**fields) for name, fields in own.items()} if own else SINGLE
+    return found or SINGLE
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -48,7 +67,10 @@ def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
         rows.append(
             {
                 **{name: getattr(first, name) for name in ("task", "model", "method", "variant")},
-                **{score: over_seeds(done, results, score) for score in SCORES},
+                **{
+                    score: over_seeds(done, results, score)
+                    for score in metrics_of(results[cell.name] for cell in done)
+                },
                 "collapsed": sum(results[cell.name]["collapsed"] for cell in done),
                 "runs": [
                     {"seed": cell.seed, "directory": cell.name, **results[cell.name]}
@@ -62,7 +84,7 @@ def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
 
 def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str, Any] | None:
     """Returns mean, sample standard deviation and number of runs; None without a run."""
-    found = spread([results[cell.name][score] for cell in cells])
+    found = spread([results[cell.name].get(score) for cell in cells])
     return asdict(found) if found else None
 
 
@@ -74,14 +96,15 @@ def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Returns the final table: mean ± standard deviation (n-1) over seeds, in percent."""
-    names = row_names(rows)
+    names, metrics = row_names(rows), metrics_of_rows(rows)
+    titles = [metric.title for metric in metrics.values()]
     return Table(
-        ("task, model: method", "seeds", "accuracy", "macro-F1", "collapsed"),
+        ("task, model: method", "seeds", *titles, "collapsed"),
         [
             (
                 name_entry(name),
                 number_entry(len(row["runs"])),
-                *(score_entry(Spread(**row[score]) if row[score] else None) for score in SCORES),
+                *score_entries(row, metrics),
                 number_entry(row["collapsed"]) if row["collapsed"] else Entry(NONE),
             )
             for name, row in zip(names, rows, strict=True)
@@ -93,14 +116,28 @@ def progress_table(cells: Sequence[Cell], states: Mapping[str, State], results: 
     """Returns the table of a sweep that is running."""
     rows = summarize(cells, results)
     lines: list[tuple[Entry, ...]] = []
+    metrics = metrics_of_rows(rows)
     for name, row, group in zip(row_names(rows), rows, groups(cells), strict=True):
         counts = Counter(states[cell.name] for cell in group)
         known = [counts[state] for state in (State.DONE, State.RUNNING, State.FAILED)]
         numbers = [*known, len(group) - sum(known)]
-        scores = [score_entry(Spread(**row[s]) if row[s] else None) for s in SCORES]
-        lines.append((name_entry(name), *map(number_entry, numbers), *scores))
-    heads = ("task, model: method", "done", "running", "failed", "left", "accuracy", "macro-F1")
-    return Table(heads, lines)
+        entries = score_entries(row, metrics)
+        lines.append((name_entry(name), *map(number_entry, numbers), *entries))
+    titles = [metric.title for metric in metrics.values()]
+    return Table(("task, model: method", "done", "running", "failed", "left", *titles), lines)
+
+
+def metrics_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+    """Returns the scores in a table of these rows."""
+    return metrics_of(run for row in rows for run in row["runs"])
+
+
+def score_entries(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> list[Entry]:
+    """Returns mean and spread of each score; a dash for one that the row does not have."""
+    return [
+        metric_entry(Spread(**row[name]) if row.get(name) else None, metric)
+        for name, metric in metrics.items()
+    ]
 
 
 def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
