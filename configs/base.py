@@ -70,9 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds = ()  # several runs in one, e.g. (1, 2, 3); () is seed alone
     config.together = "auto"  # auto | on | off: whether several runs take their steps at once
     config.select = "best"  # best (on dev) | last: the epoch whose test result counts
-    config.objective = (
-        "auto"  # auto (by the task or data) | single_label | multi_label | regression
-    )
+    config.objective = "auto"  # auto (by the data) | single_label | multi_label | regression
     config.metric = "auto"  # of best and patience: macro_f1 | accuracy | mcc | pearson | loss | ...
     config.class_weights = ""  # on the loss: "balanced", or a number a class, e.g. "1,2.5,1"
     config.label_smoothing = 0.0  # share of the target spread over all classes

@@ -81,7 +81,7 @@ def class_reader(rows: Sequence[Row], field: str, names: Names, separator: str) 
         if is_index:
             return name_of_index(row, field, value, names)
         if isinstance(value, float | list | tuple):
-            expected = f"{field}: expected a class name, got {value_kind(value)} {show(value)}"
+            expected = f"{field}: expected text, got {value_kind(value)} {show(value)}"
             wanted = "regression" if isinstance(value, float) else "multi_label"
             raise row_error(row, f"{expected}; for such labels set --config.objective={wanted}")
         return known_name(row, field, name_field(row, field), names)

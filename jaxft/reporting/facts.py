@@ -70,7 +70,7 @@ def shown_metrics(results: RunResults) -> dict[str, Metric]:
 
 def main_metric(results: RunResults) -> str:
     """The score by which runs of an objective are compared first."""
-    return results.get("default_metric", SINGLE_LABEL.default)
+    return results.get("shown", SINGLE_LABEL.shown)[-1]
 
 
 def metric_title(results: RunResults, name: str) -> str:

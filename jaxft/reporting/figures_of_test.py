@@ -73,10 +73,9 @@ def label_bars(per_class: Mapping[str, Any], path: str | PathLike[str], *, title
     axes.set_yticks(places, names, parse_math=False)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.set_xlim(0, 1.08)
-    axes.set_xlabel("F1 on test")
+    axes.set_xlabel("F1 on test; in brackets, the test texts that have the label")
     of = "" if len(ordered) == len(per_class) else f", {len(ordered)} of {len(per_class)} labels"
     axes.set_title(f"{title}{of}", fontsize=12, pad=10, parse_math=False)
-    axes.set_ylabel("label (texts that have it)")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -4,7 +4,7 @@ Path("runs/acl/README.md").write_text(model_card(results, command="python -m jax
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,15 @@ from jaxft.reporting.formats import (
 )
 from jaxft.reporting.markup import bullets, escape_markdown, escaped_bullets, fenced
 from jaxft.reporting.schema import RunResults, Scores, flat
-from jaxft.reporting.table import Entry, Table, bytes_entry, name_entry, number_entry, of_texts
+from jaxft.reporting.table import (
+    Entry,
+    Table,
+    bytes_entry,
+    figure_entry,
+    name_entry,
+    number_entry,
+    of_texts,
+)
 from jaxft.training.objectives import SINGLE_LABEL
 
 # Fields of a config that the card says elsewhere, or that say nothing about training.
@@ -138,12 +146,12 @@ def introduction(results: RunResults) -> str:
 
 def result_section(results: RunResults) -> str:
     """The score table, the table of classes, of tasks if several, and the plots."""
-    scores = tables.split_table(results)
+    scores, has_classes = tables.split_table(results), "per_class" in results["test"]
     scores = replace(scores, rows=[*scores.rows, *other_epoch(results)])
     parts = [
         f"{capitalised(tables.epoch_line(results))}.",
         scores.markdown(),
-        tables.class_table(results["test"]).markdown(),
+        *([tables.class_table(results["test"]).markdown()] if has_classes else []),
     ]
     if results.get("tasks"):
         parts.append(tables.task_table(results["tasks"], "majority accuracy").markdown())
@@ -181,8 +189,19 @@ def data_section(results: RunResults) -> str:
     parts = [f"Origin: {escape_markdown(data.get('origin', 'unknown'))}."]
     if data.get("notes"):
         parts.append(escaped_bullets(data["notes"]))
-    counts = Table(("examples", *splits), entries)
+    counts = Table(("examples", *splits), [*entries, *value_rows(list(splits.values()))])
     return "\n\n".join([*parts, counts.markdown(), data_doubts(data)])
+
+
+def value_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, ...]]:
+    """The range of the numbers in each split, where labels are numbers."""
+    values = [split.get("values", {}) for split in splits]
+    if not any(values):
+        return []
+    return [
+        (name_entry(f"{name} number"), *(figure_entry(own.get(name)) for own in values))
+        for name in ("lowest", "mean", "highest")
+    ]
 
 
 def data_doubts(data: Mapping[str, Any]) -> str:

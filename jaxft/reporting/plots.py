@@ -88,7 +88,7 @@ def draw_scores(
         floor = dev["baseline"][name]
     if floor is not None:
         style: dict[str, Any] = {"color": VERMILION, "linestyle": "--", "linewidth": 1.4}
-        axes.axhline(floor, label=f"{shorten(baseline, LABEL_WIDTH)}, {of}", **style)
+        axes.axhline(floor, label=f"{baseline.partition(' (')[0]}, {of}", **style)
     axes.set_ylim(lowest - 0.02, 1.02)
 
 

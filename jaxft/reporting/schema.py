@@ -222,7 +222,7 @@ class RunResults(TypedDict):
       objective: its name; the fields from there to `limit` are missing from older runs, whose texts
         have one class each.
       metrics: name -> fields of a `jaxft.training.objectives.Metric`; `shown` are those in tables,
-        `default_metric` is the objective's own choice.
+        by the last of which methods are compared.
       baseline: the name of the prediction without a model.
       plot, loss_name, description, limit: as `jaxft.training.objectives.Objective` has them.
       best_epoch: the best on dev, from 1; None if no epoch was finite.
@@ -247,7 +247,6 @@ class RunResults(TypedDict):
     objective: NotRequired[str]
     metrics: NotRequired[dict[str, dict[str, Any]]]
     shown: NotRequired[list[str]]
-    default_metric: NotRequired[str]
     baseline: NotRequired[str]
     plot: NotRequired[str]
     loss_name: NotRequired[str]

@@ -100,9 +100,10 @@ def load_dataset(config: ConfigDict) -> Dataset:
             f"objective: {config.objective!r}; expected single_label, or a task that is not merged "
             "with others"
         )
-    if config.task != "custom" or objective:
+    if config.task != "custom":
         return dataset
-    return replace(dataset, notes=(*dataset.notes, choice_note(dataset)))
+    note = f"objective {objective.name}, as asked for" if objective else choice_note(dataset)
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def choice_note(dataset: Dataset) -> str:

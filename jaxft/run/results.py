@@ -81,7 +81,6 @@ def objective_facts(
         "description": objective.description,
         "metrics": {name: asdict(metric) for name, metric in objective.all_metrics().items()},
         "shown": list(objective.shown),
-        "default_metric": objective.default,
         "baseline": objective.baseline_name(baseline, dataset.labels),
         "plot": objective.plot,
         "loss_name": objective.loss_name,

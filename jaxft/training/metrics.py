@@ -27,6 +27,8 @@ OWN = ("accuracy", "micro_f1", "macro_f1")
 
 def mcc(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
     """Matthews' correlation coefficient, in [-1, 1] (Gorodkin 2004 for several classes)."""
+    if len(np.unique([labels_N, predicted_N])) == 1:
+        return 0.0  # scikit-learn's as well, but with a warning
     from sklearn.metrics import matthews_corrcoef  # here: it takes a second to import
 
     return float(matthews_corrcoef(labels_N, predicted_N))

@@ -23,7 +23,17 @@ from jaxft.reporting.schema import (
 GRID = Path(__file__).parents[2] / "docs" / "results" / "minilm_grid" / "cells"
 WITHOUT_JAX = (
     *("aggregate", "against_full", "beside", "bars", "costs", "curves", "documents", "doubts"),
-    *("facts", "footprint", "formats", "hparams", "markup", "measures", "model_card", "page"),
+    *(
+        "facts",
+        "figures_of_test",
+        "footprint",
+        "formats",
+        "hparams",
+        "markup",
+        "measures",
+        "model_card",
+        "page",
+    ),
     *("pictures", "plans", "plots", "scaling", "schema", "stats", "summary", "table", "tables"),
 )
 

@@ -1,6 +1,6 @@
 """Objectives by name: single_label, multi_label, regression, and any that is registered.
 
-    find("regression").default           # "pearson"
+    find("regression").default           # "mse"
 
 To add one, write a file like regression.py, anywhere, and call `register` in it. An objective owns
 the loss, the predictions, the scores, and the score that `select` goes by.

@@ -69,7 +69,7 @@ class Objective:
       kind: of the labels that it takes.
       description: of a model trained by it, in a model card.
       metrics: name -> Metric, of the scores that `figures` returns.
-      shown: the metrics in tables, the most telling last.
+      shown: the metrics in tables; by the last one reports compare methods.
       default: the metric that chooses the best epoch, unless `config.metric` names another.
       collapsed: words for predictions that do not depend on the text.
       plot: the figure of the test split: "confusion", "labels", "scatter", or "" for none.

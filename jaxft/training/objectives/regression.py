@@ -27,7 +27,11 @@ class ValuePrediction(NamedTuple):
 
 
 class Regression(Objective):
-    """The squared error of one output."""
+    """The squared error of one output.
+
+    The best epoch is the one with the least error. A correlation does not see a wrong scale: an
+    early epoch whose predictions hardly differ may have the highest of all.
+    """
 
     name = "regression"
     kind = NUMBER
@@ -39,7 +43,7 @@ class Regression(Objective):
         "mae": Metric("MAE", lower_is_better=True, is_share=False, hub=("mae", "MAE")),
     }
     shown = ("mae", "spearman", "pearson")
-    default = "pearson"
+    default = "mse"
     plot = "scatter"
     loss_name = "loss (mean squared error)"
     limit = "It gives a number to any text, whatever its language or subject."
