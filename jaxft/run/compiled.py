@@ -67,7 +67,8 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
     one = programs(setup, 1)[0].shapes(longest)
-    frozen_gradients.check(run_train.largest(), setup.parts.model, one, runs)
+    model, losses = setup.parts.model, setup.losses
+    frozen_gradients.check(run_train.largest(), model, one, runs, losses)
     return Programs(run_train, run_eval, alone)
 
 
