@@ -173,7 +173,7 @@ def settings(results: RunResults) -> dict[str, Any]:
     unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
     fields = flat(results["config"])
     # Those that an older jaxft did not write; "auto" is the same as what it chose.
-    fields = NEWER | fields
+    fields |= {name: x for name, x in NEWER.items() if name not in fields}
     fields |= {name: results.get(name, NEWER[name]) for name in ("objective", "metric")}
     return {name: x for name, x in fields.items() if name not in FREE | unread}
 

@@ -30,11 +30,11 @@ from jaxft.reporting.table import (
     Entry,
     Table,
     count_entry,
-    figure_entry,
     metric_entry,
     name_entry,
     number_entry,
     percent_entry,
+    plain_entry,
     score_entry,
     size_entry,
     time_entry,
@@ -270,9 +270,7 @@ def baseline_row(results: RunResults, metrics: Mapping[str, Metric]) -> tuple[En
     """The scores of the prediction without a model on test and on its unseen part."""
     splits = baseline_scores(results["test"]), baseline_scores(results["test_unseen"])
     scores = [
-        percent_entry(figure_of(found, name))
-        if metric.is_share
-        else figure_entry(figure_of(found, name))
+        plain_entry(figure_of(found, name), metric)
         for found in splits
         for name, metric in metrics.items()
     ]

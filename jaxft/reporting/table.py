@@ -283,6 +283,13 @@ def percent_entry(value: float | None) -> Entry:
     return Entry(NONE) if value is None else Entry(f"{100 * value:.1f}", value)
 
 
+def plain_entry(value: float | None, metric: Metric) -> Entry:
+    """A score that has no seeds: in percent, or in its own unit if it is no share."""
+    if value is None or metric.is_share:
+        return percent_entry(value)
+    return Entry(f"{value:.3f}", value)
+
+
 def share_entry(value: float | None) -> Entry:
     """`62.3%`."""
     return Entry(share(value), value)

@@ -106,10 +106,10 @@ def load(
     datasets = []
     for part in parts:
         spec = find(part.name)
-        dataset = spec.load(spec, request)
-        if kind and dataset.kind is not kind:
-            has = f"a label of task {part.asked!r} is {dataset.kind.name}"
+        if kind and not spec.takes_settings and spec.kind is not kind:
+            has = f"a label of task {part.asked!r} is {spec.kind.name}"
             raise InputError(f"objective: {has}; expected {kind.name} for this objective")
+        dataset = spec.load(spec, request)
         _check_labels(dataset)
         if part.few_shot:
             dataset = with_few_shot(dataset, few_shot, split_seed)
