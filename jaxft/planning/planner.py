@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
@@ -117,18 +118,7 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
     model = make_model(job)
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
-    has_norm = job.clip > 0
-    objective = objectives.find(job.objective)
-    program = program or train_program(
-        model,
-        optimizer,
-        mesh,
-        job.batch_size,
-        log_norm=has_norm,
-        seeds=job.seeds,
-        losses=objective.losses,
-        target=objective.target(job.num_labels),
-    )
+    program = program or make_program(job, model, optimizer, mesh)
     shapes = program.shapes(job.length)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
@@ -136,7 +126,8 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
     # The same step without a mesh: the present backend knows nothing of another's devices.
-    one = partial(train_step, model.forward, optimizer, log_norm=has_norm, losses=objective.losses)
+    losses = objectives.find(job.objective).losses
+    one = partial(train_step, model.forward, optimizer, log_norm=job.clip > 0, losses=losses)
     undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
@@ -182,6 +173,23 @@ def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
                 raise
             return None, None
         return executable, read()
+
+
+def make_program(
+    job: Job, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> ByLength:
+    """Returns the training step of a job; compiles nothing."""
+    objective = objectives.find(job.objective)
+    return train_program(
+        model,
+        optimizer,
+        mesh,
+        job.batch_size,
+        log_norm=job.clip > 0,
+        seeds=job.seeds,
+        losses=objective.losses,
+        target=objective.target(job.num_labels),
+    )
 
 
 def make_model(job: Job) -> Model:
