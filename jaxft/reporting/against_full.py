@@ -1,13 +1,13 @@
 """Full fine-tuning against PEFT over seeds, and how little a few seeds can show.
 
-compare(cells_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
+compare(groups_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.facts import main_metric, metrics, shown_metrics
 from jaxft.reporting.formats import NONE, points, signed
 from jaxft.reporting.measures import measure, over
@@ -34,7 +34,11 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Full fine-tuning of a model against its other cells; without a table if nothing is paired."""
+    """Full fine-tuning of a model against its other groups.
+
+    Attributes:
+      table: None if no seed of full fine-tuning has a partner.
+    """
 
     model: str
     table: Table | None
@@ -43,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell beside full fine-tuning in one score: seed -> share, over the seeds of both."""
+    """A group beside full fine-tuning in one score: seed -> share, over the seeds of both."""
 
     label: str
     metric: Metric
@@ -52,13 +56,13 @@ class Pair:
     result: Paired
 
 
-def compare(cells: Sequence[Cell]) -> Comparison | None:
-    """Returns full fine-tuning of a model against its other cells; None if a side is missing.
+def compare(groups: Sequence[RunGroup]) -> Comparison | None:
+    """Returns full fine-tuning of a model against its other groups; None if a side is missing.
 
-    Of several full cells the best on dev by the main score is taken: settings are chosen on dev.
+    Of several full groups the best on dev by the main score is taken: settings are chosen on dev.
     """
-    fulls = [cell for cell in cells if cell.method == "full"]
-    others = [cell for cell in cells if cell.method != "full"]
+    fulls = [group for group in groups if group.method == "full"]
+    others = [group for group in groups if group.method != "full"]
     if not fulls or not others:
         return None
     full = max(fulls, key=dev_merit)
@@ -89,16 +93,16 @@ def tested_metrics(results: RunResults) -> dict[str, Metric]:
     return {main: known[main], **others}
 
 
-def dev_merit(cell: Cell) -> float:
-    """Mean main score on dev, more being better; a cell with a run that has none comes last."""
-    name = main_metric(cell.first)
-    found = over(cell, f"dev_{name}")
+def dev_merit(group: RunGroup) -> float:
+    """Mean main score on dev, more being better; a group with a run that has none comes last."""
+    name = main_metric(group.first)
+    found = over(group, f"dev_{name}")
     if not found:
         return -math.inf
-    return -found.mean if metrics(cell.first)[name].lower_is_better else found.mean
+    return -found.mean if metrics(group.first)[name].lower_is_better else found.mean
 
 
-def make_pair(full: Cell, other: Cell, key: str, metric: Metric) -> Pair | None:
+def make_pair(full: RunGroup, other: RunGroup, key: str, metric: Metric) -> Pair | None:
     """Returns the scores of the seeds that both have; None with fewer than two."""
     before, after = scores(full, key), scores(other, key)
     common = sorted(before.keys() & after.keys())
@@ -107,9 +111,9 @@ def make_pair(full: Cell, other: Cell, key: str, metric: Metric) -> Pair | None:
     return Pair(other.label, metric, before, after, result) if result else None
 
 
-def scores(cell: Cell, key: str) -> dict[int, float]:
+def scores(group: RunGroup, key: str) -> dict[int, float]:
     """Seed -> a test score, of the runs that have it."""
-    found = {run.seed: measure(run.results, f"test_{key}") for run in cell.runs}
+    found = {run.seed: measure(run.results, f"test_{key}") for run in group.runs}
     return {seed: score for seed, score in found.items() if score is not None}
 
 

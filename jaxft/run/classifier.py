@@ -23,14 +23,14 @@ from jaxft.run import build
 from jaxft.run.inputs import Text, labelled, read_examples, to_examples_of
 from jaxft.training import loop, mesh, objectives
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength, eval_program
+from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Params
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left to predict with.
+    """The files of a run that prediction needs.
 
     Attributes:
       folder: where the trained leaves are.
@@ -45,7 +45,7 @@ class TrainedRun:
 
 
 def load_run(run: Path) -> TrainedRun:
-    """Returns what a finished run left.
+    """Returns the files of a finished run.
 
     Raises:
       InputError: the run is missing or not finished, or its files are not what was saved.
@@ -53,7 +53,9 @@ def load_run(run: Path) -> TrainedRun:
     if not run.is_dir():
         raise InputError(f"--run: no directory {run}")
     if not (run / "DONE").exists():
-        raise InputError(f"--run: {run} is not finished; its training command continues it")
+        raise InputError(
+            f"--run: {run} is not finished; run its training command again to continue it"
+        )
     folders = [run / name for name in ("adapter", "model") if (run / name).is_dir()]
     if not folders:
         raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
@@ -111,7 +113,7 @@ class Classifier:
         self.objective = objectives.find(run.settings.get("objective", "single_label"))
         parts = load_parts(run)
         self._tokenizer, self._model = parts.tokenizer, parts.model
-        self._devices = mesh.make_mesh()  # of this machine, whatever trained the run
+        self._devices = mesh.make_mesh()  # this machine's, whatever the run was trained on
         self._trained, self._frozen = self._on_devices(parts)
 
     def predict(self, texts: Sequence[Text]) -> list[Any]:
@@ -172,7 +174,7 @@ class Classifier:
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
 
-        On the run's own test split the batches, and so the bits, are those of the run.
+        On the run's own test split the batches are those of the run, and so are the bits.
 
         Raises:
           InputError: a logit is not finite.
@@ -183,26 +185,28 @@ class Classifier:
         if not examples:
             return np.zeros((0, self.objective.outputs(self.labels)), np.float32), data
         logits_NxC = loop.logits_of(
-            self._plan, data, self._program, self._trained, self._frozen, self._devices
+            self._loop_config, data, self._program, self._trained, self._frozen, self._devices
         )
         if not np.isfinite(logits_NxC).all():
             raise InputError("the model gives logits that are not finite; did training diverge?")
         return logits_NxC, data
 
     @cached_property
-    def _program(self) -> ByLength:
+    def _program(self) -> CompiledByLength:
         """The evaluation step; each length is compiled when it is first met."""
         target = self.objective.target(self.objective.outputs(self.labels))
-        return eval_program(self._model, self._devices, self._plan.eval_batch_size, target=target)
+        return eval_program(
+            self._model, self._devices, self._loop_config.eval_batch_size, target=target
+        )
 
     @cached_property
-    def _plan(self) -> loop.Plan:
+    def _loop_config(self) -> loop.LoopConfig:
         settings = self.run.settings
-        return loop.Plan(
+        return loop.LoopConfig(
             batch_size=0,
             eval_batch_size=settings["eval_batch_size"],
             epochs=0,
-            # New texts may be longer than all that the buckets were chosen for.
+            # New texts may be longer than those that the buckets were chosen for.
             buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
         )
 

@@ -65,7 +65,7 @@ def scores_by_task(
 def part_scores(
     logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], classes: Sequence[int]
 ) -> dict[str, Any]:
-    """Scores over some of the classes; none where a logit is not finite."""
+    """Scores over some of the classes; all None if a logit is not finite."""
     if not np.isfinite(logits_NxC).all():
         return not_finite()
     confusion = np.zeros((len(names),) * 2, int)
