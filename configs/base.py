@@ -18,7 +18,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
-    # "" takes $JAXFT_DATA or else the download.
     config.data.dir = ""  # folder of the files; "" is $JAXFT_DATA, or the download cache
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
