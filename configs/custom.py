@@ -3,7 +3,7 @@
     python -m jaxft.train --config configs/custom.py --config.data.dir=my_data
     python -m jaxft.train --config configs/custom.py:glue_sst2
 
-DIR holds {train,dev,test}.{jsonl,csv,tsv}; without a dev file a tenth of train is held out.
+DIR contains {train,dev,test}.{jsonl,csv,tsv}; without a dev file a tenth of train is held out.
 """
 
 from ml_collections import ConfigDict
@@ -12,14 +12,14 @@ from configs.base import get_config as base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config for files, or, with `:glue_sst2` behind its name, for a hub dataset."""
+    """Returns the config for files, or, as custom.py:glue_sst2, for a hub dataset."""
     config = base()
     config.task = "custom"
     config.method.name = "lora"
     config.optim.learning_rate = 2e-3
     config.epochs = 5
 
-    # What the columns are called. For pairs of texts name a second one in `pair`.
+    # Names of the columns. For pairs of texts, name the second one in `pair`.
     config.data.columns.text = "text"
     config.data.columns.label = "label"
     # Label names in the order of their class index; () takes those of train, sorted.

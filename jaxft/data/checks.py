@@ -1,4 +1,4 @@
-"""What a dataset holds and what is doubtful in it: class counts, repeats, overlap, lengths.
+"""The data report of a dataset: class counts, duplicates, overlap between splits, lengths.
 
     print(render(report(load("acl_sup", source="sample"))))
 
@@ -14,7 +14,7 @@ import numpy as np
 from jaxft.data.examples import Dataset, Example
 
 SPLITS = ("train", "dev", "test")
-# Which split's texts are looked for in which other one.
+# The splits whose overlap is counted.
 OVERLAPS = (("dev", "train"), ("test", "train"), ("test", "dev"))
 PERCENTILES = (50, 90, 99, 100)
 

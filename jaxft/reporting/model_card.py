@@ -22,7 +22,7 @@ from jaxft.reporting.markup import bullets, escape_markdown, escaped_bullets, fe
 from jaxft.reporting.schema import RunResults, Scores, flat
 from jaxft.reporting.table import Entry, Table, bytes_entry, name_entry, number_entry, of_texts
 
-# Fields of a config that the card says elsewhere, or that say nothing about training.
+# Fields of a config that the card shows elsewhere, or that do not concern training.
 ELSEWHERE = ("task", "model.name", "method.name", "seed", "eval_batch_size", "save_every")
 
 
@@ -89,7 +89,7 @@ def evaluations(results: RunResults) -> list[EvalResult]:
 def is_hub_id(model: str) -> bool:
     """Whether a model's name is valid as `base_model`, which a directory is not.
 
-    `mine` or `checkpoints/mine` looks like a hub id, but where the run was made it is there.
+    A directory `mine` or `checkpoints/mine` looks like a hub id too, so the disk is checked.
     """
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
     return not looks_local and not Path(model).is_dir()
@@ -171,7 +171,7 @@ def data_section(results: RunResults) -> str:
 
 
 def data_doubts(data: Mapping[str, Any]) -> str:
-    """Repeats and cuts, as far as the data report counts them."""
+    """Duplicates, overlaps and truncation, as far as the data report counts them."""
     counted = [
         ("train examples that repeat an earlier text", data.get("train_duplicates")),
         ("train texts that carry several labels", data.get("train_conflicts")),
@@ -264,12 +264,12 @@ def limits(results: RunResults) -> list[str]:
     )
     if results["select"] == "best":
         lines.append(
-            "The epoch was chosen on dev, so the dev scores are higher than those to expect; the "
+            "The epoch was chosen on dev, so the dev scores are optimistic; the "
             "test split was not used to choose."
         )
     lines.append(
-        "It knows its classes only, and gives one of them to any text, whatever its language or "
-        "subject. It was not examined for bias or for misuse."
+        "It assigns one of its classes to any text, whatever its language or subject. It was not "
+        "examined for bias or misuse."
     )
     return lines
 

@@ -334,9 +334,7 @@ def logits_of(
 def device_batch(
     data: Encoded, indices: Sequence[BatchIndices], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Returns the batches on the devices, stacked if there are several; each process makes its
-    part.
-    """
+    """Returns the batches on the devices, stacked if several; each process makes its part."""
     rows, stacked = padded_rows(mesh, batch_size), len(indices) > 1
     sharding = by_row(mesh, stacked)
     shape = (len(indices), rows) if stacked else (rows,)
