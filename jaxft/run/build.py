@@ -83,7 +83,7 @@ def load_parts(
       trained: whether all weights come from elsewhere, and none are read here.
     """
     directory = directory or hub.locate(config.model.name)
-    backbone = backbones.load(directory, len(labels), config.model.dtype, config.model.remat)
+    backbone = backbones.load(directory, len(labels), **model_options(config))
     tokenizer = encode.load_tokenizer(directory)
     encode.check_vocabulary(tokenizer, backbone.config.vocab_size, directory)
     encode.check_max_length(config.data.max_length, backbone.max_length)
@@ -92,6 +92,13 @@ def load_parts(
     arrays, fresh = read
     model = build_model(backbone, fresh, config.method.name, method_options(config))
     return Parts(directory, tokenizer, arrays, fresh, model)
+
+
+def model_options(config: ConfigDict) -> dict[str, Any]:
+    """Returns how a model is computed: `config.model` without the name."""
+    options = config.model.to_dict()
+    del options["name"]
+    return options
 
 
 def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:
