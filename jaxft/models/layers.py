@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from jaxft.models.attention import Tokens, attend
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig
+from jaxft.models.dropout import Dropout
 from jaxft.models.remat import rematerialised
 
 
@@ -55,7 +56,7 @@ class Embeddings(nn.Module):
         if self.has_types:
             self.token_type_embeddings = table(config, compute, config.type_vocab_size, width)
         self.LayerNorm = layer_norm(config, compute)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def __call__(
         self,
@@ -126,7 +127,7 @@ class Output(nn.Module):
     def setup(self) -> None:
         self.dense = dense(self.config, self.compute, self.config.hidden_size)
         self.LayerNorm = layer_norm(self.config, self.compute)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = Dropout(self.config.hidden_dropout_prob)
 
     def __call__(self, x: jax.Array, residual_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
         h_BxLxD = self.dropout(self.dense(x), deterministic=deterministic)
@@ -257,7 +258,7 @@ class DenseHead(nn.Module):
 
     def setup(self) -> None:
         self.dense = dense(self.config, self.compute, self.config.hidden_size)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.out_proj = dense(self.config, self.compute, self.config.num_labels)
 
     def __call__(self, x_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
