@@ -173,6 +173,7 @@ ADDED = {
     "model.frozen_dtype": "float32",
     "model.attention": "xla",
     "model.attention_dropout": -1.0,
+    "model.scan": "off",
     "model.implementation": "jaxft",
 }
 

@@ -26,6 +26,8 @@ from jaxft.models import bert, llama, roberta, transformers_flax  # noqa: F401 f
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
+from jaxft.models.scan import CHOICES as SCANS
+from jaxft.models.scan import scans
 
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
@@ -44,6 +46,7 @@ class Backbone:
       dtype: of the computation.
       heads: attention heads of a layer.
       frozen_dtype: of the parameters that a method does not train; the others are float32.
+      compute: how the module computes.
     """
 
     family: Family
@@ -53,7 +56,18 @@ class Backbone:
     max_length: int
     dtype: Any
     heads: int
-    frozen_dtype: Any = jnp.float32
+    frozen_dtype: Any
+    compute: Compute
+
+    @property
+    def scans(self) -> bool:
+        """Whether the layers are looped over."""
+        return scans(self.compute, self.config.num_hidden_layers)
+
+    def without_scan(self) -> "Backbone":
+        """The same with its layers one by one."""
+        compute = replace(self.compute, scan="off")
+        return replace(self, compute=compute, module=self.family.make(self.config, compute))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -102,6 +116,7 @@ def from_config(
     frozen_dtype: str = "float32",
     attention: str = "xla",
     attention_dropout: float = -1.0,
+    scan: str = "off",
     implementation: str = "jaxft",
 ) -> Backbone:
     """Returns the classifier that a config describes.
@@ -115,6 +130,8 @@ def from_config(
       frozen_dtype: that frozen parameters are stored in.
       attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
       attention_dropout: rate on the attention weights; -1 is the config's.
+      scan: whether alike layers are looped over (`jaxft.models.scan`): off, on, or auto, which is
+        from 12 layers on.
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
     """
     check_choice(dtype, DTYPES, "model.dtype")
@@ -126,7 +143,7 @@ def from_config(
     if attention_dropout >= 0:
         own = replace(own, attention_probs_dropout_prob=attention_dropout)
         config = {**config, "attention_probs_dropout_prob": attention_dropout}
-    compute = Compute(DTYPES[dtype], attention, remat)
+    compute = Compute(DTYPES[dtype], attention, remat, check_choice(scan, SCANS, "model.scan"))
     check_attention(own, compute)
     return Backbone(
         family=family,
@@ -141,6 +158,7 @@ def from_config(
         dtype=compute.dtype,
         heads=own.num_attention_heads,
         frozen_dtype=DTYPES[frozen_dtype],
+        compute=compute,
     )
 
 

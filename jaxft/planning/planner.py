@@ -36,7 +36,7 @@ from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scalin
 from jaxft.training.partition import count
 from jaxft.training.programs import ByLength, train_program
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, build_model, sharded_shape
+from jaxft.training.state import Model, build_model, sharded_shape, without_scan
 from jaxft.training.step import train_step
 from jaxft.training.trials import train_steps
 
@@ -100,7 +100,8 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
         None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
       flops: floating-point operations of a step over all devices, before XLA optimizes it.
-      flops_per_device: those that XLA counts on one device, recomputation included.
+      flops_per_device: those that XLA counts on one device, recomputation included; None where
+        layers are looped over, whose operations it counts once.
       collectives: what one device's program exchanges with others, a dict for each
         `jaxft.planning.collectives.Collective`; None for a program that was refused.
       moved: kind of collective -> bytes that a device sends in a step.
@@ -126,7 +127,9 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
     # The same step without a mesh: the present backend knows nothing of another's devices.
-    one = partial(train_step, model.forward, optimizer, log_norm=has_norm)
+    # And its layers one by one: XLA counts the operations of a loop's body once.
+    plain = without_scan(model) if model.backbone.scans else model
+    one = partial(train_step, plain.forward, optimizer, log_norm=has_norm)
     undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
@@ -137,7 +140,9 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
         # By the present backend's count of the program before XLA optimizes it: alike for all.
         "flops": flops(jax.jit(undivided).lower(*shapes_here)),
-        "flops_per_device": flops(executable) if executable else None,
+        "flops_per_device": (
+            flops(executable) if executable and not model.backbone.scans else None
+        ),
         "collectives": exchanged and [asdict(found) for found in exchanged],
         "moved": moved_bytes(exchanged or ()),
         "compile_s": program.compile_s,

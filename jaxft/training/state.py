@@ -9,7 +9,7 @@ The abstract state is what gets compiled, restored into and counted, so all of t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.family import Axes
-from jaxft.peft.inject import Injected
+from jaxft.peft.inject import Injected, check_alike
 from jaxft.peft.methods import Applied, build
 from jaxft.training.mesh import put, replicated
 from jaxft.training.partition import label_tree, parameter_of, split
@@ -67,6 +67,8 @@ def build_model(
     applied = build(method, backbone.family, own, fresh, options)
     module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
+    if backbone.scans:
+        check_alike(applied.insertions, backbone.family, shapes)
     labels = label_tree(shapes, applied.rules)
     for path, x in shapes.items():
         if labels[path] == "frozen":
@@ -85,6 +87,14 @@ def build_model(
         },
         forward=partial(backbones.forward, backbone, module),
     )
+
+
+def without_scan(model: Model) -> Model:
+    """The same model with its layers one by one (`jaxft.models.scan`)."""
+    backbone = model.backbone.without_scan()
+    module = Injected(backbone.module, model.applied.insertions)
+    forward = partial(backbones.forward, backbone, module)
+    return replace(model, backbone=backbone, module=module, forward=forward)
 
 
 def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
