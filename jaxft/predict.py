@@ -1,12 +1,12 @@
-"""Labels and probabilities for new texts, and scores where they are labelled, from a run directory.
+"""Predicts labels and probabilities of new texts with a finished run, and scores labelled ones.
 
     python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt,parquet} --output FILE.jsonl
                             [--label COLUMN|none] [--scores FILE.json]
 
 FILE has the columns that the run was trained with, or a column `text`, and `pair` (or `term` and
-`sentence`) where it was trained on pairs; a .txt has a text a line, blank lines included. The
-output has a line for each input, in order. If FILE has the labels' column too, the predictions are
-scored: the table is printed, and written beside the output as FILE.scores.json.
+`sentence`) if it was trained on pairs. A .txt has one text per line; blank lines count. The output
+has a line for each input, in order. If FILE also has the column of labels, the predictions are
+scored: the scores are printed, and written next to the output as FILE.scores.json.
 """
 
 import sys

@@ -25,7 +25,7 @@ LENGTH_MULTIPLE = 8
 Batch = dict[str, np.ndarray]
 
 
-class Slot(NamedTuple):
+class BatchIndices(NamedTuple):
     """One batch of an epoch: its examples, and how many tokens its rows are padded to."""
 
     indices: np.ndarray
@@ -62,7 +62,7 @@ def train_order(
     batch_size: int,
     seed: int,
     epoch: int,
-) -> list[Slot]:
+) -> list[BatchIndices]:
     """Returns one epoch: ceil(N / batch_size) batches that hold each index once.
 
     A batch is drawn from the texts of one bucket, so it pads little; what does not fill a batch
@@ -76,26 +76,29 @@ def train_order(
     bucket_N = buckets_of(lengths, buckets)
     short = common.permutation(np.sort(bucket_N))[: len(bucket_N) % batch_size]
     set_aside, left = [], np.empty(0, int)
-    slots: list[Slot] = []
+    order: list[BatchIndices] = []
     for number, length in enumerate(buckets):
         texts = own.permutation(np.flatnonzero(bucket_N == number))
         aside = np.count_nonzero(short == number)
         set_aside.append(texts[:aside])
         pool = own.permutation(np.concatenate([left, texts[aside:]]))
         full, left = np.split(pool, [len(pool) // batch_size * batch_size])
-        slots += [Slot(indices, length) for indices in full.reshape(-1, batch_size)]
-    slots = [slots[i] for i in common.permutation(len(slots))]
-    return slots + ([Slot(np.concatenate(set_aside), buckets[-1])] if len(short) else [])
+        order += [BatchIndices(indices, length) for indices in full.reshape(-1, batch_size)]
+    order = [order[i] for i in common.permutation(len(order))]
+    return order + ([BatchIndices(np.concatenate(set_aside), buckets[-1])] if len(short) else [])
 
 
 def eval_order(
     lengths: Sequence[int] | np.ndarray, buckets: Sequence[int], batch_size: int
-) -> list[Slot]:
+) -> list[BatchIndices]:
     """Returns every index once, sorted by length, in batches; the last may be short."""
     lengths = np.asarray(lengths)
     order = np.argsort(lengths, kind="stable")
     batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    return [Slot(batch, buckets[int(buckets_of(lengths[batch], buckets)[-1])]) for batch in batches]
+    return [
+        BatchIndices(batch, buckets[int(buckets_of(lengths[batch], buckets)[-1])])
+        for batch in batches
+    ]
 
 
 def make_batch(

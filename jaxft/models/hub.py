@@ -41,6 +41,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
 )
 WEIGHT_FILES = (
     "model.safetensors",

@@ -2,9 +2,9 @@
 
     check(run_train.largest(), model, run_train.shapes(128))       # InputError if it does
 
-Nothing in jaxft should: `training/step.py` derives by the trained leaves alone. But one line can
-undo it without changing a result, a clip over all parameters for example, and then PEFT costs what
-full fine-tuning does: on BERT-base, batch 32, length 128, head only, 6242 MiB instead of 685.
+`training/step.py` differentiates only the trained leaves. But one line, such as a clip over all
+parameters, can undo this without changing a result, and PEFT then costs as much as full
+fine-tuning: on BERT-base, batch 32, length 128, head only, 6242 MiB instead of 685.
 """
 
 import math
@@ -19,8 +19,8 @@ from jaxft.training.partition import split
 from jaxft.training.state import Model, sharded_shape
 from jaxft.training.step import loss_and_grads
 
-# What a step may cost beyond the gradients that were asked for. XLA counts an optimized program
-# differently (measured: 1 % on MiniLM), and an optimizer does some operations a parameter.
+# The operations that a step may take beyond those of the trained gradients. XLA counts an optimized
+# program differently (measured: 1 % on MiniLM), and an optimizer does some operations a parameter.
 SLACK = 0.1
 OPTIMIZER_FLOPS = 100  # a trained parameter; AdamW with clipping takes about 20
 
@@ -40,7 +40,8 @@ def check(executable: Any, model: Model, arguments: tuple[Any, ...], seeds: int 
     tokens, devices = arguments[2]["ids"].size, len(arguments[2]["ids"].sharding.device_set)
     needed = gradient_flops(model, arguments)
     allowed = (1 + SLACK) * needed + OPTIMIZER_FLOPS * sum(x.size for x in trained.values())
-    # The gradient of a Dense kernel takes a product over all tokens. Half of them are the alarm.
+    # The gradient of a Dense kernel takes a product over all tokens. Half of these operations raise
+    # the error.
     allowed += kernel_gradient_flops(model, frozen, tokens) / 2
     found = found * devices / seeds
     if found > allowed:
@@ -70,7 +71,7 @@ def gradient_flops(model: Model, arguments: tuple[Any, ...]) -> float:
     Args:
       arguments: `(state, frozen, batch, key, ...)` as ShapeDtypeStructs.
     """
-    # Counted by the present backend, wherever the program itself is compiled for.
+    # Counted by the present backend, whatever device the program is compiled for.
     here = partial(sharded_shape, sharding=None)
     state, frozen, batch, key = jax.tree.map(here, arguments[:4])
 

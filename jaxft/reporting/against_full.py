@@ -1,12 +1,12 @@
 """Full fine-tuning against PEFT over seeds, and how little a few seeds can show.
 
-compare(cells_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
+compare(groups_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.formats import NONE, points
 from jaxft.reporting.measures import MEASURES, over
 from jaxft.reporting.stats import Paired, holm, paired, reach, spread
@@ -31,7 +31,11 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Full fine-tuning of a model against its other cells; without a table if nothing is paired."""
+    """Full fine-tuning of a model against its other groups.
+
+    Attributes:
+      table: None if no seed of full fine-tuning has a partner.
+    """
 
     model: str
     table: Table | None
@@ -40,7 +44,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell beside full fine-tuning in one score: seed -> share, over the seeds of both."""
+    """A group beside full fine-tuning in one score: seed -> share, over the seeds of both."""
 
     label: str
     score: str
@@ -49,13 +53,13 @@ class Pair:
     result: Paired
 
 
-def compare(cells: Sequence[Cell]) -> Comparison | None:
-    """Returns full fine-tuning of a model against its other cells; None if a side is missing.
+def compare(groups: Sequence[RunGroup]) -> Comparison | None:
+    """Returns full fine-tuning of a model against its other groups; None if a side is missing.
 
-    Of several full cells the best on dev by macro-F1 is taken: dev is what settings are chosen on.
+    Of several full groups the best on dev by macro-F1 is taken: dev is what settings are chosen on.
     """
-    fulls = [cell for cell in cells if cell.method == "full"]
-    others = [cell for cell in cells if cell.method != "full"]
+    fulls = [group for group in groups if group.method == "full"]
+    others = [group for group in groups if group.method != "full"]
     if not fulls or not others:
         return None
     full = max(fulls, key=dev_f1)
@@ -76,13 +80,13 @@ def compare(cells: Sequence[Cell]) -> Comparison | None:
     return Comparison(full.model, Table(HEADS, rows), [*notes, *weakness(pairs)])
 
 
-def dev_f1(cell: Cell) -> float:
-    """Mean dev macro-F1; a cell with a run that has none comes last."""
-    found = over(cell, "dev_macro_f1")
+def dev_f1(group: RunGroup) -> float:
+    """Mean dev macro-F1; a group with a run that has none comes last."""
+    found = over(group, "dev_macro_f1")
     return found.mean if found else -1.0
 
 
-def make_pair(full: Cell, other: Cell, key: str) -> Pair | None:
+def make_pair(full: RunGroup, other: RunGroup, key: str) -> Pair | None:
     """Returns the scores of the seeds that both have; None with fewer than two."""
     before, after = scores(full, key), scores(other, key)
     common = sorted(before.keys() & after.keys())
@@ -91,9 +95,9 @@ def make_pair(full: Cell, other: Cell, key: str) -> Pair | None:
     return Pair(other.label, SCORES[key], before, after, result) if result else None
 
 
-def scores(cell: Cell, key: str) -> dict[int, float]:
+def scores(group: RunGroup, key: str) -> dict[int, float]:
     """Seed -> one of `MEASURES`, of the runs that have it."""
-    found = {run.seed: MEASURES[key](run.results) for run in cell.runs}
+    found = {run.seed: MEASURES[key](run.results) for run in group.runs}
     return {seed: score for seed, score in found.items() if score is not None}
 
 

@@ -1,6 +1,6 @@
-"""Learning curves of cells: the mean over seeds as a line, one standard deviation as a band.
+"""Learning curves of groups: the mean over seeds as a line, one standard deviation as a band.
 
-figure = panel(cells, "dev macro-F1", styles(cells))
+figure = panel(groups, "dev macro-F1", styles(groups))
 to_svg(figure)                       # a file of its own
 inline_svg(figure, prefix="acl-1")   # for a page: it takes the colour of the text around it
 """
@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREEN, VERMILION
 from jaxft.reporting.schema import Epoch
@@ -38,21 +38,21 @@ LABEL_WIDTH = 34
 Looks = Mapping[str, tuple[str, str]]  # label -> (colour, marker)
 
 
-def styles(cells: Sequence[Cell]) -> dict[str, tuple[str, str]]:
+def styles(groups: Sequence[RunGroup]) -> dict[str, tuple[str, str]]:
     """Returns label -> (colour, marker): a method looks the same in every panel of a report."""
-    labels = dict.fromkeys(cell.label for cell in cells)
+    labels = dict.fromkeys(group.label for group in groups)
     # One more marker than colours would repeat both together; so the pairs differ for 7 x 7 labels.
     pairs = [(c, MARKERS[(i + j) % 7]) for j in range(7) for i, c in enumerate(COLOURS)]
     return dict(zip(labels, cycle(pairs)))  # cycle has no end
 
 
-def series(cell: Cell, name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(group: RunGroup, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns epochs_E and values_NxE of a panel, as far as all seeds went; NaN where none is.
 
     Epochs that only some seeds reached (others stopped early) are left out of the mean.
     """
     figure = PANELS[name]
-    histories = [run.results["history"] for run in cell.runs]
+    histories = [run.results["history"] for run in group.runs]
     length = min(map(len, histories))
     values = [[figure(entry) for entry in history[:length]] for history in histories]
     values_NxE = np.array([[np.nan if x is None else x for x in row] for row in values], float)
@@ -60,40 +60,40 @@ def series(cell: Cell, name: str) -> tuple[np.ndarray, np.ndarray]:
     return epochs_E, np.where(np.isfinite(values_NxE), values_NxE, np.nan)
 
 
-def panel(cells: Sequence[Cell], name: str, looks: Looks, *, legend: bool = True) -> Figure:
+def panel(groups: Sequence[RunGroup], name: str, looks: Looks, *, legend: bool = True) -> Figure:
     """Returns the figure of one of `PANELS`.
 
     Args:
-      looks: `styles` of all cells of the report.
+      looks: `styles` of all groups of the report.
       legend: without it the page has one for all panels.
     """
     with matplotlib.rc_context(ink_settings()):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
-        for cell in cells:
-            draw_cell(axes, cell, name, looks[cell.label])
+        for group in groups:
+            draw_group(axes, group, name, looks[group.label])
         axes.set_title(name, fontsize=10, loc="left", parse_math=False)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.15, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         if legend:
-            columns = 1 if any(len(cell.label) > 20 for cell in cells) else 2
+            columns = 1 if any(len(group.label) > 20 for group in groups) else 2
             figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def draw_cell(axes: Any, cell: Cell, name: str, style: tuple[str, str]) -> None:
-    """The line of a cell, and its band where there are seeds to make one."""
-    if not cell.runs:
+def draw_group(axes: Any, group: RunGroup, name: str, style: tuple[str, str]) -> None:
+    """The line of a group, and its band where there are seeds to make one."""
+    if not group.runs:
         return
-    epochs_E, values_NxE = series(cell, name)
+    epochs_E, values_NxE = series(group, name)
     colour, marker = style
     mean_E = values_NxE.mean(0)
     every = max(1, len(epochs_E) // 20)
     look: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": every}
     # A dollar sign would begin mathematics.
-    label = shorten(cell.label, LABEL_WIDTH).replace("$", r"\$")
+    label = shorten(group.label, LABEL_WIDTH).replace("$", r"\$")
     axes.plot(epochs_E, mean_E, color=colour, linewidth=1.8, label=label, **look)
     if len(values_NxE) > 1:
         std_E = values_NxE.std(0, ddof=1)

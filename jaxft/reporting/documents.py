@@ -83,7 +83,7 @@ def latex(report: Report) -> str:
 def latex_tables(section: Section, label: str) -> list[str]:
     """The tables of a task; `label` begins the label of each."""
     name, main = f"{section.task}: {section.caption}", section.table
-    costs = replace(main, rows=main.rows[: len(section.cells)], marked=frozenset()).pick(COSTS)
+    costs = replace(main, rows=main.rows[: len(section.groups)], marked=frozenset()).pick(COSTS)
     found = [
         ("scores", main.pick(SCORES), f"{name}; percent, mean ± standard deviation over seeds"),
         ("costs", costs, f"{name}; costs"),

@@ -1,7 +1,7 @@
-"""The measures of a run, over the seeds of a cell, and the CSV of all of them.
+"""The measures of a run, over the seeds of a group, and the CSV of all of them.
 
-    over(cell, "test_macro_f1")             # Spread(mean=0.56, std=0.02, n=3)
-    Path("report.csv").write_text(measure_table(cells).csv())
+    over(group, "test_macro_f1")             # Spread(mean=0.56, std=0.02, n=3)
+    Path("report.csv").write_text(measure_table(groups).csv())
 
 Scores are shares of 1, memory is in bytes, time in seconds; an empty field is a figure that does
 not exist, such as the spread of a single seed. `together_...` is of all runs that trained together,
@@ -10,7 +10,7 @@ every other measure of one run.
 
 from collections.abc import Callable, Sequence
 
-from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.costs import memory_parts
 from jaxft.reporting.facts import (
     alone_peak,
@@ -48,51 +48,51 @@ MEASURES: dict[str, Callable[[RunResults], float | None]] = {
 }
 
 
-def over(cell: Cell, name: str) -> Spread | None:
-    """One of `MEASURES` over the runs of a cell."""
-    return spread([MEASURES[name](run.results) for run in cell.runs])
+def over(group: RunGroup, name: str) -> Spread | None:
+    """One of `MEASURES` over the runs of a group."""
+    return spread([MEASURES[name](run.results) for run in group.runs])
 
 
-def collapsed(cell: Cell) -> int:
-    """How many runs of the cell predict one class throughout."""
-    return sum(bool(run.results["test"].get("collapsed")) for run in cell.runs)
+def collapsed(group: RunGroup) -> int:
+    """How many runs of the group predict one class throughout."""
+    return sum(bool(run.results["test"].get("collapsed")) for run in group.runs)
 
 
-def doubt_text(cell: Cell) -> str:
+def doubt_text(group: RunGroup) -> str:
     """`collapsed, 1 of 3 diverged`; empty if there is no doubt."""
-    counts = {"collapsed": collapsed(cell), "diverged": len(cell.diverged)}
-    total = len(cell.all_runs)
+    counts = {"collapsed": collapsed(group), "diverged": len(group.diverged)}
+    total = len(group.all_runs)
     known = {name: n for name, n in counts.items() if n}
     return ", ".join(name if n == total else f"{n} of {total} {name}" for name, n in known.items())
 
 
-def measure_table(cells: Sequence[Cell]) -> Table:
-    """Returns a row for each cell, with all its measures; there is one cell at least."""
-    rows = [measure_row(cell) for cell in cells]
+def measure_table(groups: Sequence[RunGroup]) -> Table:
+    """Returns a row for each group, with all its measures; there is one group at least."""
+    rows = [measure_row(group) for group in groups]
     return Table(tuple(rows[0]), [tuple(Entry(str(x), x) for x in row.values()) for row in rows])
 
 
-def measure_row(cell: Cell) -> dict[str, float | str | None]:
-    """The CSV's fields of a cell."""
-    parameters, majority = cell.first["parameters"], majority_scores(cell.first["test"])
-    parts = memory_parts(cell)
+def measure_row(group: RunGroup) -> dict[str, float | str | None]:
+    """The CSV's fields of a group."""
+    parameters, majority = group.first["parameters"], majority_scores(group.first["test"])
+    parts = memory_parts(group)
     figures: dict[str, float | None] = {}
     for name in MEASURES:
-        found = over(cell, name)
+        found = over(group, name)
         figures[f"{name}_mean"] = found.mean if found else None
         figures[f"{name}_std"] = found.std if found else None
     return {
-        "task": cell.task,
-        "model": cell.model,
-        "method": cell.method,
-        "variant": cell.variant,
-        "n": len(cell.runs),
-        "seeds": " ".join(str(run.seed) for run in cell.runs),
+        "task": group.task,
+        "model": group.model,
+        "method": group.method,
+        "variant": group.variant,
+        "n": len(group.runs),
+        "seeds": " ".join(str(run.seed) for run in group.runs),
         **figures,
         "majority_accuracy": majority["accuracy"],
         "majority_macro_f1": majority["macro_f1"],
-        "collapsed": collapsed(cell),
-        "diverged": len(cell.diverged),
+        "collapsed": collapsed(group),
+        "diverged": len(group.diverged),
         **{f"plan_{kind}_bytes": parts.get(kind) for kind in KINDS},
         "trained_parameters": parameters["trained"],
         "total_parameters": parameters["total"],

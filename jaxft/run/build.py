@@ -1,9 +1,9 @@
-"""From a config to the parts of a run; what train and predict build alike.
+"""From a config to the parts of a run, for training and for prediction.
 
     dataset = load_dataset(config)
     parts = load_parts(config, dataset.labels)          # directory, tokenizer, weights, model
 
-The only place, beside the commands, that reads a ConfigDict.
+Besides the commands and `jaxft.run`, nothing reads a ConfigDict.
 """
 
 import hashlib
@@ -39,15 +39,15 @@ class Parts:
     """A checkpoint and the model made of it.
 
     Attributes:
-      directory: where config, tokenizer and weights lie.
+      directory: with config.json, the tokenizer and the weights.
       weights: path -> float32 array, all of the backbone that the checkpoint has.
-      fresh: paths that are initialised instead.
+      newly_initialised: paths that are initialised instead.
     """
 
     directory: Path
     tokenizer: Any
     weights: dict[str, np.ndarray]
-    fresh: list[str]
+    newly_initialised: list[str]
     model: Model
 
 
@@ -63,7 +63,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
         columns=Columns(**data.columns.to_dict()),
         labels=tuple(data.labels),
         hub=data.hub,
-        splits=data.get("splits", ConfigDict()).to_dict(),  # an older run has none
+        splits=data.get("splits", ConfigDict()).to_dict(),  # older runs have none
     )
 
 
@@ -80,7 +80,7 @@ def load_parts(
       config: with `model`, `method` and `data.max_length`.
       labels: of the task, in order.
       directory: where the checkpoint is; None looks for `config.model.name`.
-      trained: whether all weights come from elsewhere, and none are read here.
+      trained: whether all weights come from elsewhere, so that none are read here.
     """
     directory = directory or hub.locate(config.model.name)
     backbone = backbones.load(directory, len(labels), **model_options(config))
@@ -89,9 +89,9 @@ def load_parts(
     encode.check_max_length(config.data.max_length, backbone.max_length)
     shapes = backbones.parameter_shapes(backbone)
     read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
-    arrays, fresh = read
-    model = build_model(backbone, fresh, config.method.name, method_options(config))
-    return Parts(directory, tokenizer, arrays, fresh, model)
+    arrays, newly_initialised = read
+    model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
+    return Parts(directory, tokenizer, arrays, newly_initialised, model)
 
 
 def model_options(config: ConfigDict, *without: str) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def model_options(config: ConfigDict, *without: str) -> dict[str, Any]:
 def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:
     """Returns a model's config, the parameters its checkpoint lacks, and the number of labels.
 
-    Of a well-known model only its name is needed, of any other the config and the headers of its
-    weights: for the planner, which wants shapes.
+    For the planner, which needs shapes only. A well-known model needs no files; any other needs its
+    config and the headers of its weights.
     """
     name = config.model.name
     if name in ARCHITECTURES:
@@ -112,8 +112,8 @@ def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any
     directory = hub.locate(name)
     backbone = backbones.load(directory, len(labels))
     shapes = backbones.parameter_shapes(backbone)
-    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
-    return backbones.read_config(directory), fresh, len(labels)
+    newly_initialised = weights.read_fresh(directory, shapes, backbone.family, labels)
+    return backbones.read_config(directory), newly_initialised, len(labels)
 
 
 def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
@@ -140,7 +140,7 @@ def split_targets(text: str) -> list[str]:
     split_targets(r".*/(query|value){1,2},key")     # [".*/(query|value){1,2}", "key"]
     """
     parts, depth = [""], 0
-    for token in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped bracket is none
+    for token in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped bracket is not a bracket
         depth += (token in "([{") - (token in ")]}")
         if token == "," and depth == 0:
             parts.append("")
@@ -150,19 +150,19 @@ def split_targets(text: str) -> list[str]:
 
 
 def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
-    """Returns what the columns of a run's own files are called; "" is a column that they lack."""
+    """Returns the names of the columns of a run's own files; "" for a column that they lack."""
     if config.task == "custom":
         return config.data.columns.to_dict()
     return asdict(ASPECT_COLUMNS if is_pair else Columns())
 
 
 def trained_folder(method: str) -> str:
-    """Where in a run the trained leaves lie: a whole model, or what stands beside a backbone."""
+    """Returns the folder of a run's trained leaves: model/ for a whole model, else adapter/."""
     return "model" if method == "full" else "adapter"
 
 
 def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, Any]:
-    """Returns env.json: what, beside the config, determines a run."""
+    """Returns env.json: everything except the config that determines a run."""
     return {
         "command": shlex.join(["python", "-m", f"jaxft.{Path(argv[0]).stem}", *argv[1:]]),
         "python": platform.python_version(),
@@ -205,9 +205,10 @@ def weights_digest(directory: Path) -> str:
 
 
 def model_digests(directory: Path) -> dict[str, str]:
-    """sha256 of all that a checkpoint's predictions depend on: weights, config.json, tokenizer.
+    """sha256 of the files that a checkpoint's predictions depend on: weights, config, tokenizer.
 
-    The number of heads, the activation and LayerNorm's epsilon are in config.json alone.
+    config.json counts because only it has the number of heads, the activation and LayerNorm's
+    epsilon.
     """
     present = [directory / name for name in hub.TOKENIZER_FILES if (directory / name).is_file()]
     tokenizer = "\n".join(f"{path.name} {sha256(path)}" for path in present)

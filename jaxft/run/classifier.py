@@ -25,14 +25,14 @@ from jaxft.run.scores import probabilities
 from jaxft.training import loop, mesh
 from jaxft.training.metrics import score
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength, eval_program
+from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Params
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left to predict with.
+    """The files of a run that prediction needs.
 
     Attributes:
       folder: where the trained leaves are.
@@ -47,7 +47,7 @@ class TrainedRun:
 
 
 def load_run(run: Path) -> TrainedRun:
-    """Returns what a finished run left.
+    """Returns the files of a finished run.
 
     Raises:
       InputError: the run is missing or not finished, or its files are not what was saved.
@@ -55,7 +55,9 @@ def load_run(run: Path) -> TrainedRun:
     if not run.is_dir():
         raise InputError(f"--run: no directory {run}")
     if not (run / "DONE").exists():
-        raise InputError(f"--run: {run} is not finished; its training command continues it")
+        raise InputError(
+            f"--run: {run} is not finished; run its training command again to continue it"
+        )
     folders = [run / name for name in ("adapter", "model") if (run / name).is_dir()]
     if not folders:
         raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
@@ -125,7 +127,7 @@ class Classifier:
         self.labels = tuple(run.settings["labels"])
         parts = load_parts(run)
         self._tokenizer, self._model = parts.tokenizer, parts.model
-        self._devices = mesh.make_mesh()  # of this machine, whatever trained the run
+        self._devices = mesh.make_mesh()  # this machine's, whatever the run was trained on
         self._trained, self._frozen = self._on_devices(parts)
 
     def predict(self, texts: Sequence[Text]) -> list[Prediction]:
@@ -171,14 +173,14 @@ class Classifier:
         settings = self.run.settings
         majority = self.labels.index(settings["majority"]) if "majority" in settings else 0
         found = score(logits_NxC, labels_N, self.labels, majority)
-        if "majority" not in settings:  # an older jaxft did not write which class that is
+        if "majority" not in settings:  # an older jaxft did not record which class that is
             found["majority_accuracy"] = None
         return found
 
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
 
-        On the run's own test split the batches, and so the bits, are those of the run.
+        On the run's own test split the batches are those of the run, and so are the bits.
 
         Raises:
           InputError: a logit is not finite.
@@ -188,25 +190,25 @@ class Classifier:
         if not examples:
             return np.zeros((0, len(self.labels)), np.float32), data
         logits_NxC = loop.logits_of(
-            self._plan, data, self._program, self._trained, self._frozen, self._devices
+            self._loop_config, data, self._program, self._trained, self._frozen, self._devices
         )
         if not np.isfinite(logits_NxC).all():
             raise InputError("the model gives logits that are not finite; did training diverge?")
         return logits_NxC, data
 
     @cached_property
-    def _program(self) -> ByLength:
-        """The evaluation step; each length is compiled when it is first met."""
-        return eval_program(self._model, self._devices, self._plan.eval_batch_size)
+    def _program(self) -> CompiledByLength:
+        """The evaluation step; each length is compiled at its first use."""
+        return eval_program(self._model, self._devices, self._loop_config.eval_batch_size)
 
     @cached_property
-    def _plan(self) -> loop.Plan:
+    def _loop_config(self) -> loop.LoopConfig:
         settings = self.run.settings
-        return loop.Plan(
+        return loop.LoopConfig(
             batch_size=0,
             eval_batch_size=settings["eval_batch_size"],
             epochs=0,
-            # New texts may be longer than all that the buckets were chosen for.
+            # New texts may be longer than those that the buckets were chosen for.
             buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
         )
 

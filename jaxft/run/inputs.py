@@ -23,7 +23,7 @@ def read_examples(path: Path, settings: Mapping[str, Any], label: str = "") -> t
     """Returns the texts of a file, with their labels if it has a column of them.
 
     Args:
-      settings: of the run: whether it takes pairs, what its columns were called, its labels.
+      settings: of the run: whether it takes pairs, the names of its columns, its labels.
       label: the labels' column; "" for the run's own, if the file has it; "none" reads no labels.
 
     Raises:
@@ -80,15 +80,14 @@ def choose_columns(path: Path, first: Row, settings: Mapping[str, Any], label: s
 def to_examples_of(texts: Sequence[Text], settings: Mapping[str, Any]) -> tuple[Example, ...]:
     """Returns texts, or pairs of texts, as examples without labels.
 
-    Raises:
-      InputError: naming the first text that is not what the run takes.
+    Raises: InputError: naming the first text that the run cannot take.
     """
     if isinstance(texts, str):
         raise InputError("texts: one string; expected a list of texts")
     expected = "a pair (text, text)" if settings["pair"] else "a text"
     examples = []
     for number, text in enumerate(texts):
-        parts: tuple[Any, ...] = (text,) if isinstance(text, str) else tuple(text)
+        parts: tuple[Any, ...] = tuple(text) if isinstance(text, tuple | list) else (text,)
         fits = len(parts) == 1 + bool(settings["pair"])
         if not fits or not all(isinstance(part, str) for part in parts):
             raise InputError(f"texts[{number}]: {text!r}; expected {expected}, as the run takes")

@@ -24,14 +24,14 @@ from jaxft.run.scores import test_results
 from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.selection import best_entry
 
 
 def make_results(
     setup: Setup, member: loop.Member, test_logits: dict[str, np.ndarray], used: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns results.json, but for the timing.
+    """Returns results.json without the timing.
 
     Args:
       test_logits: logits_NxC of the `best` and of the `last` weights.
@@ -64,7 +64,7 @@ def make_results(
 
 
 def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Returns what of results.json was known before training."""
+    """Returns the fields of results.json that are known before training."""
     settings = to_json(config)
     return {
         "task": config.task,
@@ -82,12 +82,12 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
 def used_memory(
     programs: Programs, growth: ResidentGrowth, weights: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Returns what the longest step needs by XLA, and what was measured on the device.
+    """Returns the memory of the longest step according to XLA, and as measured on the device.
 
-    `compiled` and all that is measured are of the runs that trained together, `plan` is of one.
+    `compiled` and the measured figures cover all runs that trained together, `plan` covers one.
 
-    `measured_growth` is the allocator's peak on an accelerator. On the CPU it is how much the
-    process grew from before the state was made until the first epoch's steps were over, and the
+    `measured_growth` is the allocator's peak on an accelerator. On the CPU it is the growth of the
+    process between the creation of the state and the end of the first epoch's steps, plus the
     checkpoint's weights, which were read before and are used in place.
     """
     compiled = compiled_bytes(programs.train.largest())
@@ -107,15 +107,19 @@ def used_memory(
 
 
 def timing(
-    setup: Setup, runs: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
+    setup: Setup,
+    runs: int,
+    record: dict[str, Any],
+    run_train: CompiledByLength,
+    run_eval: CompiledByLength,
 ) -> dict[str, Any]:
-    """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
+    """Returns `timing` of results.json; padding is not in the tokens but in `padding_fraction`.
 
-    `train_s` is the time of all the runs that trained together; the rates are theirs together.
+    `train_s` and the rates are of all the runs that trained together.
     """
-    plan, data = setup.plan, setup.data["train"]
+    loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
-    padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
+    padded = loop_config.batch_size * sum(train_lengths(loop_config, data, epochs))
     tokens = epochs * sum(map(len, data.ids))
     seconds = record["train_s"]
     return {

@@ -4,7 +4,7 @@
 
 Load and check (`setup`), compile (`compiled`), restore (`resume`), train epoch by epoch
 (`jaxft.training.loop`), evaluate, write (`results`, `write`). Several runs that train together take
-the same way, with an axis in front of all that is trained.
+the same path, with an axis of runs in front of everything that is trained.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from jaxft.run.write import finish
 from jaxft.training import loop
 from jaxft.training.metrics import check_metric, score
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.state import init_params
 from jaxft.training.step import Params
 from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
@@ -43,7 +43,7 @@ from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with processes.error_barrier():
-        find(config.method.name)  # names first, before any data is downloaded
+        find(config.method.name)  # check names before any data is downloaded
         check_metric(config.metric)
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
@@ -52,18 +52,19 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     if dry_run:
         return show_compiled(setup, len(workdirs) if is_together else 1)
 
-    # Finished runs are only shown; the others are this command's until it ends.
+    # Finished runs are only shown; this command holds the locks of the others until it ends.
     left = [trial for trial, path in workdirs.items() if not is_done(setup, trial, path)]
     if not left:
         return 0
     with ExitStack() as stack:
         for trial in left:
             claim(setup, trial, workdirs[trial], stack)
-        # A kill between two runs' ends leaves a number that the mesh may not divide.
+        # If the previous launch was killed, the number of unfinished runs may not be divisible by
+        # mesh.seeds.
         is_together = is_together and fits_mesh(config, len(left))
         groups = [left] if is_together else [[trial] for trial in left]
-        # One after the other they share one compilation. It comes before any array is made, and is
-        # not counted in what the arrays and the steps take.
+        # Sequential runs share one compilation. It comes before any array is made, so that it is
+        # not counted in the memory of the arrays and the steps.
         compiled = cache(partial(compile_programs, setup))
         compiled(len(groups[0]))
         growth = ResidentGrowth()
@@ -76,20 +77,20 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
 
 
 def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
-    """Checks a run's directory; if it holds the finished run already, shows its results."""
+    """Checks a run's directory; shows the results if the run is finished."""
     own = to_json(trial_config(setup.config, trial))
     with processes.error_barrier():
         if processes.is_writer():
             rundir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
     if done:
-        print(f"\n{path} is done already; its results:\n")
+        print(f"\n{path}  is already finished; its results:\n")
         print(tables.result_table(read_json(path / "results.json")))
     return done
 
 
 def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
-    """Makes a run's directory this command's until `stack` is closed."""
+    """Holds the lock of a run's directory until `stack` is closed."""
     own = to_json(trial_config(setup.config, trial))
     with processes.error_barrier():
         if processes.is_writer():
@@ -104,10 +105,10 @@ def train(
     compiled: Callable[[int], Programs],
     growth: ResidentGrowth,
 ) -> None:
-    """Begins or continues the runs of a group of trials and trains them to the end.
+    """Starts or continues the runs of a group of trials and trains them to the end.
 
-    Runs that are at different steps train apart until they meet: the one that is behind trains to
-    the step of the next, both go on from there together, and so on.
+    Runs at different steps train separately until they meet: the last one trains to the step of the
+      next, from there both continue together, and so on.
     """
     with ExitStack() as stack:
         waiting = open_runs(setup, workdirs, stack)
@@ -137,7 +138,7 @@ def train_members(
     """Trains runs that are at the same step, up to a step or to the end.
 
     Returns:
-      the runs at that step; none if they have come to their end, and their results are written.
+      the runs at that step; none if they are finished and their results have been written.
     """
     members = [one.member for one in started]
     programs = compiled(len(members))
@@ -145,7 +146,7 @@ def train_members(
     group = Group(setup.shapes, len(members))
     evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
     last = loop.fit(
-        setup.plan,
+        setup.loop_config,
         setup.data["train"],
         run_train,
         partial(dev_scores, setup, evaluate),
@@ -175,11 +176,11 @@ def train_members(
 
 
 def logits_of(
-    setup: Setup, run_eval: ByLength, frozen: Params, runs: int, split: str, trained: Params
+    setup: Setup, run_eval: CompiledByLength, frozen: Params, runs: int, split: str, trained: Params
 ) -> np.ndarray:
     """Returns logits_SxNxC of a split, with an axis of runs even for one."""
     data = setup.data[split]
-    found = loop.logits_of(setup.plan, data, run_eval, trained, frozen, setup.devices)
+    found = loop.logits_of(setup.loop_config, data, run_eval, trained, frozen, setup.devices)
     return found.reshape(runs, *found.shape[-2:])
 
 
@@ -193,7 +194,7 @@ def dev_scores(
 
 
 def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:
-    """Returns what a group's steps take behind the batch."""
+    """Returns the arguments of a group's steps that follow the batch."""
     keys = dropout_keys(setup.devices, [trial.seed for trial in group])
     if not rates_differ(setup.config):
         return (keys,)

@@ -15,7 +15,7 @@ from jaxft.training.metrics import from_confusion, not_finite, score
 
 
 def majority_class(dataset: Dataset) -> int:
-    """The most frequent class of train; of equals the first."""
+    """The most frequent class of train; the first one in a tie."""
     counts = Counter(example.label for example in dataset.train)
     return max(range(len(dataset.labels)), key=lambda c: counts[dataset.labels[c]])
 
@@ -61,7 +61,7 @@ def scores_by_task(
 def part_scores(
     logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], classes: Sequence[int]
 ) -> dict[str, Any]:
-    """Scores over some of the classes; none where a logit is not finite."""
+    """Scores over some of the classes; all None if a logit is not finite."""
     if not np.isfinite(logits_NxC).all():
         return not_finite()
     confusion = np.zeros((len(names),) * 2, int)
@@ -70,7 +70,7 @@ def part_scores(
 
 
 def probabilities(logits_NxC: np.ndarray) -> np.ndarray:
-    """Softmax over classes, in float64: float32 sums miss 1 by enough to surprise a reader."""
+    """Softmax over classes, in float64, because float32 probabilities do not quite add up to 1."""
     shifted = logits_NxC.astype(np.float64) - logits_NxC.max(-1, keepdims=True)
     return np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
 

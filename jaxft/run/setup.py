@@ -1,7 +1,7 @@
-"""From a config to all that a run needs before its first step: data, model, optimizer, shapes.
+"""From a config to everything a run needs before its first step: data, model, optimizer, shapes.
 
-setup = set_up(config, sys.argv)         # loads and checks everything, prints what there is
-setup.data["train"], setup.parts.model, setup.shapes
+setup = set_up(config, sys.argv)         # loads, checks and prints everything setup.data["train"],
+setup.parts.model, setup.shapes
 """
 
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ from jaxft.training.step import State
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a command share.
+    """Everything that the runs of a command share.
 
     Attributes:
       shapes: of one run's State, with shardings.
-      parameters, memory: results.json's, as far as shapes tell.
+      parameters, memory: those of results.json that follow from shapes.
     """
 
     config: ConfigDict
@@ -52,7 +52,7 @@ class Setup:
     parts: build.Parts
     data: dict[str, Encoded]
     data_report: dict[str, Any]
-    plan: loop.Plan
+    loop_config: loop.LoopConfig
     objective: Objective
     optimizer: optax.GradientTransformation
     shapes: State
@@ -61,8 +61,8 @@ class Setup:
 
 
 def set_up(config: ConfigDict, argv: list[str]) -> Setup:
-    """Loads and checks everything and prints what there is; makes no array on a device."""
-    # Text -> token ids, and what there is to know about them; every process reads the same.
+    """Loads, checks and prints everything; makes no array on a device."""
+    # Text -> token ids and the data report; every process must read the same data.
     with processes.error_barrier():
         devices = mesh.make_mesh(**config.mesh)
         dataset = build.load_dataset(config)
@@ -77,15 +77,15 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
-    # Shapes -> optimizer and what each partition costs.
-    plan = make_plan(config, data)
-    optimizer = make_adamw(config, plan, data["train"], parts.model)
+    # Shapes -> optimizer, and the memory of each partition.
+    loop_config = make_loop_config(config, data)
+    optimizer = make_adamw(config, loop_config, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
     parameters = count(parts.model.shapes, parts.model.labels)
     memory = bytes_by_partition(
         parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
     )
-    print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
+    print(f"\n{config.model.name}, {config.method.name}{initialised_note(parts.newly_initialised)}")
     print(tables.parameter_table(parameters, memory))
     return Setup(
         config=config,
@@ -95,7 +95,7 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
         parts=parts,
         data=data,
         data_report=data_report,
-        plan=plan,
+        loop_config=loop_config,
         objective=make_objective(config, dataset, data["train"]),
         optimizer=optimizer,
         shapes=shapes,
@@ -119,10 +119,10 @@ def report_on(config: ConfigDict, dataset: Dataset, data: dict[str, Encoded]) ->
     return checks.report(dataset, lengths, config.data.max_length)
 
 
-def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
-    """Returns what the loop is told; the buckets suit all three splits."""
+def make_loop_config(config: ConfigDict, data: dict[str, Encoded]) -> loop.LoopConfig:
+    """Returns the settings of the loop; the buckets suit all three splits."""
     lengths = np.concatenate([encoded.lengths for encoded in data.values()])
-    return loop.Plan(
+    return loop.LoopConfig(
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
         epochs=config.epochs,
@@ -141,24 +141,24 @@ def make_objective(config: ConfigDict, dataset: Dataset, train: Encoded) -> Obje
 
 
 def make_rates(
-    config: ConfigDict, plan: loop.Plan, train: Encoded, learning_rate: float
+    config: ConfigDict, loop_config: loop.LoopConfig, train: Encoded, learning_rate: float
 ) -> optax.Schedule:
-    """Returns the learning rate by update, with this one at its peak."""
-    optim, per_epoch = config.optim, plan.steps_per_epoch(len(train.ids))
-    updates = updates_by(plan.epochs * per_epoch, per_epoch, optim.accumulate)
+    """Returns update -> learning rate, with this one at its peak."""
+    optim, per_epoch = config.optim, loop_config.steps_per_epoch(len(train.ids))
+    updates = updates_by(loop_config.epochs * per_epoch, per_epoch, optim.accumulate)
     return make_schedule(optim.schedule, learning_rate, updates, optim.warmup)
 
 
 def make_adamw(
-    config: ConfigDict, plan: loop.Plan, train: Encoded, model: Model
+    config: ConfigDict, loop_config: loop.LoopConfig, train: Encoded, model: Model
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of the model's labels; one for all the rates, where they differ."""
+    """Returns the optimizer of the model's labels; one for all the rates if they differ."""
     peak = 1.0 if rates_differ(config) else trials(config)[0].learning_rate
-    per_epoch = plan.steps_per_epoch(len(train.ids))
+    per_epoch = loop_config.steps_per_epoch(len(train.ids))
     check_accumulate(config.optim.accumulate, per_epoch)
     return make_optimizer(
         model.labels,
-        make_rates(config, plan, train, peak),
+        make_rates(config, loop_config, train, peak),
         weight_decay=config.optim.weight_decay,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
@@ -167,7 +167,7 @@ def make_adamw(
     )
 
 
-def fresh_note(fresh: list[str]) -> str:
-    """Says which parameters do not come from the checkpoint."""
-    modules = sorted({path.rsplit("/", 1)[0] for path in fresh})
+def initialised_note(newly_initialised: list[str]) -> str:
+    """Returns a note on the parameters that do not come from the checkpoint."""
+    modules = sorted({path.rsplit("/", 1)[0] for path in newly_initialised})
     return f" ({', '.join(modules)} newly initialised)" if modules else ""

@@ -1,4 +1,4 @@
-"""What a finished run leaves: trained parameters, predictions, results, plots and the model card.
+"""The files of a finished run: trained parameters, predictions, results, plots and the model card.
 
 finish(setup, member, results, trained, test_logits_NxC)       # DONE comes last
 """
@@ -45,9 +45,9 @@ def finish(
 
 
 def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -> None:
-    """Writes the trained parameters, with all that predicting with them takes.
+    """Writes the trained parameters, with everything that prediction needs.
 
-    Full fine-tuning leaves a whole model: nothing of the one that it began with is needed.
+    Full fine-tuning writes a whole model, which does not need the one it started from.
     """
     config, env, dataset = to_json(setup.config), setup.env, setup.dataset
     is_pair = any(example.pair is not None for example in dataset.test)
@@ -59,9 +59,9 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "columns": build.columns_of(setup.config, is_pair),
         "method": config["method"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
-        "buckets": setup.plan.buckets,
+        "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,
-        "eval_batch_size": setup.plan.eval_batch_size,
+        "eval_batch_size": setup.loop_config.eval_batch_size,
         "weights_sha256": env["weights_sha256"],
     }
     folder = workdir / build.trained_folder(setup.config.method.name)

@@ -1,10 +1,10 @@
 """The results of a grid: a row for each task, model, method and variant, over its seeds.
 
-    rows = summarize(cells, {cell.name: results})
+    rows = summarize(runs, {run.name: results})
     write(workdir, rows)                # table.json and table.md
     result_table(rows).text()           # for the terminal
 
-The table depends on the results alone, not on when, where and how often a cell ran.
+The table depends on the results alone, not on when, where and how often a run ran.
 """
 
 from collections import Counter
@@ -18,9 +18,9 @@ from jaxft.reporting.aggregate import short_names
 from jaxft.reporting.formats import NONE
 from jaxft.reporting.stats import Spread, spread
 from jaxft.reporting.table import Entry, Table, name_entry, number_entry, score_entry
-from jaxft.sweeping.jobs import Cell, State
+from jaxft.sweeping.runs import GridRun, State
 
-Results = Mapping[str, Mapping[str, Any]]  # cell -> its scores, as `scores_of` returns them
+Results = Mapping[str, Mapping[str, Any]]  # run -> its scores, as `scores_of` returns them
 SCORES = ("accuracy", "macro_f1")
 
 
@@ -30,39 +30,38 @@ def scores_of(results: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: test[name] for name in SCORES}, "collapsed": test["collapsed"]}
 
 
-def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Returns groups of cells that differ only in the seed, in the order of the grid."""
-    found: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        key = (cell.task, cell.model, cell.method, cell.variant)
-        found.setdefault(key, []).append(cell)
+def groups(runs: Sequence[GridRun]) -> list[list[GridRun]]:
+    """Returns groups of runs that differ only in the seed, in the order of the grid."""
+    found: dict[tuple[str, ...], list[GridRun]] = {}
+    for run in runs:
+        key = (run.task, run.model, run.method, run.variant)
+        found.setdefault(key, []).append(run)
     return list(found.values())
 
 
-def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
+def summarize(runs: Sequence[GridRun], results: Results) -> list[dict[str, Any]]:
     """Returns the rows of table.json: mean and spread over the finished seeds, and each run."""
     rows = []
-    for group in groups(cells):
-        done = [cell for cell in group if cell.name in results]
+    for group in groups(runs):
+        done = [run for run in group if run.name in results]
         first = group[0]
         rows.append(
             {
                 **{name: getattr(first, name) for name in ("task", "model", "method", "variant")},
                 **{score: over_seeds(done, results, score) for score in SCORES},
-                "collapsed": sum(results[cell.name]["collapsed"] for cell in done),
+                "collapsed": sum(results[run.name]["collapsed"] for run in done),
                 "runs": [
-                    {"seed": cell.seed, "directory": cell.name, **results[cell.name]}
-                    for cell in done
+                    {"seed": run.seed, "directory": run.name, **results[run.name]} for run in done
                 ],
-                "missing": [cell.seed for cell in group if cell.name not in results],
+                "missing": [run.seed for run in group if run.name not in results],
             }
         )
     return rows
 
 
-def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str, Any] | None:
+def over_seeds(runs: Sequence[GridRun], results: Results, score: str) -> dict[str, Any] | None:
     """Returns mean, sample standard deviation and number of runs; None without a run."""
-    found = spread([results[cell.name][score] for cell in cells])
+    found = spread([results[run.name][score] for run in runs])
     return asdict(found) if found else None
 
 
@@ -89,12 +88,12 @@ def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def progress_table(cells: Sequence[Cell], states: Mapping[str, State], results: Results) -> Table:
+def progress_table(runs: Sequence[GridRun], states: Mapping[str, State], results: Results) -> Table:
     """Returns the table of a sweep that is running."""
-    rows = summarize(cells, results)
+    rows = summarize(runs, results)
     lines: list[tuple[Entry, ...]] = []
-    for name, row, group in zip(row_names(rows), rows, groups(cells), strict=True):
-        counts = Counter(states[cell.name] for cell in group)
+    for name, row, group in zip(row_names(rows), rows, groups(runs), strict=True):
+        counts = Counter(states[run.name] for run in group)
         known = [counts[state] for state in (State.DONE, State.RUNNING, State.FAILED)]
         numbers = [*known, len(group) - sum(known)]
         scores = [score_entry(Spread(**row[s]) if row[s] else None) for s in SCORES]

@@ -4,9 +4,9 @@
     run_train.compile(length=64)
     state, metrics = run_train(state, frozen, batch, key)
 
-`train_program` and `eval_program` are the two there are: what trains, what predicts and what the
-memory planner compiles for a device that is not there. Compiling ahead keeps compilation out of the
-step times, gives XLA's own account of the program's memory before the first step, and makes the set
+`train_program` and `eval_program` make the only two programs: training, prediction and the memory
+planner, which compiles for absent devices, all use them. Compiling ahead keeps compilation out of
+the step times, gives XLA's account of the program's memory before the first step, and makes the set
 of shapes explicit.
 """
 
@@ -37,7 +37,7 @@ from jaxft.training.step import Forward, eval_step, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 
-class ByLength:
+class CompiledByLength:
     """`function(*before, batch, *after)`, one executable per batch length.
 
     Attributes:
@@ -63,9 +63,9 @@ class ByLength:
 
         Args:
           before, after: ShapeDtypeStructs (with shardings) of the arguments around the batch.
-          results: shardings of what it returns, a tree or a prefix of one; None: XLA's choice.
-          batch_size: examples; the batch has as many rows as the mesh pads them to.
-          seeds: how many batches a step takes at once; None: one, without an axis of seeds.
+          results: shardings of the results, a tree or a prefix of one; None leaves them to XLA.
+          batch_size: examples; the mesh pads a batch to `padded_rows` of it.
+          seeds: the number of batches in a step; None: one, without an axis of seeds.
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
         """
@@ -84,7 +84,7 @@ class ByLength:
         """Returns the executable for batches of this length, compiled at the first call.
 
         Args:
-          options: XLA's compiler options by name, none of which may change what is computed.
+          options: XLA's compiler options by name; none of them may change the results.
         """
         if length not in self.executables:
             start = time.perf_counter()
@@ -117,11 +117,11 @@ def train_program(
     seeds: int = 1,
     rates_differ: bool = False,
     objective: Objective | None = None,
-) -> ByLength:
+) -> CompiledByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
-      seeds: how many train together; if several, all but `frozen` has an axis of seeds.
+      seeds: the number that train together; if several, all but `frozen` has an axis of seeds.
       rates_differ: whether a step takes the learning rate after the key, and the optimizer's
         schedule has its peak at 1.
       objective: the loss; None is plain cross-entropy.
@@ -137,11 +137,11 @@ def train_program(
     if seeds > 1:
         step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))
         state, own = stacked_shapes(state, seeds), stacked_shapes(own, seeds)
-    return ByLength(
+    return CompiledByLength(
         step,
         before=(state, frozen),
         after=own,
-        # As it came in, or the next step would be given another layout than it was compiled for.
+        # The same sharding as the input, because the next step was compiled for that.
         results=(shardings_of(state), metrics),
         mesh=mesh,
         batch_size=batch_size,
@@ -152,11 +152,11 @@ def train_program(
     )
 
 
-def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> ByLength:
+def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> CompiledByLength:
     """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
 
     Args:
-      seeds: how many are evaluated together, on the same batch; several give logits_SxBxC.
+      seeds: the number evaluated together on the same batch; several give logits_SxBxC.
     """
     trained, frozen = param_shapes(model, mesh)
     step: Any = partial(eval_step, forward_on(model, mesh))
@@ -164,7 +164,7 @@ def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -
     if seeds > 1:
         step, trained = eval_steps(step), stacked_shapes(trained, seeds)
         logits = NamedSharding(mesh, PartitionSpec(SEEDS))
-    return ByLength(
+    return CompiledByLength(
         step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
     )
 

@@ -2,7 +2,7 @@
 
     best_entry(history)                     # the epoch with the best dev macro-F1
     best_entry(history, "mcc")              # with the best dev score by another metric
-    stops_early(history, patience=3)        # whether the last three epochs brought nothing better
+    stops_early(history, patience=3)        # whether none of the last three epochs was better
 
 A history has a dict for each finished epoch: `{"epoch", "step", "train_loss", "dev"}`.
 """
@@ -32,7 +32,7 @@ def merit(entry: Mapping[str, Any], metric: str) -> float:
 
 
 def best_entry(history: Sequence[Entry], metric: str = DEFAULT) -> Entry | None:
-    """Returns the epoch with the best dev score; of equals the later, which has trained longer.
+    """Returns the epoch with the best dev score; in a tie the later one, which has trained longer.
 
     None if no epoch was finite. An epoch is `lost` if its checkpoint could not be read.
     """
@@ -52,7 +52,7 @@ def is_over(record: Mapping[str, Any], patience: int, metric: str = DEFAULT) -> 
 
 
 def stops_early(history: Sequence[Mapping[str, Any]], patience: int, metric: str = DEFAULT) -> bool:
-    """Whether the last `patience` epochs brought nothing better; an equal score is no better."""
+    """Whether none of the last `patience` epochs was better; an equal score is not better."""
     if not patience or not history:
         return False
     return history[-1]["epoch"] - last_improvement(history, metric) >= patience

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxft.data.encode import Encoded
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog, read_log
-from jaxft.training.loop import InterruptedRunError, Member, Plan, fit, logits_of, new_record
+from jaxft.training.loop import InterruptedRunError, LoopConfig, Member, fit, logits_of, new_record
 from jaxft.training.mesh import replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
@@ -29,7 +29,7 @@ from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial
 
-PLAN = Plan(
+PLAN = LoopConfig(
     batch_size=4,
     eval_batch_size=4,
     epochs=3,
@@ -150,7 +150,7 @@ class Run:
     def __call__(
         self,
         workdir: Path,
-        plan: Plan = PLAN,
+        plan: LoopConfig = PLAN,
         run_train: Callable[..., Any] | None = None,
         dev_scores: Callable[[Any], dict[str, Any]] | None = None,
         seed: int = SEED,

@@ -16,8 +16,9 @@ from typing import Any
 from jaxft.data.examples import Dataset
 from jaxft.data.formats import Row, declared_names, read_rows
 from jaxft.data.formats.parquet import named
+from jaxft.data.formats.row import row_error, show, show_names
 from jaxft.data.formats.text import describe_folder
-from jaxft.data.readers import to_examples, wanted_columns, whole_number
+from jaxft.data.readers import are_class_indices, to_examples, wanted_columns, whole_number
 from jaxft.data.sources import SPLITS, Found, Layout, file_of_split
 from jaxft.data.splits import Splits
 from jaxft.data.tasks.registry import (
@@ -64,6 +65,8 @@ def load_custom(spec: TaskSpec, request: Request) -> Dataset:
             name = Path(rows[0].path).name
             notes.append(f"{given.noun} {name} has no labels (all {len(rows):,} are -1): not used")
             continue
+        if split != "train" and not (request.labels or given.names):
+            _check_no_places(rows, request.columns.label, labels)
         splits[split] = to_examples(rows, task=spec.name, columns=request.columns, labels=labels)
         labels = labels or labels_of(splits["train"])
     examples = Examples(splits, tuple(notes))
@@ -95,6 +98,14 @@ def _is_unlabelled(rows: list[Row], train: list[Row], request: Request, split: s
         return whole_number(row.fields.get(request.columns.label)) == -1
 
     return split not in request.splits and all(map(is_none, rows)) and not any(map(is_none, train))
+
+
+def _check_no_places(rows: list[Row], label: str, names: tuple[str, ...]) -> None:
+    """Raises InputError if a split numbers its classes, and nobody said in which order they are."""
+    if are_class_indices(rows, label, names):
+        found = show(rows[0].fields[label])
+        reason = f"{label}: {found} is a number, and train has names: {show_names(names)}"
+        raise row_error(rows[0], f"{reason}; give them as data.labels, in the order of the numbers")
 
 
 def _names_of(split: str, request: Request) -> tuple[str, ...]:
