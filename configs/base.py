@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = ConfigDict()
     # "" takes $JAXFT_DATA or else the download.
     config.data.dir = (
-        ""  # a folder with <task>/{train,dev,test}.*; task "custom": with train.*, or a file
+        ""  # folder of <task>/{train,dev,test}.*; task "custom": of train.*, or a file
     )
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
@@ -71,9 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds = ()  # several runs, e.g. (1, 2, 3); () is seed alone
     config.together = "auto"  # auto | on | off: whether several runs train in one step
     config.select = "best"  # best (on dev) | last: the epoch whose test result counts
-    config.metric = (
-        "macro_f1"  # for select=best and patience: macro_f1 | accuracy | mcc | loss | ...
-    )
+    config.metric = "macro_f1"  # of best, patience: macro_f1 | accuracy | mcc | loss | ...
     config.class_weights = ""  # of the loss: "balanced", or a number per class, e.g. "1,2.5,1"
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.patience = 0  # epochs without a better dev score before stopping; 0: never
