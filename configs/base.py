@@ -19,9 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
     # "" takes $JAXFT_DATA or else the download.
-    config.data.dir = (
-        ""  # folder of <task>/{train,dev,test}.*; task "custom": of train.*, or a file
-    )
+    config.data.dir = ""  # folder of <task>/{train,dev,test}.*; "custom": of train.*, or a file
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
     config.data.max_length = 128  # tokens kept of a text, special tokens included
