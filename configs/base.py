@@ -18,8 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
-    # "" takes $JAXFT_DATA or else the download.
-    config.data.dir = ""  # folder of <task>/{train,dev,test}.*; "custom": of train.*, or a file
+    config.data.dir = ""  # folder of the files; "" is $JAXFT_DATA, or the download cache
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
     config.data.max_length = 128  # tokens kept of a text, special tokens included
@@ -29,8 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.columns = ConfigDict()  # task "custom": names of the columns
     config.data.columns.text = "text"  # the text, or the first of a pair
     config.data.columns.pair = ""  # the second text of a pair; "" for single texts
-    config.data.columns.label = "label"  # a name, or an index into data.labels, from 0
+    config.data.columns.label = "label"  # a name, an index into data.labels, a list, a number
     config.data.columns.id = ""  # "" numbers the examples by line
+    config.data.label_separator = ""  # task "custom": between several labels of a CSV, e.g. ";"
     config.data.splits = ConfigDict()  # task "custom": names of the splits; "" takes the usual ones
     config.data.splits.train = ""  # a split of the hub, or the name of a file without its ending
     config.data.splits.dev = ""  # usually dev, validation, valid or val; without one: held out
@@ -38,8 +38,13 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
-    config.model.dtype = "float32"  # of the computation: float32 | bfloat16
+    config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
     config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
+    config.model.frozen_dtype = "float32"  # of what is stored and not trained: as dtype
+    config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
+    config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
+    config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
+    config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
     config.method = ConfigDict()
     config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer
@@ -69,7 +74,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds = ()  # several runs, e.g. (1, 2, 3); () is seed alone
     config.together = "auto"  # auto | on | off: whether several runs train in one step
     config.select = "best"  # best (on dev) | last: the epoch whose test result counts
-    config.metric = "macro_f1"  # of best, patience: macro_f1 | accuracy | mcc | loss | ...
+    config.objective = "auto"  # auto (by the data) | single_label | multi_label | regression
+    config.metric = "auto"  # of best and patience: macro_f1 | accuracy | mcc | pearson | loss | ...
     config.class_weights = ""  # of the loss: "balanced", or a number per class, e.g. "1,2.5,1"
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.patience = 0  # epochs without a better dev score before stopping; 0: never

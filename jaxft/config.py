@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
+from jaxft.reporting.schema import ADDED
 
 # The files of configs/: inside the package if jaxft was installed from a wheel, next to it in a
 # clone.
@@ -183,8 +184,8 @@ def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]],
     return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
 
 
-# Fields that were added after the first runs, with the values that change nothing.
-ADDED = {"metric": "macro_f1", "class_weights": "", "label_smoothing": 0.0}
+# The objectives whose default metric is macro_f1: with them, "auto" is the same run.
+BY_MACRO_F1 = ("auto", "single_label", "multi_label")
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -198,6 +199,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
+    "model.attention_dropout": (lambda x: x == -1 or 0 <= x < 1, "a rate in [0, 1), or -1"),
     "label_smoothing": (lambda x: 0 <= x < 1, "a share in [0, 1)"),
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
@@ -254,11 +256,19 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     others = ("mesh", "seeds", "together")
     kept = {name: value for name, value in fields.items() if name not in others}
     # A run of an older jaxft keeps its identity as long as the newer fields change nothing.
+    if kept.get("metric") == "macro_f1" and kept.get("objective", "auto") in BY_MACRO_F1:
+        kept["metric"] = ADDED["metric"]
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
+    if "model" in kept:
+        own = {f"model.{name}": x for name, x in kept["model"].items()}
+        own = {name: x for name, x in own.items() if name not in ADDED or x != ADDED[name]}
+        kept["model"] = {name.removeprefix("model."): x for name, x in own.items()}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
     data = dict(fields.get("data", {}))
     if not any(data.get("splits", {}).values()):
         data.pop("splits", None)
+    if not data.get("label_separator"):
+        data.pop("label_separator", None)
     return kept | {"optim": optim} | ({"data": data} if data else {})
 
 

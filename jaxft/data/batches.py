@@ -108,7 +108,9 @@ def make_batch(
     length: int,
     share: np.ndarray | None = None,
 ) -> Batch:
-    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B).
+    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` and `weights` (float32 B).
+
+    `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets.
 
     Rows after the examples are padding: weight 0, label 0, and one visible token, because a row
     that attends to nothing is a softmax over -inf.
@@ -123,7 +125,7 @@ def make_batch(
     ids_BxL = np.full((len(share), length), encoded.pad_id, np.int32)
     mask_BxL = np.zeros((len(share), length), np.int32)
     types_BxL = np.zeros((len(share), length), np.int32)
-    labels_B = np.zeros(len(share), np.int32)
+    labels_B = np.zeros((len(share), *encoded.labels.shape[1:]), encoded.labels.dtype)
     weights_B = np.zeros(len(share), np.float32)
     mask_BxL[share >= len(indices), 0] = 1
     for b, i in enumerate(indices[share[share < len(indices)]]):
@@ -131,8 +133,10 @@ def make_batch(
         ids_BxL[b, : len(row)] = row
         mask_BxL[b, : len(row)] = 1
         types_BxL[b, : len(row)] = encoded.types[i]
-        labels_B[b] = max(encoded.labels[i], 0)
+        labels_B[b] = encoded.labels[i]
         weights_B[b] = 1.0
+    if labels_B.dtype == np.int32:
+        labels_B = np.maximum(labels_B, 0)  # -1: a text without a label
     return {
         "ids": ids_BxL,
         "mask": mask_BxL,

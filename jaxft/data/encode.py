@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.examples import Example
+from jaxft.data.labels import CLASS, LabelKind
 from jaxft.errors import InputError
 
 Coded = tuple[np.ndarray, np.ndarray, int]  # ids, types, tokens before truncation
@@ -26,7 +27,8 @@ class Encoded:
     Attributes:
       ids: N arrays of int32, special tokens included, unpadded, at most `max_length` long.
       types: N arrays of int32, the token types (all 0 for a single text).
-      labels: int32 N; -1 for a text without a label.
+      labels: a row for each example, as the kind of label makes it: class indices (int32 N, -1
+        for a text without a label), 0 or 1 for each class (float32 NxC), or numbers (float32 N).
       lengths: int32 N, tokens before truncation.
       pad_id: the id that fills a row up.
     """
@@ -50,12 +52,17 @@ def load_tokenizer(directory: Path) -> Any:
         raise InputError(
             f"{directory}: no tokenizer; expected tokenizer.json, vocab.txt or vocab.json"
         )
-    from transformers import AutoTokenizer  # imported here: it takes seconds
-
-    tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True)
+    tokenizer = tokenizer_class().from_pretrained(directory, use_fast=True, local_files_only=True)
     if tokenizer.pad_token_id is None:
         raise InputError(f"{directory}: the tokenizer has no padding token")
     return tokenizer
+
+
+def tokenizer_class() -> Any:
+    """Returns transformers' AutoTokenizer, imported at the first call: that takes seconds."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:
@@ -81,21 +88,25 @@ def check_max_length(max_length: int, longest: int) -> None:
 
 
 def encode(
-    tokenizer: Any, examples: Sequence[Example], labels: Sequence[str], max_length: int
+    tokenizer: Any,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    max_length: int,
+    kind: LabelKind = CLASS,
 ) -> Encoded:
     """Returns the examples' ids, types, labels and lengths.
 
     Args:
       labels: the label names in order; an example's label becomes its place among them.
       max_length: tokens kept; for pairs, the longer text is truncated first.
+      kind: of the labels, which makes the targets of them.
     """
-    number = {label: i for i, label in enumerate(labels)}
     rows = encode_once if tokenizer.is_fast else encode_twice
     coded = rows(tokenizer, examples, max_length)
     return Encoded(
         ids=[ids for ids, _, _ in coded],
         types=[types for _, types, _ in coded],
-        labels=np.asarray([number.get(e.label, -1) for e in examples], np.int32),
+        labels=kind.targets([e.label for e in examples], labels),
         lengths=np.asarray([length for _, _, length in coded], np.int32),
         pad_id=tokenizer.pad_token_id,
     )

@@ -5,6 +5,8 @@ Example("7", "Great food", None, "positive", "custom", "train.jsonl:17")
 
 from dataclasses import dataclass
 
+from jaxft.data.labels import CLASS, Label, LabelKind
+
 
 @dataclass(frozen=True)
 class Example:
@@ -13,9 +15,14 @@ class Example:
     id: str
     text: str
     pair: str | None
-    label: str  # "" if the file has no labels (prediction)
+    label: Label  # "" if the file has no labels (prediction)
     task: str
     where: str  # "train.jsonl:17", for messages
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it has a label; an empty list and 0.0 are labels."""
+        return self.label != ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Dataset:
     """The three splits of a task, or of several tasks merged into one label space."""
 
     task: str  # as asked: "acl_sup" or "restaurant_sup,laptop_sup"
-    labels: tuple[str, ...]  # a label's position here is its class index
+    labels: tuple[str, ...]  # a class's position here is its index; () if labels are numbers
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     test: tuple[Example, ...]
@@ -41,3 +48,4 @@ class Dataset:
     source: str  # "local" | "download" | "sample" | "hub"
     notes: tuple[str, ...]  # notes for the user: dev held out of train, terms skipped, ...
     task_labels: dict[str, tuple[str, ...]]  # task -> its labels, as in `labels`
+    kind: LabelKind = CLASS

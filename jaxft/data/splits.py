@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from jaxft.data.examples import Dataset, Example
+from jaxft.data.labels import CLASS, classes_of
 from jaxft.errors import InputError
 
 Splits = dict[str, tuple[Example, ...]]  # by name: train, dev, test
@@ -76,11 +77,11 @@ def hold_out(
     for index, example in enumerate(train):
         groups.setdefault((example.pair or example.text).strip(), []).append(index)
     members = list(groups.values())
-    left = Counter(example.label for example in train)
+    left = Counter(name for example in train for name in classes_of(example.label))
     chosen: set[int] = set()
     for number in np.random.default_rng(seed).permutation(len(members)):
         group = members[number]
-        taken = Counter(train[index].label for index in group)
+        taken = Counter(name for index in group for name in classes_of(train[index].label))
         fits = len(chosen) + len(group) <= size
         if fits and all(left[label] > count for label, count in taken.items()):
             chosen.update(group)
@@ -99,12 +100,17 @@ def draw_few_shot(
 ) -> tuple[Example, ...]:
     """Returns `count` examples in the order of `train`, the classes in train's proportions.
 
+    Where an example has several classes, or a number, the draw is uniform.
+
     Raises:
       InputError: `count` is below the number of classes or above the number of examples.
     """
     if not len(labels) <= count <= len(train):
         bounds = f"between {len(labels)} (one a class) and {len(train)} (all of train)"
         raise InputError(f"data.few_shot: expected a count {bounds}, got {count}")
+    if not all(isinstance(example.label, str) for example in train):
+        drawn = np.random.default_rng(seed).permutation(len(train))[:count]
+        return tuple(train[index] for index in sorted(drawn.tolist()))
     by_label = {
         label: [index for index, example in enumerate(train) if example.label == label]
         for label in labels
@@ -141,7 +147,17 @@ def with_few_shot(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """Returns several tasks as one: labels and ids carry the task's name, "restaurant:positive"."""
+    """Returns several tasks as one: labels and ids carry the task's name, "restaurant:positive".
+
+    Raises:
+      InputError: a task's labels are not class names.
+    """
+    for d in datasets:
+        if d.kind is not CLASS:
+            raise InputError(
+                f"task: {d.task!r} cannot be merged with others: a label of it is {d.kind.name}; "
+                "expected a class name"
+            )
 
     def prefixed(split: str) -> tuple[Example, ...]:
         return tuple(

@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxft.errors import InputError
 from jaxft.reporting.facts import is_diverged
-from jaxft.reporting.schema import Run, RunResults, flat
+from jaxft.reporting.schema import ADDED, Run, RunResults, flat
 
 # The order of methods in a report; any others follow by name. It is not read from the registry in
 # jaxft.peft, because that loads JAX.
@@ -39,6 +39,17 @@ UNREAD = {
     **dict.fromkeys(("full", "head", "bitfit"), LORA | BOTTLENECK | {"layers"}),
     "lora": BOTTLENECK,
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
+}
+
+# Fields that an older jaxft did not write, with the values that they had in effect.
+NEWER = {
+    **ADDED,
+    "objective": "single_label",
+    "metric": "macro_f1",
+    # transformers' Flax classes, with one dropout mask of attention for a whole batch.
+    "model.implementation": "transformers",
+    **{f"data.splits.{split}": "" for split in ("train", "dev", "test")},
+    "data.label_separator": "",
 }
 
 # Digests in env.json of the data and the weights of a run, the most precise first; an
@@ -163,6 +174,9 @@ def settings(results: RunResults) -> dict[str, Any]:
     """The fields of a run's config that determine its group, by their dotted names."""
     unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
     fields = flat(results["config"])
+    # Those that an older jaxft did not write; "auto" is the same as what it chose.
+    fields |= {name: x for name, x in NEWER.items() if name not in fields}
+    fields |= {name: results.get(name, NEWER[name]) for name in ("objective", "metric")}
     return {name: x for name, x in fields.items() if name not in FREE | unread}
 
 

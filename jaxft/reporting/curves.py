@@ -8,6 +8,7 @@ inline_svg(figure, prefix="acl-1")   # for a page: it takes the colour of the te
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -17,17 +18,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft.reporting.aggregate import RunGroup
+from jaxft.reporting.facts import figure_of, shown_metrics
 from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREEN, VERMILION
 from jaxft.reporting.schema import Epoch
+from jaxft.training.objectives import SINGLE_LABEL, Metric
 
-# Panel -> a figure of an epoch of results.json's history.
-PANELS: dict[str, Callable[[Epoch], float | None]] = {
-    "train loss": lambda entry: entry["train_loss"],
-    "dev loss": lambda entry: entry["dev"].get("loss"),
-    "dev accuracy": lambda entry: entry["dev"].get("accuracy"),
-    "dev macro-F1": lambda entry: entry["dev"].get("macro_f1"),
-}
+Panels = Mapping[str, Callable[[Epoch], float | None]]
+
+
+def panels_of(metrics: Mapping[str, Metric]) -> Panels:
+    """Returns panel -> a figure of an epoch of results.json's history, given the scores shown."""
+    losses: Panels = {
+        "train loss": lambda entry: entry["train_loss"],
+        "dev loss": lambda entry: entry["dev"].get("loss"),
+    }
+    scores = {f"dev {m.title}": partial(dev_figure, name) for name, m in metrics.items()}
+    return {**losses, **scores}
+
+
+def dev_figure(name: str, entry: Epoch) -> float | None:
+    """A dev score of an epoch."""
+    return figure_of(entry["dev"], name)
+
+
+PANELS = panels_of(SINGLE_LABEL.shown_metrics())
 
 # Okabe and Ito's palette without black and yellow, which vanish on a dark or a light page.
 COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#888888")
@@ -52,7 +67,7 @@ def series(group: RunGroup, name: str) -> tuple[np.ndarray, np.ndarray]:
 
     Epochs that only some seeds reached (others stopped early) are left out of the mean.
     """
-    figure = PANELS[name]
+    figure = panels_of(shown_metrics(group.first))[name]
     histories = [run.results["history"] for run in group.runs]
     length = min(map(len, histories))
     values = [[figure(entry) for entry in history[:length]] for history in histories]
@@ -62,7 +77,7 @@ def series(group: RunGroup, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def panel(groups: Sequence[RunGroup], name: str, looks: Looks, *, legend: bool = True) -> Figure:
-    """Returns the figure of one of `PANELS`.
+    """Returns the figure of one of the panels of the groups' objective.
 
     Args:
       looks: `styles` of all groups of the report.

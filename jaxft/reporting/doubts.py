@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from jaxft.reporting.aggregate import RunGroup, name_of, origin
 from jaxft.reporting.costs import alone
-from jaxft.reporting.facts import divergence, notes
-from jaxft.reporting.formats import metric_name
+from jaxft.reporting.facts import divergence, metric_title, notes
 from jaxft.reporting.measures import over
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import sampling_error
@@ -42,11 +41,12 @@ def divergence_notes(groups: Sequence[RunGroup]) -> list[str]:
 
 def select_note(groups: Sequence[RunGroup]) -> list[str]:
     """The epoch whose weights were tested; none if groups differ, as their names then say."""
+    first = groups[0].first
     selects = {(group.first["select"], group.first.get("metric", "macro_f1")) for group in groups}
     if len(selects) > 1:
         return []
     select, metric = selects.pop()
-    best = f"the epoch that is best on dev by {metric_name(metric)}"
+    best = f"the epoch that is best on dev by {metric_title(first, metric)}"
     return [f"Each run is scored after {best if select == 'best' else 'its last epoch'}."]
 
 

@@ -51,6 +51,12 @@ def points(difference: float) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
 
 
+def signed(difference: float) -> str:
+    """`+0.123`, in a score's own unit, with a true minus sign."""
+    text = f"{difference:+.3f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
+
+
 def amount(n: float | None, unit: str) -> str:
     """`1,234.5` of one of `UNITS`; a size above zero never shows as 0.0."""
     if n is None:

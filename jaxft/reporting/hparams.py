@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from jaxft.reporting import aggregate
+from jaxft.reporting import aggregate, facts
 from jaxft.reporting.schema import RunResults, flat
 from jaxft.training.selection import best_entry
 
@@ -21,7 +21,7 @@ Setting = str | float | bool  # the types that TensorBoard knows
 
 # Fields that only some tasks read, and what those are called.
 OF_TASKS = {
-    **dict.fromkeys(("data.hub", "data.labels", "data.columns."), "custom"),
+    **dict.fromkeys(("data.hub", "data.labels", "data.columns.", "data.label_separator"), "custom"),
     "data.few_shot": "_fs",
 }
 
@@ -60,11 +60,12 @@ def scores(results: Mapping[str, Any]) -> dict[str, float]:
         results["timing"],
         best_entry(results["history"], results.get("metric", "macro_f1")),
     )
+    run = cast(RunResults, results)
+    main = facts.main_metric(run)
     found = {
-        "best_dev_macro_f1": best["dev"]["macro_f1"] if best else None,
-        "test_accuracy": results["test"]["accuracy"],
-        "test_macro_f1": results["test"]["macro_f1"],
-        "test_unseen_macro_f1": results["test_unseen"]["macro_f1"],
+        f"best_dev_{main}": best["dev"].get(main) if best else None,
+        **{f"test_{name}": results["test"].get(name) for name in facts.shown_metrics(run)},
+        f"test_unseen_{main}": results["test_unseen"].get(main),
         "trained_parameters": results["parameters"]["trained"],
         # Its share, if several runs trained together.
         "training_seconds": timing["train_s"] / timing["seeds_together"],

@@ -15,6 +15,7 @@ from jaxft.reporting import bars, curves, plots
 from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.costs import alone
 from jaxft.reporting.documents import Files, Pictures
+from jaxft.reporting.facts import shown_metrics
 from jaxft.reporting.formats import counted
 from jaxft.reporting.schema import PlanRow
 
@@ -61,7 +62,7 @@ def named(path: Path, shows: str) -> tuple[str, str]:
 def write_curves(groups: Sequence[RunGroup], looks: curves.Looks, stem: Path) -> Files:
     """An SVG for each panel."""
     files = []
-    for name in curves.PANELS:
+    for name in curves.panels_of(shown_metrics(groups[0].first)):
         path = stem.with_name(f"{stem.name}-{slug(name)}.svg")
         path.write_text(curves.to_svg(curves.panel(groups, name, looks)), encoding="utf-8")
         files.append(named(path, f"{name} by epoch"))

@@ -23,11 +23,11 @@ from jaxft.reporting.formats import (
     human_bytes,
     human_seconds,
     percent,
-    points,
     share,
 )
 from jaxft.reporting.markup import escape_latex, escape_markdown, no_formula
 from jaxft.reporting.stats import Spread
+from jaxft.training.objectives import Metric
 
 Align = Literal["left", "right"]
 WIDTH = 100  # of notes in a terminal
@@ -265,9 +265,29 @@ def score_entry(found: Spread | None) -> Entry:
     return Entry(f"{100 * found.mean:.1f} ± {std}", found.mean)
 
 
+def value_entry(found: Spread | None) -> Entry:
+    """`0.512 ± 0.034`, of a score that is no share, such as an error."""
+    if found is None:
+        return Entry(NONE)
+    std = NONE if found.std is None else f"{found.std:.3f}"
+    return Entry(f"{found.mean:.3f} ± {std}", found.mean)
+
+
+def metric_entry(found: Spread | None, metric: Metric) -> Entry:
+    """Mean and spread of a score: in percent, or in its own unit if it is no share."""
+    return score_entry(found) if metric.is_share else value_entry(found)
+
+
 def percent_entry(value: float | None) -> Entry:
     """`65.0`, in percent, of a share that has no seeds."""
     return Entry(NONE) if value is None else Entry(f"{100 * value:.1f}", value)
+
+
+def plain_entry(value: float | None, metric: Metric) -> Entry:
+    """A score that has no seeds: in percent, or in its own unit if it is no share."""
+    if value is None or metric.is_share:
+        return percent_entry(value)
+    return Entry(f"{value:.3f}", value)
 
 
 def share_entry(value: float | None) -> Entry:
@@ -288,11 +308,6 @@ def size_entry(found: Spread | None) -> Entry:
 def time_entry(found: Spread | None) -> Entry:
     """`2 min 03 s`: the mean over seeds."""
     return Entry(human_seconds(found.mean), found.mean) if found else Entry(NONE)
-
-
-def points_entry(difference: float) -> Entry:
-    """`+1.2` points of percent."""
-    return Entry(points(difference), difference)
 
 
 def p_entry(p: float | None) -> Entry:

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxft.errors import InputError
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
-from jaxft.training.objective import Objective
+from jaxft.training.objectives import CLASS_INDEX, Losses, Target
 from jaxft.training.sharding import gathering
 from jaxft.training.state import (
     Model,
@@ -30,8 +31,9 @@ from jaxft.training.state import (
     sharded_shape,
     shardings_of,
     state_shapes,
+    without_scan,
 )
-from jaxft.training.step import eval_step, train_step
+from jaxft.training.step import Forward, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 
@@ -56,6 +58,7 @@ class CompiledByLength:
         seeds: int | None = None,
         donate: tuple[int, ...] = (),
         tokens_labelled: bool = False,
+        target: Target = CLASS_INDEX,
     ) -> None:
         """Compiles nothing yet.
 
@@ -66,11 +69,14 @@ class CompiledByLength:
           seeds: the number of batches in a step; None: one, without an axis of seeds.
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
+          target: the shape and dtype of a label.
         """
         self.function = function
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
-        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled, seeds)
+        self._batch_shapes = partial(
+            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target
+        )
         self.executables: dict[int, Any] = {}
         self.compile_s = 0.0
 
@@ -114,7 +120,8 @@ def train_program(
     log_norm: bool = True,
     seeds: int = 1,
     rates_differ: bool = False,
-    objective: Objective | None = None,
+    losses: Losses = losses,
+    target: Target = CLASS_INDEX,
 ) -> CompiledByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
@@ -122,14 +129,14 @@ def train_program(
       seeds: the number that train together; if several, all but `frozen` has an axis of seeds.
       rates_differ: whether a step takes the learning rate after the key, and the optimizer's
         schedule has its peak at 1.
-      objective: the loss; None is plain cross-entropy.
+      losses: of each example; plain cross-entropy where none are given.
+      target: the shape and dtype of an example's label.
     """
     own: Any = (sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh)),)
     if rates_differ:
         own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
-    forward = gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
-    losses = (objective or Objective()).losses
+    forward = forward_on(model, mesh)
     step: Any = partial(train_step, forward, optimizer, log_norm=log_norm, losses=losses)
     metrics = replicated(mesh)
     if seeds > 1:
@@ -147,30 +154,59 @@ def train_program(
         # The state is updated in place: without this a step would hold it twice.
         donate=(0,),
         tokens_labelled=model.backbone.family.tokens_labelled,
+        target=target,
     )
 
 
-def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> CompiledByLength:
+def eval_program(
+    model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1, target: Target = CLASS_INDEX
+) -> CompiledByLength:
     """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
 
     Args:
-      seeds: the number evaluated together on the same batch; several give logits_SxBxC.
+      seeds: how many are evaluated together, on the same batch; several give logits_SxBxC.
+      target: the shape and dtype of a label, which a batch has even if no step reads it.
     """
     trained, frozen = param_shapes(model, mesh)
-    step: Any = partial(
-        eval_step, gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
-    )
+    step: Any = partial(eval_step, forward_on(model, mesh))
     logits = replicated(mesh)  # so that each process reads all of them
     if seeds > 1:
         step, trained = eval_steps(step), stacked_shapes(trained, seeds)
         logits = NamedSharding(mesh, PartitionSpec(SEEDS))
     return CompiledByLength(
-        step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
+        step,
+        before=(trained, frozen),
+        results=logits,
+        mesh=mesh,
+        batch_size=batch_size,
+        target=target,
     )
 
 
+def forward_on(model: Model, mesh: Mesh) -> Forward:
+    """Returns a model's `forward` on a mesh.
+
+    Raises:
+      InputError: the layers are to be scanned on a mesh that divides parameters over `fsdp`: the
+        loop's stack would gather all of them at once.
+    """
+    if mesh.shape["fsdp"] > 1 and model.backbone.scans:
+        if model.backbone.compute.scan == "on":
+            raise InputError(
+                "model.scan: 'on' gathers all layers at once, mesh.fsdp one by one; use "
+                "model.scan=auto or off, or mesh.fsdp=1"
+            )
+        model = without_scan(model)
+    return gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
+
+
 def batch_shapes(
-    mesh: Mesh, batch_size: int, tokens_labelled: bool, seeds: int | None, length: int
+    mesh: Mesh,
+    batch_size: int,
+    tokens_labelled: bool,
+    seeds: int | None,
+    length: int,
+    target: Target = CLASS_INDEX,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
     rows = padded_rows(mesh, batch_size)
@@ -183,6 +219,6 @@ def batch_shapes(
 
     tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
     return tokens | {
-        "labels": shape((labels,), jnp.int32),
+        "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxft.data.examples import Columns, Dataset, Example
+from jaxft.data.labels import CLASS, LabelKind, class_names_of
 from jaxft.data.readers import read_file
 from jaxft.data.sources import Found, Layout, RemoteFile, find_files
 from jaxft.data.splits import Splits, complete
@@ -33,6 +34,8 @@ class Request:
     labels: tuple[str, ...] = ()
     hub: str = ""
     splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name in the data
+    kind: LabelKind | None = None  # of the labels; None goes by the data
+    separator: str = ""  # between the classes of a text, where a text names several
 
 
 class Examples(NamedTuple):
@@ -48,7 +51,9 @@ def read_columns(spec: "TaskSpec", files: Mapping[str, Path], seed: int) -> Exam
     splits: Splits = {}
     labels = spec.labels
     for split, path in sorted(files.items(), key=lambda item: item[0] != "train"):
-        splits[split] = read_file(path, task=spec.name, columns=spec.columns, labels=labels)
+        splits[split] = read_file(
+            path, task=spec.name, columns=spec.columns, labels=labels, kind=spec.kind
+        )
         labels = labels or labels_of(splits["train"])
     return Examples(splits)
 
@@ -57,7 +62,7 @@ def load_files(spec: "TaskSpec", request: Request) -> Dataset:
     """Returns the dataset of a task that is defined by its files."""
     found = find_spec(spec, data_dir=request.data_dir, source=request.source)
     examples = spec.read(spec, found.files, request.split_seed)
-    return make_dataset(spec.name, spec.labels, examples, request.split_seed, found)
+    return make_dataset(spec.name, spec.labels, examples, request.split_seed, found, kind=spec.kind)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class TaskSpec:
       read: (files by split, seed for its draws) -> examples by split.
       load: makes the dataset of a `Request`; only for a task that is not defined by its files.
       takes_settings: whether `data.labels`, `data.hub` and `data.splits` are for this task.
+      kind: of its labels: a class, several classes, or a number.
+      objective: the name of the one that suits it; "" is the one of its kind of label.
     """
 
     name: str
@@ -91,6 +98,8 @@ class TaskSpec:
     read: Callable[["TaskSpec", Mapping[str, Path], int], Examples] = read_columns
     load: Callable[["TaskSpec", Request], Dataset] = load_files
     takes_settings: bool = False
+    kind: LabelKind = CLASS
+    objective: str = ""
 
 
 _TASKS: dict[str, TaskSpec] = {}
@@ -156,7 +165,7 @@ def find_spec(spec: TaskSpec, *, data_dir: str | None, source: str) -> Found:
 
 def labels_of(train: tuple[Example, ...]) -> tuple[str, ...]:
     """Returns the labels that occur, sorted: the classes, if nothing else lists them."""
-    return tuple(sorted({example.label for example in train}))
+    return class_names_of(example.label for example in train)
 
 
 def make_dataset(
@@ -167,6 +176,7 @@ def make_dataset(
     found: Found,
     *,
     noun: str = "file",
+    kind: LabelKind = CLASS,
 ) -> Dataset:
     """Returns the Dataset of the splits that there are; a missing dev or test is held out of train.
 
@@ -184,4 +194,5 @@ def make_dataset(
         source=found.source,
         notes=(*examples.notes, *notes),
         task_labels={name: labels},
+        kind=kind,
     )
