@@ -185,7 +185,7 @@ class LayerStack(nn.Module):
     Attributes:
       layer: a class of modules `layer(config, compute)(x_BxLxD, tokens, deterministic)`.
       kinds: of each layer, given to it as `kind`, for a family whose layers differ (local and
-        global attention); empty if they are all alike.
+        global attention); empty if they are all equal.
     """
 
     config: EncoderConfig

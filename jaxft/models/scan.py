@@ -25,7 +25,7 @@ AUTO_FROM = 12  # layers
 
 
 def scans(compute: Compute, layers: int) -> bool:
-    """Whether so many layers are looped over."""
+    """Whether this number of layers is looped over."""
     return compute.scan == "on" or (compute.scan == "auto" and layers >= AUTO_FROM)
 
 
