@@ -292,7 +292,10 @@ class RunEnv(TypedDict):
 
 # Fields of a config that came after the first runs, with the value that changes nothing.
 ADDED = {
-    **{"objective": "auto", "metric": "auto", "class_weights": "", "label_smoothing": 0.0},
+    "objective": "auto",
+    "metric": "auto",
+    "class_weights": "",
+    "label_smoothing": 0.0,
     "model.frozen_dtype": "float32",
     "model.attention": "xla",
     "model.attention_dropout": -1.0,
