@@ -4,7 +4,7 @@
     python -m jaxft.train --config configs/custom.py:glue_sst2
     python -m jaxft.train --config configs/custom.py:glue_stsb
 
-DIR holds {train,dev,test}.{jsonl,csv,tsv,parquet}; a split that is not there is held out of train.
+DIR contains {train,dev,test}.{jsonl,csv,tsv,parquet}; a missing split is held out of train.
 """
 
 from ml_collections import ConfigDict
@@ -13,14 +13,14 @@ from configs.base import get_config as base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config for files, or, with `:glue_sst2` after its name, for a hub dataset."""
+    """Returns the config for files, or, as custom.py:glue_sst2, for a hub dataset."""
     config = base()
     config.task = "custom"
     config.method.name = "lora"
     config.optim.learning_rate = 2e-3
     config.epochs = 5
 
-    # What the columns are called. For pairs of texts name a second one in `pair`.
+    # Names of the columns. For pairs of texts, name the second one in `pair`.
     config.data.columns.text = "text"
     config.data.columns.label = "label"
     # Label names in the order of their class index; () takes those of train, sorted.

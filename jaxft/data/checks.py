@@ -1,4 +1,4 @@
-"""What a dataset holds and what is doubtful in it: class counts, repeats, overlap, lengths.
+"""The data report of a dataset: class counts, duplicates, overlap between splits, lengths.
 
     print(render(report(load("acl_sup", source="sample"))))
 
@@ -15,7 +15,7 @@ from jaxft.data.examples import Dataset, Example
 from jaxft.data.labels import Label, classes_of
 
 SPLITS = ("train", "dev", "test")
-# Which split's texts are looked for in which other one.
+# The splits whose overlap is counted.
 OVERLAPS = (("dev", "train"), ("test", "train"), ("test", "dev"))
 PERCENTILES = (50, 90, 99, 100)
 

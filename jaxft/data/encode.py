@@ -3,7 +3,7 @@
     tokenizer = load_tokenizer(directory)
     encoded = encode(tokenizer, dataset.train, dataset.labels, max_length=128)
 
-An aspect task is encoded as the pair (term, sentence), which BERT tells apart by token types.
+An aspect task is encoded as the pair (term, sentence), which BERT distinguishes by token types.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def load_tokenizer(directory: Path) -> Any:
 def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:
     """Raises InputError if the tokenizer knows ids that the embedding does not hold.
 
-    Flax reads past the table without an error; the logits would be NaN.
+    Flax looks up ids beyond the table without an error; the logits would be NaN.
 
     Args:
       size: words that the embedding holds.
@@ -93,8 +93,8 @@ def encode(
 
     Args:
       labels: the label names in order; an example's label becomes its place among them.
-      max_length: tokens kept; of a pair, the longer member gives way first.
-      kind: of the labels, which makes the targets of them.
+      max_length: tokens kept; for pairs, the longer text is truncated first.
+      kind: of the labels; it makes the targets.
     """
     rows = encode_once if tokenizer.is_fast else encode_twice
     coded = rows(tokenizer, examples, max_length)
@@ -110,8 +110,8 @@ def encode(
 def encode_once(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Coded]:
     """Returns (ids, types, length before truncation) of each example, with a fast tokenizer.
 
-    Of a pair each text is tokenized by itself. The tokenizer's own last step then cuts them off and
-    adds the special tokens, which is all that its call would do with both.
+    Both texts of a pair are tokenized separately. The tokenizer's post-processing then truncates
+    them and adds the special tokens, as a call with both texts would.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # tokenizer.json may say otherwise
@@ -134,7 +134,7 @@ def encode_once(tokenizer: Any, examples: Sequence[Example], max_length: int) ->
 
 
 def encode_twice(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Coded]:
-    """Returns the same with a tokenizer written in Python, which has no such last step."""
+    """Returns the same with a tokenizer written in Python, which has no such post-processing."""
     whole = tokenize(tokenizer, examples, truncation=False)
     kept = tokenize(tokenizer, examples, truncation="longest_first", max_length=max_length)
     return [(*cut, len(ids)) for cut, (ids, _) in zip(kept, whole, strict=True)]
@@ -151,7 +151,7 @@ def tokenize(
         if not chosen:
             continue
         first = [examples[i].text for i in chosen]
-        # verbose=False: the data report says how many are truncated, the tokenizer need not.
+        # verbose=False, because the data report already counts truncated texts.
         coded = tokenizer(first, second, return_token_type_ids=True, verbose=False, **options)
         for i, ids, types in zip(chosen, coded["input_ids"], coded["token_type_ids"], strict=True):
             rows[i] = (np.asarray(ids, np.int32), np.asarray(types, np.int32))

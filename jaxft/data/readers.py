@@ -1,4 +1,4 @@
-"""Strict readers: one file in, its Examples out; whatever is wrong is named by file and line.
+"""Strict readers: one file in, its Examples out; errors name the file and the line.
 
     read_file(Path("train.jsonl"), task="acl", columns=Columns(), labels=("Background", "Uses"))
     # InputError: train.jsonl:17: label: unknown value 'Use'; expected one of Background, Uses; ...

@@ -3,7 +3,7 @@
     rest, dev = hold_out(train, 150, seed=2022)
     splits, notes = complete({"train": examples}, seed=2022)     # dev and test held out of train
 
-A draw follows from its seed and the order of the examples alone.
+A draw depends only on its seed and the order of the examples.
 """
 
 from collections import Counter
@@ -129,7 +129,7 @@ def _largest_remainder(counts: dict[str, int], total: int) -> dict[str, int]:
     seats = {label: max(1, int(share)) for label, share in quota.items()}
     while sum(seats.values()) < total:
         seats[max(seats, key=lambda label: quota[label] - seats[label])] += 1
-    # Rare classes may have got a seat that was not theirs: it comes from the best served.
+    # Rare classes may have got an extra seat; it is taken from the largest classes.
     while sum(seats.values()) > total:
         several = [label for label in seats if seats[label] > 1]
         seats[min(several, key=lambda label: quota[label] - seats[label])] -= 1
@@ -141,7 +141,7 @@ def with_few_shot(dataset: Dataset, count: int, seed: int) -> Dataset:
     notes = (
         f"few-shot: {count} of {len(dataset.train):,} train examples, drawn with seed {seed}",
         f"few-shot: dev is whole; choosing the epoch on its {len(dataset.dev):,} labelled texts "
-        f"uses them beside the {count} of train (--config.select=last does not)",
+        f"uses them in addition to the {count} of train (--config.select=last does not)",
     )
     return replace(dataset, train=drawn, notes=(*dataset.notes, *notes))
 
@@ -175,7 +175,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
         dev=prefixed("dev"),
         test=prefixed("test"),
         origin="; ".join(f"{d.task}: {d.origin}" for d in datasets),
-        # One sample among real files makes the whole a sample.
+        # If one part is a sample, the whole counts as a sample.
         source=next(s for s in ("sample", "hub", "download", "local") if s in sources),
         notes=tuple(f"{d.task}: {note}" for d in datasets for note in d.notes),
         task_labels=task_labels,

@@ -48,8 +48,8 @@ def check(
     tokens, devices = arguments[2]["ids"].size, len(arguments[2]["ids"].sharding.device_set)
     needed = gradient_flops(model, arguments, losses)
     allowed = (1 + SLACK) * needed + OPTIMIZER_FLOPS * sum(x.size for x in trained.values())
-    # The gradient of a Dense kernel takes a product over all tokens. Half of these operations raise
-    # the error.
+    # The gradient of a Dense kernel takes a product over all tokens. Half of these operations are
+    # the threshold.
     allowed += kernel_gradient_flops(model, frozen, tokens) / 2
     found = found * devices / seeds
     if found > allowed:

@@ -1,4 +1,4 @@
-"""Full fine-tuning against PEFT over seeds, and how little a few seeds can show.
+"""Full fine-tuning against PEFT over seeds, with a note on how weak tests of few seeds are.
 
 compare(groups_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
 """
@@ -47,7 +47,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pair:
-    """A group beside full fine-tuning in one score: seed -> share, over the seeds of both."""
+    """A group and full fine-tuning in one score: seed -> share, over the seeds of both."""
 
     label: str
     metric: Metric
@@ -59,7 +59,8 @@ class Pair:
 def compare(groups: Sequence[RunGroup]) -> Comparison | None:
     """Returns full fine-tuning of a model against its other groups; None if a side is missing.
 
-    Of several full groups the best on dev by the main score is taken: settings are chosen on dev.
+    If there are several full groups, the best one on dev by the main score is used, because
+    settings are chosen on dev.
     """
     fulls = [group for group in groups if group.method == "full"]
     others = [group for group in groups if group.method != "full"]
@@ -70,15 +71,11 @@ def compare(groups: Sequence[RunGroup]) -> Comparison | None:
     pairs = [
         p for other in others for key, m in tested.items() if (p := make_pair(full, other, key, m))
     ]
-    notes = (
-        [f"Full stands for {full.label}, the best on dev of {len(fulls)}."]
-        if len(fulls) > 1
-        else []
-    )
+    notes = [f"Full is {full.label}, the best of {len(fulls)} on dev."] if len(fulls) > 1 else []
     left = [other.label for other in others if other.label not in {pair.label for pair in pairs}]
     if left:
         names = ", ".join(left)
-        notes.append(f"Not tested, for want of two seeds in common with {full.label}: {names}.")
+        notes.append(f"Not tested, fewer than two seeds in common with {full.label}: {names}.")
     if not pairs:
         return Comparison(full.model, None, notes)
     corrected = holm([pair.result.p for pair in pairs])

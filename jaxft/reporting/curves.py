@@ -1,7 +1,7 @@
 """Learning curves of groups: the mean over seeds as a line, one standard deviation as a band.
 
 figure = panel(groups, "dev macro-F1", styles(groups))
-to_svg(figure)                       # a file of its own
+to_svg(figure)                       # a separate file
 inline_svg(figure, prefix="acl-1")   # for a page: it takes the colour of the text around it
 """
 
@@ -62,7 +62,8 @@ def styles(groups: Sequence[RunGroup]) -> dict[str, tuple[str, str]]:
 
 
 def series(group: RunGroup, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns epochs_E and values_NxE of a panel, as far as all seeds went; NaN where none is.
+    """Returns epochs_E and values_NxE of a panel, up to the last epoch of all seeds; NaN if
+    missing.
 
     Epochs that only some seeds reached (others stopped early) are left out of the mean.
     """
@@ -99,7 +100,7 @@ def panel(groups: Sequence[RunGroup], name: str, looks: Looks, *, legend: bool =
 
 
 def draw_group(axes: Any, group: RunGroup, name: str, style: tuple[str, str]) -> None:
-    """The line of a group, and its band where there are seeds to make one."""
+    """The line of a group, and its band if there are several seeds."""
     if not group.runs:
         return
     epochs_E, values_NxE = series(group, name)
@@ -117,7 +118,7 @@ def draw_group(axes: Any, group: RunGroup, name: str, style: tuple[str, str]) ->
 
 
 def ink_settings() -> dict[str, Any]:
-    """Everything that is not a curve in one colour, on no ground, as text that stays text."""
+    """Everything but the curves in one colour, without a background; text stays text."""
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     return {
         **dict.fromkeys((*names, "grid.color"), INK),
@@ -143,7 +144,7 @@ def to_svg(figure: Figure, *, ground: str = "white") -> str:
 
 
 def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
-    """Returns an <svg> for a page, as wide as its place, with ids that no other one has.
+    """Returns an <svg> for a page, scaled to the available width, with unique ids.
 
     Args:
       prefix: of the ids.
@@ -152,7 +153,7 @@ def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
     text = to_svg(figure, ground="none").replace(INK, "currentColor")
     svg = text[text.index("<svg ") :]
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    # A style element inside an <svg> holds for the whole page.
+    # A style element inside an <svg> applies to the whole page.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
     # The size is in the viewBox; width and height would fix it in points.
     head, rest = svg.split(">", 1)

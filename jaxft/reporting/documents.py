@@ -1,4 +1,4 @@
-"""A report as Markdown, with the pictures beside it, and its tables as LaTeX for a paper.
+"""A report as Markdown with links to its pictures, and its tables as LaTeX for a paper.
 
 Path("report.md").write_text(markdown(report, pictures))
 Path("report.tex").write_text(latex(report))

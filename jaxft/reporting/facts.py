@@ -1,4 +1,4 @@
-"""Facts about one run that several tables need, from its results.json.
+"""Facts about a run that several tables show, from its results.json.
 
 warnings(results)       # ["COLLAPSED: predicts 'Background' throughout; ..."]
 notes(results)          # ["note: 52 of 139 test texts also occur in train"]
@@ -136,7 +136,7 @@ def compiled_peak(results: RunResults) -> float | None:
 
 
 def alone_peak(results: RunResults) -> float | None:
-    """XLA's peak of one run alone: as planned, or of the program itself if it trained one run."""
+    """XLA's peak of one run alone: from its plan, or of its program if it trained one run."""
     plan = results["memory"].get("plan")
     if plan and plan["compiled"]:
         return plan["compiled"]["peak"]
@@ -150,9 +150,9 @@ def own_seconds(results: RunResults) -> float | None:
 
 
 def measured_growth(memory: Memory) -> tuple[float | None, float | None]:
-    """Returns the bytes that training was measured to use, and by how many percent above XLA's.
+    """Returns the measured bytes of training, and their excess over XLA's in percent.
 
-    An older jaxft measured the evaluation too, and gave the fields other names.
+    An older jaxft included the evaluation, under other field names.
     """
     if "measured_growth" in memory:
         return memory["measured_growth"], memory["measured_growth_percent"]

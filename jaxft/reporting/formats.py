@@ -20,7 +20,7 @@ def figure(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """`1,234`, or `0.83` where whole numbers would hide it."""
+    """`1,234`, or `0.83` for small numbers."""
     if value is None:
         return NONE
     return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
@@ -36,7 +36,7 @@ def percent(part: int, total: int) -> str:
 
 def share(value: float | None) -> str:
     """`62.3%`, or a dash for None."""
-    # Plus 0: a saving of -0.0 is none.
+    # Plus 0 turns -0.0 into 0.0.
     return NONE if value is None else f"{round(100 * value, 1) + 0:.1f}%"
 
 
@@ -99,7 +99,7 @@ def counted(n: int, noun: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cuts the middle out of a text longer than `width`, because both ends tell labels apart."""
+    """Cuts the middle out of a text longer than `width`; labels may differ at either end."""
     text = " ".join(text.split())
     if len(text) <= width:
         return text
@@ -108,7 +108,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def capitalised(text: str) -> str:
-    """Only the first letter: str.capitalize would lower the rest."""
+    """Only the first letter, because str.capitalize would lower the rest."""
     return text[:1].upper() + text[1:]
 
 

@@ -28,7 +28,7 @@ OF_TASKS = {
 
 def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
     """Returns a run's settings, of the types that TensorBoard knows, given its results.json."""
-    # Shortened as among all fields, so that runs of other methods have the same names.
+    # Shortened among all fields, so that runs of other methods get the same names.
     names = list(flat(results["config"]))
     fields = aggregate.settings(cast(RunResults, results))
     task, model, method = (fields.pop(name) for name in ("task", "model.name", "method.name"))
@@ -47,7 +47,7 @@ def is_read(field: str, task: str) -> bool:
 
 
 def as_setting(value: Any) -> Setting:
-    """Numbers and booleans as they are, all else as a text."""
+    """Returns numbers and booleans as they are, anything else as text."""
     return value if isinstance(value, int | float) else aggregate.shown(value)
 
 
@@ -67,7 +67,7 @@ def scores(results: Mapping[str, Any]) -> dict[str, float]:
         **{f"test_{name}": results["test"].get(name) for name in facts.shown_metrics(run)},
         f"test_unseen_{main}": results["test_unseen"].get(main),
         "trained_parameters": results["parameters"]["trained"],
-        # Its share, where several runs took their steps together.
+        # Its share, if several runs trained together.
         "training_seconds": timing["train_s"] / timing["seeds_together"],
     }
     return {f"Result/{n}": x for n, x in found.items() if x is not None and math.isfinite(x)}

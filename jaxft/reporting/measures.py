@@ -4,8 +4,8 @@
     Path("report.csv").write_text(measure_table(groups).csv())
 
 Scores are shares of 1, memory is in bytes, time in seconds; an empty field is a figure that does
-not exist, such as the spread of a single seed. `together_...` is of all runs that trained together,
-every other measure of one run.
+not exist, such as the spread of a single seed. `together_...` covers all runs that trained
+together, every other measure covers one run.
 """
 
 from collections.abc import Callable, Mapping, Sequence

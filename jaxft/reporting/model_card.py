@@ -31,7 +31,7 @@ from jaxft.reporting.table import (
 )
 from jaxft.training.objectives import SINGLE_LABEL
 
-# Fields of a config that the card says elsewhere, or that say nothing about training.
+# Fields of a config that the card shows elsewhere, or that do not concern training.
 ELSEWHERE = ("task", "model.name", "method.name", "seed", "eval_batch_size", "save_every")
 
 
@@ -104,7 +104,7 @@ def hub_metrics(results: RunResults) -> list[str]:
 def is_hub_id(model: str) -> bool:
     """Whether a model's name is valid as `base_model`, which a directory is not.
 
-    `mine` or `checkpoints/mine` looks like a hub id, but where the run was made it is there.
+    A directory `mine` or `checkpoints/mine` looks like a hub id too, so the disk is checked.
     """
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
     return not looks_local and not Path(model).is_dir()
@@ -205,7 +205,7 @@ def value_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, ...]]:
 
 
 def data_doubts(data: Mapping[str, Any]) -> str:
-    """Repeats and cuts, as far as the data report counts them."""
+    """Duplicates, overlaps and truncation, as far as the data report counts them."""
     counted = [
         ("train examples that repeat an earlier text", data.get("train_duplicates")),
         ("train texts that carry several labels", data.get("train_conflicts")),
@@ -298,11 +298,11 @@ def limits(results: RunResults) -> list[str]:
     )
     if results["select"] == "best":
         lines.append(
-            "The epoch was chosen on dev, so the dev scores are higher than those to expect; the "
+            "The epoch was chosen on dev, so the dev scores are optimistic; the "
             "test split was not used to choose."
         )
     limit = results.get("limit", SINGLE_LABEL.limit)
-    lines.append(f"{limit} It was not examined for bias or for misuse.")
+    lines.append(f"{limit} It was not examined for bias or misuse.")
     return lines
 
 

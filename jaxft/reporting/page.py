@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no file beside it.
+"""A report as one self-contained HTML page: it needs no network and no other file.
 
     Path("report.html").write_text(page(report, groups))
 

@@ -2,8 +2,7 @@
 
     pictures = write_pictures(groups, Path("report"))     # report/plots/01-acl_sup-minilm-...
 
-Confusion matrices and memory bars are drawn as for a single run and as for plans, given sums over
-seeds and the plan of one run alone.
+Confusion matrices show sums over seeds; memory bars show the plan of one run alone.
 """
 
 import re
@@ -108,6 +107,6 @@ def write_bars(groups: Sequence[RunGroup], stem: Path) -> Files:
 def plan_rows(groups: Sequence[RunGroup]) -> list[PlanRow]:
     """Returns a row of the planner for each group: the step of one run alone.
 
-    Groups whose runs have no plan, and did not train alone either, are left out.
+    Groups without a plan whose runs did not train alone either are left out.
     """
     return [row for group in groups if (row := alone(group))]

@@ -4,7 +4,7 @@
     confusion_matrix(results["test"], results["labels"], "confusion.png", title="acl_sup, test")
 
 Figures are made without pyplot, so nothing is global and no display is needed. Colours are of
-Okabe and Ito's palette, which colour-blind readers can tell apart; markers do so in grey too.
+Okabe and Ito's palette, which colour-blind readers can distinguish; markers also work in grey.
 """
 
 import warnings
@@ -66,7 +66,7 @@ def learning_curves(
         epoch = selected or best["epoch"]  # type: ignore[index]  # one of them is there
         mark_epoch([left, right], epoch, "reported" if selected else "best on dev")
     for axes in (left, right):
-        # Below the panel: inside, there is a history whose lines it would cover.
+        # Below the panel, because inside it would cover the lines of some histories.
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     save(figure, path)
 
@@ -100,8 +100,8 @@ def draw_line(
     axes: Axes, x: Sequence[int], y: Sequence[float | None], name: str, color: str, marker: str
 ) -> None:
     values = np.array([np.nan if v is None else v for v in y], float)
-    values[~np.isfinite(values)] = np.nan  # a loss that ran away leaves a gap, not an empty axis
-    # Markers on hundreds of epochs would be one thick band.
+    values[~np.isfinite(values)] = np.nan  # a diverged loss leaves a gap, not an empty axis
+    # Markers on hundreds of epochs would merge into a thick band.
     style: dict[str, Any] = {"marker": marker, "markersize": 5, "markevery": max(1, len(x) // 40)}
     axes.plot(x, values, label=name, color=color, linewidth=1.8, **style)
 
@@ -165,7 +165,7 @@ def figure_size(names: Sequence[str]) -> tuple[float, float]:
 
 
 def tilt(names: Sequence[str]) -> dict[str, Any]:
-    """Names wider than a cell are set at an angle, ending at their column."""
+    """Names wider than a cell are rotated, with their end at their column."""
     if max(map(len, names)) <= 8:
         return {}
     return {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
@@ -202,7 +202,7 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     """Writes the PNG, and the folder it goes to."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        # Labels in a script that the font lacks show as boxes; no reason to stop or to complain.
+        # Labels in a script that the font lacks show as boxes, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         # Tight: long labels may reach over the figure's edge, and are not to be cut. No version of
         # matplotlib in the file: equal runs write equal bytes.

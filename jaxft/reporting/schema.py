@@ -171,7 +171,7 @@ class PlanRow(TypedDict):
 
 
 class Memory(TypedDict, total=False):
-    """Memory of a run; beside these fields it has a `PartitionBytes` for each partition.
+    """Memory of a run; in addition to these fields it has a `PartitionBytes` for each partition.
 
     Attributes:
       compiled: of the program that ran, with all runs that trained together.
@@ -195,10 +195,10 @@ class Memory(TypedDict, total=False):
 
 
 class Timing(TypedDict, total=False):
-    """Seconds of a run, of all the runs that trained together with it.
+    """Times of a run, in seconds, together with those that trained with it.
 
     Attributes:
-      seeds_together: how many runs that are, itself included.
+      seeds_together: the number of these runs.
       examples_per_s, tokens_per_s: over all of them.
       padding_fraction: the share of the computed tokens that are padding.
       compiled_shapes: how many shapes of a batch were compiled.

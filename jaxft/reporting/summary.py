@@ -12,7 +12,6 @@ from pathlib import Path
 
 from jaxft.reporting.against_full import Comparison, compare
 from jaxft.reporting.aggregate import RunGroup, name_of, one_model, origin
-from jaxft.reporting.beside import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.costs import memory_table, together_table
 from jaxft.reporting.doubts import task_notes
 from jaxft.reporting.facts import (
@@ -24,6 +23,7 @@ from jaxft.reporting.facts import (
 )
 from jaxft.reporting.formats import NONE, counted
 from jaxft.reporting.measures import doubt_text, over
+from jaxft.reporting.reference import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import spread
 from jaxft.reporting.table import (
@@ -45,12 +45,12 @@ COST_HEADS = ("trained", "peak", "time", "doubt")
 
 TERMS = (
     "Scores are in percent, mean ± standard deviation (n-1) over n seeds; one seed has no spread, "
-    "which a dash shows.",
+    "shown as a dash.",
     "Macro-F1: scikit-learn's f1_score over all labels of the task with zero_division=0; a class "
     "that is neither true nor predicted counts as 0.",
-    "Micro-F1 is not shown: with one label a text it equals accuracy, always.",
+    "Micro-F1 is not shown: with one label per text it always equals accuracy.",
     "Unseen: over the test texts that occur in neither train nor dev; the epoch is chosen on dev. "
-    "Runs of an older jaxft leave out train's texts only, which a note says.",
+    "For runs of an older jaxft only the texts of train are left out, and a note says so.",
     "Majority: predicting the most frequent class of train throughout. Collapsed: runs that "
     "predict one class throughout, whatever their accuracy. Diverged: runs whose loss or logits "
     "became NaN or infinite; they are in no mean, test or curve.",
@@ -83,7 +83,7 @@ def terms_of(groups: Sequence[RunGroup]) -> list[str]:
 
 @dataclass(frozen=True)
 class Section:
-    """Everything about a task.
+    """The report on a task.
 
     Attributes:
       caption: the model, if there is only one, and the size of the test set.

@@ -36,7 +36,7 @@ LONG = 40  # characters of a text that the page may break into lines
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell: a text to read and a value to sort by; without a value it sorts last."""
+    """A table cell: a text to read and a value to sort by; without a value it sorts last."""
 
     text: str
     value: float | str | None = None
@@ -89,7 +89,7 @@ class Table:
     classes: Mapping[str, str] = field(default_factory=dict)
 
     def align(self, column: int) -> Align:
-        """The side on which a column's entries end up."""
+        """The alignment of a column."""
         return "left" if column == 0 or self.heads[column] in self.left else "right"
 
     def is_numeric(self, column: int) -> bool:
@@ -121,7 +121,7 @@ class Table:
         return replace(self, heads=tuple(self.heads[i] for i in places), rows=rows)
 
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as they are read."""
+        """The rows as text."""
         return [tuple(entry.text for entry in row) for row in self.rows]
 
     def text(self, *, ruled: bool = False) -> str:
@@ -226,7 +226,7 @@ def latex_line(cells: Sequence[str]) -> str:
 
 
 def csv_line(values: Sequence[float | str | None]) -> str:
-    """A line of a CSV file; no text in it is a formula or ends the line."""
+    """A line of a CSV file, with formulas and line breaks in texts neutralised."""
     file = io.StringIO()
     # The writer quotes a lone \r only if the line's end has one.
     writer = csv.writer(file, lineterminator="\r\n")

@@ -73,7 +73,7 @@ def partition_costs(
     """Returns (name, parameters, bytes of weights, gradients and optimizer) a row, sums last."""
     known: Mapping[str, Mapping[str, Any]] = partitions(memory)
     names = ["frozen", *(["backbone"] if parameters.get("backbone") else []), "adapter", "head"]
-    # Counters of the optimizer that belong to no partition; without them the sums would be off.
+    # Counters of the optimizer that belong to no partition; without them the sums would be wrong.
     names += ["shared"] if "shared" in known else []
     costs = {name: tuple(known.get(name, {}).get(kind, 0) for kind in BYTES) for name in names}
     rows = [(name, parameters.get(name, 0), costs[name]) for name in names]
@@ -87,7 +87,7 @@ def partition_costs(
 
 
 def result_table(results: Mapping[str, Any]) -> str:
-    """Returns the scores, the costs and the doubts that a run prints at its end.
+    """Returns the scores, costs and warnings that a run prints at its end.
 
     Args:
       results: the content of results.json.
@@ -239,6 +239,6 @@ def step_bytes(memory: Memory, runs: int) -> str:
 
 
 def measured_beside(memory: Memory) -> str:
-    """`, 612.0 MiB measured (+3.7%)`: the memory that training used, after the compiled figure."""
+    """`, 612.0 MiB measured (+3.7%)`: the memory that training used, after XLA's figure."""
     used, error = measured_growth(memory)
     return "" if used is None else f", {human_bytes(used)} measured ({error:+.1f}%)"

@@ -252,7 +252,12 @@ def weights_digest(directory: Path) -> str:
 
 
 def model_digests(directory: Path) -> dict[str, str]:
-    """sha256 of the files that a checkpoint's predictions depend on: weights, config, tokenizer.
+    """sha256 of the files that a checkpoint's predictions depend on: weights, config, tokenizer."""
+    return {"weights": weights_digest(directory), **description_digests(directory)}
+
+
+def description_digests(directory: Path) -> dict[str, str]:
+    """sha256 of a checkpoint's config.json and of its tokenizer's files.
 
     config.json counts because only it has the number of heads, the activation and LayerNorm's
     epsilon.
@@ -260,7 +265,6 @@ def model_digests(directory: Path) -> dict[str, str]:
     present = [directory / name for name in hub.TOKENIZER_FILES if (directory / name).is_file()]
     tokenizer = "\n".join(f"{path.name} {sha256(path)}" for path in present)
     return {
-        "weights": weights_digest(directory),
         "config": sha256(directory / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
     }

@@ -76,20 +76,25 @@ def load_parts(run: TrainedRun) -> build.Parts:
       InputError: the backbone is not the one that the run was trained on.
     """
     labels, settings = run.settings["labels"], run.settings
-    objective = objectives.find(settings.get("objective", "single_label"))  # an older run has none
-    if (run.folder / "config.json").is_file():  # a whole model
+    objective = objectives.find(settings.get("objective", "single_label"))  # older runs have none
+    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
+    if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
         folder = run.folder
+        check_digests(folder, known, build.description_digests(folder))
         return build.load_parts(run.config, labels, folder, objective=objective, trained=True)
     parts = build.load_parts(run.config, labels, objective=objective)
-    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
-    digests = build.model_digests(parts.directory)
-    changed = [name for name, digest in known.items() if digests[name] != digest]
+    check_digests(parts.directory, known, build.model_digests(parts.directory))
+    return parts
+
+
+def check_digests(directory: Path, known: dict[str, str], found: dict[str, str]) -> None:
+    """Raises InputError unless a model's files are those that the run was trained with."""
+    changed = [name for name in found if name in known and known[name] != found[name]]
     if changed:
         raise InputError(
-            f"{parts.directory}: not the model that the run was trained on: "
+            f"{directory}: not the model that the run was trained on: "
             f"{' and '.join(changed)} changed since"
         )
-    return parts
 
 
 class Classifier:

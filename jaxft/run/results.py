@@ -140,13 +140,14 @@ def timing(
 ) -> dict[str, Any]:
     """Returns `timing` of results.json; padding is not in the tokens but in `padding_fraction`.
 
-    `train_s` and the rates are of all the runs that trained together.
+    `train_s` and the rates are of all the runs that trained together. If a run took some of its
+    steps with fewer others, they are what they would be with as many as at its end.
     """
     loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
     padded = loop_config.batch_size * sum(train_lengths(loop_config, data, epochs))
     tokens = epochs * sum(map(len, data.ids))
-    seconds = record["train_s"]
+    seconds = runs * loop.own_seconds(record, runs)
     return {
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,

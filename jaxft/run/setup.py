@@ -1,7 +1,7 @@
 """From a config to everything a run needs before its first step: data, model, optimizer, shapes.
 
-setup = set_up(config, sys.argv)         # loads, checks and prints everything setup.data["train"],
-setup.parts.model, setup.shapes
+setup = set_up(config, sys.argv)         # loads, checks and prints everything
+setup.data["train"], setup.parts.model, setup.shapes
 """
 
 from dataclasses import dataclass

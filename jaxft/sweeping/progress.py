@@ -90,7 +90,7 @@ class ProgressView:
         return ""
 
     def _picture(self, progress: Progress) -> Group:
-        """The table, and below it the runs that run and those that failed."""
+        """The table, and below it the active and the failed runs."""
         table = progress_table(self._runs, progress.states, self.results)
         lines = []
         for state in (State.RUNNING, State.FAILED):
@@ -100,7 +100,7 @@ class ProgressView:
         return Group(drawn(table), *map(Text, lines))
 
     def _extra(self, name: str, state: State) -> str:
-        """Returns how long a run has run, or why it failed, for the view on a terminal."""
+        """Returns the time since a run was started, or why it failed, for a terminal."""
         if state is State.RUNNING:
             return f", for {human_seconds(time.monotonic() - self._since[name])}"
         return self._detail(name, state)

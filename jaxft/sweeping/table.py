@@ -4,7 +4,7 @@
     write(workdir, rows)                # table.json and table.md
     result_table(rows).text()           # for the terminal
 
-The table depends on the results alone, not on when, where and how often a run ran.
+The table depends on the results alone, not on when, where and how often a run was started.
 """
 
 from collections import Counter

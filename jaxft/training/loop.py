@@ -125,7 +125,21 @@ def new_record() -> dict[str, Any]:
     It has the finished epochs, the running epoch's losses, the seconds of training, and where the
     run became non-finite.
     """
-    return {"history": [], "losses": [], "train_s": 0.0, "diverged": None}
+    return {"history": [], "losses": [], "own_s": 0.0, "diverged": None}
+
+
+def own_seconds(record: dict[str, Any], together: int) -> float:
+    """Returns a run's share of the seconds of its steps: of each step, the part of one run.
+
+    Args:
+      together: the runs that train together; an older jaxft saved the seconds of all of them.
+    """
+    return record["own_s"] if "own_s" in record else record["train_s"] / together
+
+
+def add_share(record: dict[str, Any], seconds: float, together: int) -> None:
+    """Adds a run's share of a step that several took together."""
+    record["own_s"] = own_seconds(record, together) + seconds / together
 
 
 def fit(
@@ -183,8 +197,9 @@ def fit(
                     # Reading a metric waits for the device, so several steps are read at once.
                     log_steps(members, pending, updates_by(done - 1, per_epoch, config.accumulate))
                     pending = []
+                seconds = time.perf_counter() - start
                 for member in members:
-                    member.record["train_s"] += time.perf_counter() - start
+                    add_share(member.record, seconds, len(members))
                 bar.update(sum(len(one.indices) for one in batches))
                 if is_last:
                     break
@@ -330,9 +345,7 @@ def logits_of(
 def device_batch(
     data: Encoded, indices: Sequence[BatchIndices], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Returns the batches on the devices, stacked if there are several; each process makes its
-    part.
-    """
+    """Returns the batches on the devices, stacked if several; each process makes its part."""
     rows, stacked = padded_rows(mesh, batch_size), len(indices) > 1
     sharding = by_row(mesh, stacked)
     shape = (len(indices), rows) if stacked else (rows,)

@@ -3,8 +3,8 @@
     load("custom", data_dir="reviews.csv.gz", labels=("bad", "good"))
     load("custom", hub="glue:sst2", splits={"test": "validation"}, columns=Columns(text="sentence"))
 
-Splits that are not there are held out of train. A split whose labels are all -1, as hub datasets
-have it for a test whose labels are secret, is left out.
+Missing splits are held out of train. A split whose labels are all -1 is left out: hub datasets use
+-1 for test splits with secret labels.
 """
 
 import logging
@@ -38,7 +38,7 @@ NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "tes
 
 @dataclass(frozen=True)
 class Given:
-    """The rows of each split, and what is known of them before they become examples."""
+    """The rows of each split, before they become examples."""
 
     found: Found
     rows: Mapping[str, list[Row]]
@@ -226,7 +226,7 @@ def _load_from_hub(name: str, config: str) -> Any:  # datasets is untyped
     except (ConnectionError, TimeoutError, OSError) as error:
         reason = "the Hugging Face hub cannot be reached"
         raise InputError(f"data.hub: {name}: {reason}: {_one_line(error)}") from None
-    # Whatever else `datasets` raises (an unknown config, a broken file) is about the dataset.
+    # Other errors of `datasets` (an unknown config, a broken file) concern the dataset.
     except Exception as error:
         raise InputError(f"data.hub: {name}: {_one_line(error)}") from None
 

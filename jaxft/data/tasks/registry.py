@@ -1,9 +1,9 @@
-"""The known tasks: a TaskSpec says all that there is to say of one, and `register` adds it.
+"""The known tasks: a TaskSpec describes a task completely, and `register` adds it.
 
     register(TaskSpec("trec", "TREC questions", labels=("ABBR", "DESC"), read=read_trec))
     find("trec").title
 
-The tasks of jaxft have a file each beside this one; one of your own may be anywhere.
+Each of jaxft's own tasks has a file in this folder; yours may be anywhere.
 """
 
 import re
@@ -39,7 +39,7 @@ class Request:
 
 
 class Examples(NamedTuple):
-    """The examples of each split that there is, and what the user should know of them."""
+    """The examples of each existing split, and notes for the user."""
 
     splits: Splits
     notes: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def read_columns(spec: "TaskSpec", files: Mapping[str, Path], seed: int) -> Exam
 
 
 def load_files(spec: "TaskSpec", request: Request) -> Dataset:
-    """Returns the dataset of a task that is known by its files."""
+    """Returns the dataset of a task that is defined by its files."""
     found = find_spec(spec, data_dir=request.data_dir, source=request.source)
     examples = spec.read(spec, found.files, request.split_seed)
     return make_dataset(spec.name, spec.labels, examples, request.split_seed, found, kind=spec.kind)
@@ -70,17 +70,17 @@ class TaskSpec:
     """A task.
 
     Attributes:
-      name: as `config.task` has it, and as the folder with its files is called.
-      title: as reports have it.
+      name: the value of `config.task`, and the name of the folder with its files.
+      title: the name in reports.
       labels: in the order of their class index; () reads them off train.
       files: the published files by split, each pinned by its sha256; may be empty.
       columns: the columns of its rows.
-      layout: how its files are called in a folder.
-      corpus: the published data of which the bundled sample is no part; "" is the title.
+      layout: the names of its files in a folder.
+      corpus: the published data that the bundled sample is not from; "" is the title.
       sample: the folder of its sample; None looks in jaxft/data/samples/.
-      epochs: enough of them for a run with the defaults.
-      read: makes examples of the files found, by split, and of a seed for draws of its own.
-      load: makes the dataset of a `Request`; only a task that is not known by its files has one.
+      epochs: the default number of epochs.
+      read: (files by split, seed for its draws) -> examples by split.
+      load: makes the dataset of a `Request`; only for a task that is not defined by its files.
       takes_settings: whether `data.labels`, `data.hub` and `data.splits` are for this task.
       kind: of its labels: a class, several classes, or a number.
       objective: the name of the one that suits it; "" is the one of its kind of label.
@@ -111,7 +111,7 @@ def register(spec: TaskSpec) -> TaskSpec:
     """Adds a task; its file, run again, replaces it. Returns the task.
 
     Raises:
-      InputError: the name is no name, or another task has it, or a label occurs twice.
+      InputError: the name is not valid or is taken, or a label occurs twice.
     """
     if not TASK_NAME.fullmatch(spec.name) or spec.name.endswith(("_fs", "_sup")):
         expected = "expected letters, digits, _ . and -, without _fs or _sup at the end"
@@ -164,7 +164,7 @@ def find_spec(spec: TaskSpec, *, data_dir: str | None, source: str) -> Found:
 
 
 def labels_of(train: tuple[Example, ...]) -> tuple[str, ...]:
-    """Returns the labels that occur, sorted: the classes, where nothing else names them."""
+    """Returns the labels that occur, sorted: the classes, if nothing else lists them."""
     return class_names_of(example.label for example in train)
 
 
