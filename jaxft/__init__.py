@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxft.api import Plan, Run, compare, finetune, finetune_many, load, plan, run_grid
     from jaxft.errors import InputError
-    from jaxft.run.classifier import Classifier, Prediction
+    from jaxft.run.classifier import Classifier
+    from jaxft.training.objectives import MultiLabelPrediction, Prediction, ValuePrediction
 
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "InputError",
+    "MultiLabelPrediction",
     "Plan",
     "Prediction",
     "Run",
+    "ValuePrediction",
     "__version__",
     "compare",
     "finetune",
@@ -38,7 +41,9 @@ __all__ = [
 # Imported when they are first used: `import jaxft` is fast and does not import JAX.
 MODULES = {
     "Classifier": "jaxft.run.classifier",
-    "Prediction": "jaxft.run.classifier",
+    "MultiLabelPrediction": "jaxft.training.objectives",
+    "Prediction": "jaxft.training.objectives",
+    "ValuePrediction": "jaxft.training.objectives",
     "InputError": "jaxft.errors",
 }
 

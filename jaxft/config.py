@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
+from jaxft.reporting.schema import ADDED
 
 # The files of configs/: inside the package if jaxft was installed from a wheel, next to it in a
 # clone.
@@ -183,17 +184,8 @@ def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]],
     return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
 
 
-# Fields that were added after the first runs, with the values that change nothing.
-ADDED = {
-    "metric": "macro_f1",
-    "class_weights": "",
-    "label_smoothing": 0.0,
-    "model.frozen_dtype": "float32",
-    "model.attention": "xla",
-    "model.attention_dropout": -1.0,
-    "model.scan": "off",
-    "model.implementation": "jaxft",
-}
+# The objectives whose default metric is macro_f1: with them, "auto" is the same run.
+BY_MACRO_F1 = ("auto", "single_label", "multi_label")
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -264,6 +256,8 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     others = ("mesh", "seeds", "together")
     kept = {name: value for name, value in fields.items() if name not in others}
     # A run of an older jaxft keeps its identity as long as the newer fields change nothing.
+    if kept.get("metric") == "macro_f1" and kept.get("objective", "auto") in BY_MACRO_F1:
+        kept["metric"] = ADDED["metric"]
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
     if "model" in kept:
         own = {f"model.{name}": x for name, x in kept["model"].items()}
@@ -273,6 +267,8 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     data = dict(fields.get("data", {}))
     if not any(data.get("splits", {}).values()):
         data.pop("splits", None)
+    if not data.get("label_separator"):
+        data.pop("label_separator", None)
     return kept | {"optim": optim} | ({"data": data} if data else {})
 
 

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     classifier = Classifier(run)
     logits_NxC, data = classifier.logits_of(examples)
     is_cut = (data.lengths > limit).tolist()
-    found = predictions(logits_NxC, examples, classifier.labels)
+    found = predictions(logits_NxC, examples, classifier.labels, classifier.objective)
     rows = [
         row | ({"truncated": True} if cut else {}) for row, cut in zip(found, is_cut, strict=True)
     ]
@@ -42,12 +42,19 @@ def main(argv: list[str]) -> int:
     blank = sum(not example.text.strip() for example in examples)
     if blank:
         print(f"note: {blank} of {len(rows)} lines are blank; each has its prediction")
-    if examples[0].label:
+    if examples[0].is_labelled:
         scores = classifier.scores(logits_NxC, data.labels)
         path = args.scores or args.output.with_suffix(".scores.json")
         write_json(path, {"run": str(args.run), "input": str(args.input), **scores})
-        print("\n" + tables.score_table(scores, run.settings) + f"\n\nscores: {path}")
+        print("\n" + score_table(classifier, scores) + f"\n\nscores: {path}")
     return 0
+
+
+def score_table(classifier: Classifier, scores: dict[str, Any]) -> str:
+    """Returns the table of the scores, with the baseline's."""
+    objective, baseline = classifier.objective, classifier.baseline()
+    name = objective.baseline_name(baseline, classifier.labels) if baseline else "majority (class)"
+    return tables.score_table(scores, classifier.labels, name, objective.shown_metrics())
 
 
 def parse(argv: list[str]) -> Any:

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import math
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 import jaxft
+from jaxft import train
 from jaxft.api import make_config
 from jaxft.io import read_json
 
@@ -67,6 +70,18 @@ def test_the_same_call_again_returns_the_finished_run(
     again = jaxft.finetune("acl_sup", str(tiny_checkpoint), rank=4, workdir=run.directory, **SMALL)
     assert again == run
     assert (run.directory / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_run_records_the_command_that_repeats_it(
+    run: jaxft.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = json.loads((run.directory / "env.json").read_text())["command"]
+    assert command in (run.directory / "README.md").read_text()
+    argv = ["train", *shlex.split(command)[3:]]  # python -m jaxft.train
+    monkeypatch.setattr("sys.argv", argv)  # config_flags looks into it, too
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    assert train.main(argv) == 0
+    assert f"{run.directory} is done already" in capsys.readouterr().out
 
 
 def test_verbose_prints_what_the_command_prints(

@@ -33,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: object, *arguments: str
 FIELDS = [
     ("--config.task=acl_sub", ["task", "'acl_sub'", "acl_sup"]),
     ("--config.task=restaurants", ["task", "did you mean 'restaurant"]),
-    ("--config.task=acl_sup,acl_fs", ["task", "'acl' stands twice"]),
+    ("--config.task=acl_sup,acl_fs", ["task", "'acl' occurs twice"]),
     ("--config.modle.name=minilm", ["modle", "did you mean 'model.name'"]),
     ("--config.model.nme=minilm", ["nme", "did you mean 'model.name'"]),
     ("--config.optim.learning_rat=1", ["learning_rat", "did you mean 'optim.learning_rate'"]),

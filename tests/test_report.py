@@ -393,7 +393,7 @@ def test_runs_of_an_older_jaxft_are_planned_alone_when_asked(runs: Path, tmp_pat
             [*command, *flags], cwd=ROOT, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert ("--plan plans it" in done.stdout) == (not flags)
+        assert ("--plan adds it" in done.stdout) == (not flags)
         (line,) = csv.DictReader((tmp_path / "new" / "report.csv").read_text().splitlines())
         if flags:  # the planner's schedule is another one, a few bytes of constants
             assert float(line["peak_bytes_mean"]) == pytest.approx(peak, rel=1e-4)

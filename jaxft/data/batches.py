@@ -1,7 +1,7 @@
 """Encoded examples -> padded batches of few shapes, in an order that needs no iterator state.
 
     buckets = choose_buckets(encoded.lengths, max_length=128)              # (24, 40, 56, 128)
-    order = train_order(encoded.lengths, buckets, batch_size=32, seed=0, epoch=3)    # Slots
+    order = train_order(encoded.lengths, buckets, batch_size=32, seed=0, epoch=3)    # BatchIndices
     batch = make_batch(encoded, order[step].indices, batch_size=32, length=order[step].length)
 
 XLA compiles once for each shape, so a batch is padded to one of at most four lengths; with another
@@ -49,7 +49,7 @@ def round_up(value: float, multiple: int) -> int:
 
 
 def buckets_of(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]) -> np.ndarray:
-    """Returns for each text the number of the smallest bucket that holds it.
+    """Returns for each text the index of the smallest bucket that holds it.
 
     The last holds what is longer than all of them: it is cut off.
     """
@@ -65,12 +65,12 @@ def train_order(
 ) -> list[BatchIndices]:
     """Returns one epoch: ceil(N / batch_size) batches that hold each index once.
 
-    A batch is drawn from the texts of one bucket, so it pads little; what does not fill a batch
-    goes up to the next bucket. The batches come in a random order, the short one, if any, last. Its
+    A batch is drawn from the texts of one bucket, so it pads little; texts that do not fill a batch
+    move to the next bucket. The batches come in a random order, the short one, if any, last. Its
     texts are drawn from all lengths, since each of them weighs more than others.
 
-    How many batches a bucket has and when they come depends on the epoch alone; which texts are in
-    them, on the seed too.
+    The number and the order of a bucket's batches depend only on the epoch; the texts in them also
+    depend on the seed.
     """
     common, own = np.random.default_rng([epoch]), np.random.default_rng([seed, epoch])
     bucket_N = buckets_of(lengths, buckets)
@@ -108,9 +108,11 @@ def make_batch(
     length: int,
     share: np.ndarray | None = None,
 ) -> Batch:
-    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B).
+    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` and `weights` (float32 B).
 
-    Rows behind the examples are padding: weight 0, label 0, and one visible token, because a row
+    `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets.
+
+    Rows after the examples are padding: weight 0, label 0, and one visible token, because a row
     that attends to nothing is a softmax over -inf.
 
     Args:
@@ -123,7 +125,7 @@ def make_batch(
     ids_BxL = np.full((len(share), length), encoded.pad_id, np.int32)
     mask_BxL = np.zeros((len(share), length), np.int32)
     types_BxL = np.zeros((len(share), length), np.int32)
-    labels_B = np.zeros(len(share), np.int32)
+    labels_B = np.zeros((len(share), *encoded.labels.shape[1:]), encoded.labels.dtype)
     weights_B = np.zeros(len(share), np.float32)
     mask_BxL[share >= len(indices), 0] = 1
     for b, i in enumerate(indices[share[share < len(indices)]]):
@@ -131,8 +133,10 @@ def make_batch(
         ids_BxL[b, : len(row)] = row
         mask_BxL[b, : len(row)] = 1
         types_BxL[b, : len(row)] = encoded.types[i]
-        labels_B[b] = max(encoded.labels[i], 0)
+        labels_B[b] = encoded.labels[i]
         weights_B[b] = 1.0
+    if labels_B.dtype == np.int32:
+        labels_B = np.maximum(labels_B, 0)  # -1: a text without a label
     return {
         "ids": ids_BxL,
         "mask": mask_BxL,

@@ -203,9 +203,7 @@ def trip_count(program: Program, caller: Computation, loop: Instruction) -> int 
 
 
 def step_of(body: Computation, index: int) -> int | None:
-    """The number that a loop's body adds to one element of its state; None if it does anything
-    else.
-    """
+    """The number that a loop's body adds to an element of its state; None if it does more."""
     following = element(body, root(body).name, index)
     if following is None or following.opcode != "add":
         return None
@@ -365,7 +363,7 @@ def parse(hlo_text: str) -> Program:
 
 def parse_line(line: str) -> Instruction | None:
     """Returns the instruction of a line; None if there is none in it."""
-    # Inside a shape, no word between a space and a parenthesis occurs; an opcode is one.
+    # Only an opcode is a word between a space and a parenthesis; shapes contain none.
     match = re.match(r" +(ROOT )?%([\w.\-]+) = (.+?) ([a-z][a-z0-9\-]*)\(", line)
     if match is None:
         return None

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
@@ -31,6 +32,7 @@ from jaxft.planning.collectives import collectives, moved_bytes
 from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
+from jaxft.training import objectives
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scaling
 from jaxft.training.partition import count
@@ -63,7 +65,9 @@ class Job:
       length: tokens a text is padded to.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
       seeds: how many train together (`jaxft.training.trials`).
+      num_labels: the number of logits.
       steps: how many steps to run on the present device, to measure; 0 compiles only.
+      objective: its loss is compiled, without class weights and label smoothing.
       model: the other options of `jaxft.models.backbone.from_config`, by name.
     """
 
@@ -82,6 +86,7 @@ class Job:
     mesh: dict[str, int]
     seeds: int = 1
     steps: int = 0
+    objective: str = "single_label"
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -116,10 +121,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     model = make_model(job)
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
-    has_norm = job.clip > 0
-    program = program or train_program(
-        model, optimizer, mesh, job.batch_size, log_norm=has_norm, seeds=job.seeds
-    )
+    program = program or make_program(job, model, optimizer, mesh)
     shapes = program.shapes(job.length)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
@@ -129,7 +131,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     # The same step without a mesh, because the present backend cannot place it on absent devices,
     # and with its layers one by one, because XLA counts the operations of a loop's body once.
     plain = without_scan(model) if model.backbone.scans else model
-    one = partial(train_step, plain.forward, optimizer, log_norm=has_norm)
+    losses = objectives.find(job.objective).losses
+    one = partial(train_step, plain.forward, optimizer, log_norm=job.clip > 0, losses=losses)
     undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
@@ -178,6 +181,23 @@ def compile_for(job: Job, program: CompiledByLength) -> tuple[Any, Any]:
                 raise
             return None, None
         return executable, read()
+
+
+def make_program(
+    job: Job, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> CompiledByLength:
+    """Returns the training step of a job; compiles nothing."""
+    objective = objectives.find(job.objective)
+    return train_program(
+        model,
+        optimizer,
+        mesh,
+        job.batch_size,
+        log_norm=job.clip > 0,
+        seeds=job.seeds,
+        losses=objective.losses,
+        target=objective.target(job.num_labels),
+    )
 
 
 def make_model(job: Job) -> Model:

@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxft.errors import InputError
 from jaxft.reporting.facts import is_diverged
-from jaxft.reporting.schema import Run, RunResults, flat
+from jaxft.reporting.schema import ADDED, Run, RunResults, flat
 
 # The order of methods in a report; any others follow by name. It is not read from the registry in
 # jaxft.peft, because that loads JAX.
@@ -31,14 +31,25 @@ FREE = {
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
 }
 
-# Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); one that is not
-# named here, and every field of a method that is not, tells groups apart.
+# Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); all other fields,
+# and all fields of other methods, distinguish groups.
 LORA = {"rank", "alpha", "dropout", "targets"}
 BOTTLENECK = {"size", "activation", "train_layer_norm"}
 UNREAD = {
     **dict.fromkeys(("full", "head", "bitfit"), LORA | BOTTLENECK | {"layers"}),
     "lora": BOTTLENECK,
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
+}
+
+# Fields that an older jaxft did not write, with the values that they had in effect.
+NEWER = {
+    **ADDED,
+    "objective": "single_label",
+    "metric": "macro_f1",
+    # transformers' Flax classes, with one dropout mask of attention for a whole batch.
+    "model.implementation": "transformers",
+    **{f"data.splits.{split}": "" for split in ("train", "dev", "test")},
+    "data.label_separator": "",
 }
 
 # Digests in env.json of the data and the weights of a run, the most precise first; an
@@ -51,7 +62,7 @@ ORIGINS = {
 # Names of fields that are too long for a table.
 SHORT = {"learning_rate": "lr", "batch_size": "batch", "max_length": "length"}
 
-# What of results.json the same training gives again, to the bit; times and measured bytes differ.
+# The fields of results.json that a repeated run reproduces to the bit; times and bytes differ.
 REPEATED = ("test", "test_unseen", "dev", "last", "history")
 
 
@@ -60,10 +71,10 @@ class RunGroup:
     """The runs of one setting, by seed.
 
     Attributes:
-      model: without the folders in front of it, where it is a directory.
+      model: only the last part of the path if it is a directory.
       variant: `rank 16, lr 0.0003`; empty if the method has one group only.
       runs: those that have a result.
-      diverged: those whose loss or logits became NaN or infinite: no figure of theirs counts.
+      diverged: those whose loss or logits became NaN or infinite; their figures are not used.
     """
 
     task: str
@@ -75,7 +86,7 @@ class RunGroup:
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
-        """All runs, for what does not depend on how they went."""
+        """All runs, for facts that do not depend on their scores."""
         return (*self.runs, *self.diverged)
 
     @property
@@ -85,7 +96,7 @@ class RunGroup:
 
     @property
     def first(self) -> RunResults:
-        """The results of the lowest seed, for what all runs of the group share."""
+        """The results of the lowest seed, for facts that all runs of the group share."""
         return self.all_runs[0].results
 
 
@@ -160,9 +171,12 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[RunGroup], list[str]]:
 
 
 def settings(results: RunResults) -> dict[str, Any]:
-    """The fields of a run's config that tell its group, dotted."""
+    """The fields of a run's config that determine its group, by their dotted names."""
     unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
     fields = flat(results["config"])
+    # Those that an older jaxft did not write; "auto" is the same as what it chose.
+    fields |= {name: x for name, x in NEWER.items() if name not in fields}
+    fields |= {name: results.get(name, NEWER[name]) for name in ("objective", "metric")}
     return {name: x for name, x in fields.items() if name not in FREE | unread}
 
 
@@ -194,7 +208,7 @@ def differ(one: Run, other: Run, names: Sequence[str]) -> bool:
 
 
 def origin(run: Run, what: str) -> str:
-    """A run's most telling digest of its data or its model, as text."""
+    """A run's most precise digest of its data or its model, as text."""
     env: Mapping[str, Any] = run.env
     name = next(name for name in ORIGINS[what] if name in env)
     return json.dumps(env[name], sort_keys=True)
@@ -204,8 +218,8 @@ def check_test_sets(runs: Sequence[Run]) -> list[str]:
     """Raises InputError if runs of a task are known to be tested on different texts.
 
     Returns:
-      notes on tasks for which this is unknown: their runs differ in their data somewhere, and
-      some, of an older jaxft, do not say where.
+      notes on tasks for which this is unknown: their runs differ in some data, and runs of an older
+      jaxft do not record in which split.
     """
     seen: dict[str, Run] = {}
     unknown: dict[str, None] = {}
@@ -232,7 +246,7 @@ def test_differs(one: Run, other: Run) -> bool:
     if "splits_sha256" in one.env and "splits_sha256" in other.env:
         return one.env["splits_sha256"]["test"] != other.env["splits_sha256"]["test"]
     supports = support(one), support(other)
-    return all(supports) and supports[0] != supports[1]  # empty: nobody knows
+    return all(supports) and supports[0] != supports[1]  # empty if unknown
 
 
 def support(run: Run) -> dict[str, int]:
@@ -274,7 +288,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def variant_names(members: Mapping[Hashable, Sequence[Run]]) -> dict[Hashable, str]:
-    """Returns for each group the fields that tell it from others of its task, model and method."""
+    """Returns for each group the fields that distinguish it within its task, model and method."""
     families: dict[tuple[str, ...], list[Hashable]] = {}
     for key, runs in members.items():
         run = runs[0].results
@@ -297,7 +311,7 @@ def is_varied(name: str, fields: Mapping[Hashable, Mapping[str, Any]]) -> bool:
 
 
 def short(name: str, names: Sequence[str]) -> str:
-    """`method.rank` -> `rank`, unless another field is called so, too."""
+    """`method.rank` -> `rank`, unless another field has the same last name."""
     last = [n.rpartition(".")[2] for n in (name, *names)]
     return SHORT.get(last[0], last[0]) if last.count(last[0]) == 2 else name
 
@@ -310,7 +324,7 @@ def shown(value: Any) -> str:
 
 
 def short_names(models: Iterable[str]) -> dict[str, str]:
-    """Directories without the folders in front, where that tells them apart; hub ids as they are.
+    """Returns the last part of each directory if it is unique, and hub ids as they are.
 
     short_names(["/data/roberta", "allenai/scibert"])
     # {"/data/roberta": "roberta", "allenai/scibert": "allenai/scibert"}
@@ -321,7 +335,7 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
 
 
 def order(group: RunGroup) -> tuple[Any, ...]:
-    """Methods in the order of jaxft's own list, numbers in names by their size."""
+    """The sort key: methods in the order of METHOD_ORDER, numbers in names by their size."""
     place = len(METHOD_ORDER)
     if group.method in METHOD_ORDER:
         place = METHOD_ORDER.index(group.method)

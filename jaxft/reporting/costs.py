@@ -48,7 +48,7 @@ PARTS = {
 def alone(group: RunGroup) -> PlanRow | None:
     """The planner's row of one run of a group; None if there is no plan of it.
 
-    A run of an older jaxft that trained alone has one without the breakdown of temporaries.
+    For a run of an older jaxft that trained alone, temporaries are not broken down.
     """
     results = group.first
     plan, compiled = results["memory"].get("plan"), results["memory"].get("compiled")
@@ -157,7 +157,7 @@ def together_row(group: RunGroup, name: str) -> tuple[Entry, ...]:
 
 
 def measured_entries(group: RunGroup | None) -> tuple[Entry, Entry]:
-    """The bytes that a group's program was measured to use, and how much above XLA's; or dashes."""
+    """The measured bytes of a group's program, and their excess over XLA's; or dashes."""
     growths = [measured_growth(run.results["memory"]) for run in group.runs] if group else []
     above = spread([percent for _, percent in growths])
     if above is None:

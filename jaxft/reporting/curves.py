@@ -1,13 +1,14 @@
 """Learning curves of groups: the mean over seeds as a line, one standard deviation as a band.
 
 figure = panel(groups, "dev macro-F1", styles(groups))
-to_svg(figure)                       # a file of its own
+to_svg(figure)                       # a separate file
 inline_svg(figure, prefix="acl-1")   # for a page: it takes the colour of the text around it
 """
 
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -17,17 +18,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft.reporting.aggregate import RunGroup
+from jaxft.reporting.facts import figure_of, shown_metrics
 from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREEN, VERMILION
 from jaxft.reporting.schema import Epoch
+from jaxft.training.objectives import SINGLE_LABEL, Metric
 
-# Panel -> a figure of an epoch of results.json's history.
-PANELS: dict[str, Callable[[Epoch], float | None]] = {
-    "train loss": lambda entry: entry["train_loss"],
-    "dev loss": lambda entry: entry["dev"].get("loss"),
-    "dev accuracy": lambda entry: entry["dev"].get("accuracy"),
-    "dev macro-F1": lambda entry: entry["dev"].get("macro_f1"),
-}
+Panels = Mapping[str, Callable[[Epoch], float | None]]
+
+
+def panels_of(metrics: Mapping[str, Metric]) -> Panels:
+    """Returns panel -> a figure of an epoch of results.json's history, given the scores shown."""
+    losses: Panels = {
+        "train loss": lambda entry: entry["train_loss"],
+        "dev loss": lambda entry: entry["dev"].get("loss"),
+    }
+    scores = {f"dev {m.title}": partial(dev_figure, name) for name, m in metrics.items()}
+    return {**losses, **scores}
+
+
+def dev_figure(name: str, entry: Epoch) -> float | None:
+    """A dev score of an epoch."""
+    return figure_of(entry["dev"], name)
+
+
+PANELS = panels_of(SINGLE_LABEL.shown_metrics())
 
 # Okabe and Ito's palette without black and yellow, which vanish on a dark or a light page.
 COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#888888")
@@ -47,11 +62,12 @@ def styles(groups: Sequence[RunGroup]) -> dict[str, tuple[str, str]]:
 
 
 def series(group: RunGroup, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns epochs_E and values_NxE of a panel, as far as all seeds went; NaN where none is.
+    """Returns epochs_E and values_NxE of a panel, up to the last epoch of all seeds; NaN if
+    missing.
 
     Epochs that only some seeds reached (others stopped early) are left out of the mean.
     """
-    figure = PANELS[name]
+    figure = panels_of(shown_metrics(group.first))[name]
     histories = [run.results["history"] for run in group.runs]
     length = min(map(len, histories))
     values = [[figure(entry) for entry in history[:length]] for history in histories]
@@ -61,7 +77,7 @@ def series(group: RunGroup, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def panel(groups: Sequence[RunGroup], name: str, looks: Looks, *, legend: bool = True) -> Figure:
-    """Returns the figure of one of `PANELS`.
+    """Returns the figure of one of the panels of the groups' objective.
 
     Args:
       looks: `styles` of all groups of the report.
@@ -84,7 +100,7 @@ def panel(groups: Sequence[RunGroup], name: str, looks: Looks, *, legend: bool =
 
 
 def draw_group(axes: Any, group: RunGroup, name: str, style: tuple[str, str]) -> None:
-    """The line of a group, and its band where there are seeds to make one."""
+    """The line of a group, and its band if there are several seeds."""
     if not group.runs:
         return
     epochs_E, values_NxE = series(group, name)
@@ -102,7 +118,7 @@ def draw_group(axes: Any, group: RunGroup, name: str, style: tuple[str, str]) ->
 
 
 def ink_settings() -> dict[str, Any]:
-    """Everything that is not a curve in one colour, on no ground, as text that stays text."""
+    """Everything but the curves in one colour, without a background; text stays text."""
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     return {
         **dict.fromkeys((*names, "grid.color"), INK),
@@ -128,7 +144,7 @@ def to_svg(figure: Figure, *, ground: str = "white") -> str:
 
 
 def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
-    """Returns an <svg> for a page, as wide as its place, with ids that no other one has.
+    """Returns an <svg> for a page, scaled to the available width, with unique ids.
 
     Args:
       prefix: of the ids.
@@ -137,7 +153,7 @@ def inline_svg(figure: Figure, *, prefix: str, label: str) -> str:
     text = to_svg(figure, ground="none").replace(INK, "currentColor")
     svg = text[text.index("<svg ") :]
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    # A style element inside an <svg> holds for the whole page.
+    # A style element inside an <svg> applies to the whole page.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
     # The size is in the viewBox; width and height would fix it in points.
     head, rest = svg.split(">", 1)

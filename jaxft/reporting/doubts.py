@@ -1,4 +1,4 @@
-"""Notes below the table of a task: on everything that changes the meaning of its scores.
+"""Notes below the table of a task, on everything that affects the meaning of its scores.
 
 task_notes(groups)       # ["52 of 139 test texts also occur in train", "One seed only: ...", ...]
 """
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from jaxft.reporting.aggregate import RunGroup, name_of, origin
 from jaxft.reporting.costs import alone
-from jaxft.reporting.facts import divergence, notes
-from jaxft.reporting.formats import metric_name
+from jaxft.reporting.facts import divergence, metric_title, notes
 from jaxft.reporting.measures import over
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import sampling_error
@@ -41,29 +40,30 @@ def divergence_notes(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def select_note(groups: Sequence[RunGroup]) -> list[str]:
-    """The epoch whose weights were tested; none if it differs, as the groups' names say it then."""
+    """The epoch whose weights were tested; none if groups differ, as their names then say."""
+    first = groups[0].first
     selects = {(group.first["select"], group.first.get("metric", "macro_f1")) for group in groups}
     if len(selects) > 1:
         return []
     select, metric = selects.pop()
-    best = f"the epoch that is best on dev by {metric_name(metric)}"
+    best = f"the epoch that is best on dev by {metric_title(first, metric)}"
     return [f"Each run is scored after {best if select == 'best' else 'its last epoch'}."]
 
 
 def few_shot_note(results: RunResults) -> list[str]:
-    """That the epoch of a few-shot run is chosen on more texts than it was trained on."""
+    """A note if the epoch of a few-shot run is chosen on more texts than it was trained on."""
     data = results["data"]
     is_few = results["task"].endswith("_fs") and results["select"] == "best"
     if not is_few or not {"dev", "train"} <= data.keys():
         return []
     return [
-        f"The epoch is chosen on the whole dev split: {data['dev']:,} labelled texts beside the "
-        f"{data['train']:,} that were trained on."
+        f"The epoch is chosen on the whole dev split: {data['dev']:,} labelled texts, "
+        f"in addition to the {data['train']:,} that were trained on."
     ]
 
 
 def origin_notes(groups: Sequence[RunGroup]) -> list[str]:
-    """That groups with the same model name began with different weights or tokenizers."""
+    """A note if groups with the same model name started from different weights or tokenizers."""
     digests: dict[str, set[str]] = {}
     for group in groups:
         digests.setdefault(group.model, set()).add(origin(group.all_runs[0], "weights"))
@@ -80,9 +80,7 @@ def plan_notes(groups: Sequence[RunGroup]) -> list[str]:
     missing = [name_of(group, groups) for group in groups if alone(group) is None]
     if not missing:
         return []
-    return [
-        f"{', '.join(missing)}: the runs do not say what one of them takes alone; --plan plans it."
-    ]
+    return [f"{', '.join(missing)}: the results lack the memory of one run alone; --plan adds it."]
 
 
 def spread_notes(groups: Sequence[RunGroup]) -> list[str]:
@@ -111,7 +109,7 @@ def device_notes(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def sampling_note(group: RunGroup) -> list[str]:
-    """How uncertain the size of the test set leaves the accuracy of the first group."""
+    """The uncertainty of the first group's accuracy that follows from the size of the test set."""
     accuracy, examples = over(group, "test_accuracy"), group.first["test"].get("examples")
     if not accuracy or not examples or not 0 < accuracy.mean < 1:
         return []

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no file beside it.
+"""A report as one self-contained HTML page: it needs no network and no other file.
 
     Path("report.html").write_text(page(report, groups))
 
@@ -15,12 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxft.reporting import bars, curves
 from jaxft.reporting.aggregate import RunGroup
-from jaxft.reporting.facts import majority_scores
+from jaxft.reporting.facts import baseline_scores, figure_of, main_metric, metrics, shown_metrics
 from jaxft.reporting.formats import NONE, human_bytes, shorten
 from jaxft.reporting.pictures import by_model, confusion, plan_rows
 from jaxft.reporting.plans import peak, title_of
 from jaxft.reporting.schema import PlanRow
-from jaxft.reporting.summary import TERMS, Report, Section
+from jaxft.reporting.summary import Report, Section
 
 LABEL_WIDTH = 26
 STRIP = 120  # units across a strip of dots
@@ -44,7 +44,7 @@ def page(report: Report, groups: Sequence[RunGroup]) -> str:
         for number, section in enumerate(report.sections)
     ]
     template = environment.get_template("page.html")
-    return template.render(report=report, sections=sections, terms=TERMS) + "\n"
+    return template.render(report=report, sections=sections, terms=report.terms) + "\n"
 
 
 def model_view(groups: Sequence[RunGroup], looks: curves.Looks, prefix: str) -> Mapping[str, Any]:
@@ -54,7 +54,8 @@ def model_view(groups: Sequence[RunGroup], looks: curves.Looks, prefix: str) -> 
         "model": groups[0].model,
         "looks": [{"label": group.label, "colour": looks[group.label][0]} for group in groups],
         "curves": [
-            curve(groups, name, looks, f"{prefix}p{i}") for i, name in enumerate(curves.PANELS)
+            curve(groups, name, looks, f"{prefix}p{i}")
+            for i, name in enumerate(curves.panels_of(shown_metrics(groups[0].first)))
         ],
         "matrices": [matrix for group in groups if (matrix := matrix_view(group))],
         "kinds": [
@@ -75,10 +76,16 @@ def curve(groups: Sequence[RunGroup], name: str, looks: curves.Looks, prefix: st
 
 
 def strips(section: Section) -> Mapping[str, Any]:
-    """A row of dots for each row of the task's table, the majority's last, on one scale."""
-    shares = [[run.results["test"]["macro_f1"] for run in group.runs] for group in section.groups]
-    majority = majority_scores(section.groups[0].first["test"])["macro_f1"]
-    every = [x for x in [*chain(*shares), majority] if x is not None]
+    """A row of dots for each row of the task's table, the baseline's last, on one scale."""
+    first = section.groups[0].first
+    name = main_metric(first)
+    metric = metrics(first)[name]
+    scale = 100 if metric.is_share else 1
+    shares = [
+        [figure_of(run.results["test"], name) for run in group.runs] for group in section.groups
+    ]
+    floor = figure_of(baseline_scores(first["test"]), name)
+    every = [x for x in [*chain(*shares), floor] if x is not None]
     low, high = min(every, default=0.0), max(every, default=1.0)
 
     def place(share: float) -> float:
@@ -87,17 +94,18 @@ def strips(section: Section) -> Mapping[str, Any]:
 
     def view(row: Sequence[float | None]) -> Mapping[str, Any]:
         known = [x for x in row if x is not None]
-        says = ", ".join(f"{100 * x:.1f}" for x in known) or NONE
+        says = ", ".join(f"{scale * x:.1f}" for x in known) or NONE
         return {
             "seeds": [place(x) for x in known],
-            "majority": None if majority is None else place(majority),
+            "majority": None if floor is None else place(floor),
             "says": says,
         }
 
     return {
-        "beside": "macro-F1",
-        "low": f"{100 * low:.1f}",
-        "high": f"{100 * high:.1f}",
+        "beside": metric.title,
+        "baseline": "the baseline" if "baseline" in first["test"] else "the majority class",
+        "low": f"{scale * low:.1f}",
+        "high": f"{scale * high:.1f}",
         "rows": [view(row) for row in [*shares, []]],
     }
 

@@ -2,8 +2,7 @@
 
     pictures = write_pictures(groups, Path("report"))     # report/plots/01-acl_sup-minilm-...
 
-Confusion matrices and memory bars are drawn as for a single run and as for plans, given sums over
-seeds and the plan of one run alone.
+Confusion matrices show sums over seeds; memory bars show the plan of one run alone.
 """
 
 import re
@@ -16,6 +15,7 @@ from jaxft.reporting import bars, curves, plots
 from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.costs import alone
 from jaxft.reporting.documents import Files, Pictures
+from jaxft.reporting.facts import shown_metrics
 from jaxft.reporting.formats import counted
 from jaxft.reporting.schema import PlanRow
 
@@ -62,7 +62,7 @@ def named(path: Path, shows: str) -> tuple[str, str]:
 def write_curves(groups: Sequence[RunGroup], looks: curves.Looks, stem: Path) -> Files:
     """An SVG for each panel."""
     files = []
-    for name in curves.PANELS:
+    for name in curves.panels_of(shown_metrics(groups[0].first)):
         path = stem.with_name(f"{stem.name}-{slug(name)}.svg")
         path.write_text(curves.to_svg(curves.panel(groups, name, looks)), encoding="utf-8")
         files.append(named(path, f"{name} by epoch"))
@@ -107,6 +107,6 @@ def write_bars(groups: Sequence[RunGroup], stem: Path) -> Files:
 def plan_rows(groups: Sequence[RunGroup]) -> list[PlanRow]:
     """Returns a row of the planner for each group: the step of one run alone.
 
-    Groups whose runs have no plan, and did not train alone either, are left out.
+    Groups without a plan whose runs did not train alone either are left out.
     """
     return [row for group in groups if (row := alone(group))]

@@ -16,11 +16,11 @@ from pathlib import Path
 from jaxft.errors import InputError
 from jaxft.reporting import aggregate
 from jaxft.reporting.aggregate import RunGroup
-from jaxft.reporting.beside import FindReference, no_reference
 from jaxft.reporting.documents import latex, markdown
 from jaxft.reporting.measures import measure_table
 from jaxft.reporting.page import page
 from jaxft.reporting.pictures import write_pictures
+from jaxft.reporting.reference import FindReference, no_reference
 from jaxft.reporting.schema import Run, read_run
 from jaxft.reporting.summary import Report, Section, summarize
 

@@ -6,45 +6,51 @@
 Scores are in percent, mean ± standard deviation over seeds (n-1).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxft.reporting.against_full import Comparison, compare
 from jaxft.reporting.aggregate import RunGroup, name_of, one_model, origin
-from jaxft.reporting.beside import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.costs import memory_table, together_table
 from jaxft.reporting.doubts import task_notes
-from jaxft.reporting.facts import majority_name, majority_scores, unseen_in
+from jaxft.reporting.facts import (
+    baseline_name,
+    baseline_scores,
+    figure_of,
+    shown_metrics,
+    unseen_in,
+)
 from jaxft.reporting.formats import NONE, counted
 from jaxft.reporting.measures import doubt_text, over
+from jaxft.reporting.reference import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import spread
 from jaxft.reporting.table import (
     Entry,
     Table,
     count_entry,
+    metric_entry,
     name_entry,
     number_entry,
     percent_entry,
+    plain_entry,
     score_entry,
     size_entry,
     time_entry,
 )
+from jaxft.training.objectives import OBJECTIVES, SINGLE_LABEL, Metric
 
-HEADS = (
-    *("method", "n", "accuracy", "macro-F1", "unseen acc.", "unseen F1", "trained"),
-    *("peak", "time", "doubt"),
-)
+COST_HEADS = ("trained", "peak", "time", "doubt")
 
 TERMS = (
     "Scores are in percent, mean ± standard deviation (n-1) over n seeds; one seed has no spread, "
-    "which a dash shows.",
+    "shown as a dash.",
     "Macro-F1: scikit-learn's f1_score over all labels of the task with zero_division=0; a class "
     "that is neither true nor predicted counts as 0.",
-    "Micro-F1 is not shown: with one label a text it equals accuracy, always.",
+    "Micro-F1 is not shown: with one label per text it always equals accuracy.",
     "Unseen: over the test texts that occur in neither train nor dev; the epoch is chosen on dev. "
-    "Runs of an older jaxft leave out train's texts only, which a note says.",
+    "For runs of an older jaxft only the texts of train are left out, and a note says so.",
     "Majority: predicting the most frequent class of train throughout. Collapsed: runs that "
     "predict one class throughout, whatever their accuracy. Diverged: runs whose loss or logits "
     "became NaN or infinite; they are in no mean, test or curve.",
@@ -64,9 +70,20 @@ TERMS = (
 )
 
 
+SINGLE_LABEL_TERMS = TERMS[1:3]
+
+
+def terms_of(groups: Sequence[RunGroup]) -> list[str]:
+    """The lines that explain what is in a report of these groups."""
+    names = {group.first.get("objective", SINGLE_LABEL.name) for group in groups}
+    lines = [t for t in TERMS if SINGLE_LABEL.name in names or t not in SINGLE_LABEL_TERMS]
+    own = [t for name in names if name in OBJECTIVES for t in OBJECTIVES[name].terms]
+    return [lines[0], *sorted(own), *lines[1:]]
+
+
 @dataclass(frozen=True)
 class Section:
-    """Everything about a task.
+    """The report on a task.
 
     Attributes:
       caption: the model, if there is only one, and the size of the test set.
@@ -98,6 +115,7 @@ class Report:
       facts: (name, text) of its head.
       unfinished: directories of runs that are not in it.
       commands: the commands that make each run again, and the report.
+      terms: what the words in it mean.
     """
 
     headline: str
@@ -106,6 +124,7 @@ class Report:
     notes: list[str]
     unfinished: list[str]
     commands: list[str]
+    terms: list[str]
 
 
 def summarize(
@@ -134,7 +153,8 @@ def summarize(
         sections=[make_section(own, reference_of(task)) for task, own in by_task.items()],
         notes=list(notes),
         unfinished=[str(path) for path in unfinished],
-        commands=[name for name in (*dict.fromkeys(commands), command) if name],
+        commands=[*dict.fromkeys(commands), command],
+        terms=terms_of(groups),
     )
 
 
@@ -216,21 +236,29 @@ def caption(groups: Sequence[RunGroup]) -> str:
 
 
 def main_table(groups: Sequence[RunGroup]) -> Table:
-    """A row for each group, the majority class last; no column of doubts if there are none."""
-    rows = [group_row(group, name_of(group, groups)) for group in groups]
-    marked = frozenset({len(rows)})
-    table = Table(HEADS, [*rows, majority_row(groups[0].first)], marked, classes={"doubt": "doubt"})
-    return table.pick(HEADS)
+    """A row for each group, the baseline last; no column of doubts if there are none."""
+    metrics = shown_metrics(groups[0].first)
+    rows = [group_row(group, name_of(group, groups), metrics) for group in groups]
+    titles = [metric.title for metric in metrics.values()]
+    unseen = [f"unseen {metric.short or metric.title}" for metric in metrics.values()]
+    heads = ("method", "n", *titles, *unseen, *COST_HEADS)
+    last = baseline_row(groups[0].first, metrics)
+    table = Table(heads, [*rows, last], frozenset({len(rows)}), classes={"doubt": "doubt"})
+    return table.pick(heads)
 
 
-def group_row(group: RunGroup, name: str) -> tuple[Entry, ...]:
+def group_row(group: RunGroup, name: str, metrics: Mapping[str, Metric]) -> tuple[Entry, ...]:
     """The entries of a group."""
     parameters, doubt = group.first["parameters"], doubt_text(group)
-    scores = ("test_accuracy", "test_macro_f1", "unseen_accuracy", "unseen_macro_f1")
+    scores = [
+        metric_entry(over(group, f"{split}_{key}"), metric)
+        for split in ("test", "unseen")
+        for key, metric in metrics.items()
+    ]
     return (
         name_entry(name),
         number_entry(len(group.runs)),
-        *(score_entry(over(group, score)) for score in scores),
+        *scores,
         count_entry(parameters["trained"], parameters["total"]),
         size_entry(over(group, "peak_bytes")),
         time_entry(over(group, "train_s")),
@@ -238,12 +266,16 @@ def group_row(group: RunGroup, name: str) -> tuple[Entry, ...]:
     )
 
 
-def majority_row(results: RunResults) -> tuple[Entry, ...]:
-    """The scores of the majority class on test and on its unseen part."""
-    splits = majority_scores(results["test"]), majority_scores(results["test_unseen"])
-    scores = [percent_entry(x) for found in splits for x in (found["accuracy"], found["macro_f1"])]
-    rest = [Entry(NONE)] * (len(HEADS) - 3 - len(scores))
-    return name_entry(majority_name(results)), Entry(NONE), *scores, *rest, Entry("")
+def baseline_row(results: RunResults, metrics: Mapping[str, Metric]) -> tuple[Entry, ...]:
+    """The scores of the prediction without a model on test and on its unseen part."""
+    splits = baseline_scores(results["test"]), baseline_scores(results["test_unseen"])
+    scores = [
+        plain_entry(figure_of(found, name), metric)
+        for found in splits
+        for name, metric in metrics.items()
+    ]
+    rest = [Entry(NONE)] * (len(COST_HEADS) - 1)
+    return name_entry(baseline_name(results)), Entry(NONE), *scores, *rest, Entry("")
 
 
 def parts_table(groups: Sequence[RunGroup]) -> Table | None:
@@ -256,8 +288,8 @@ def parts_table(groups: Sequence[RunGroup]) -> Table | None:
                 (
                     name_entry(name_of(group, groups)),
                     name_entry(part),
-                    score_entry(spread([x["accuracy"] for x in own])),
-                    score_entry(spread([x["macro_f1"] for x in own])),
+                    score_entry(spread([x.get("accuracy") for x in own])),
+                    score_entry(spread([x.get("macro_f1") for x in own])),
                     percent_entry(scores.get("majority_accuracy")),
                 )
             )

@@ -40,6 +40,8 @@ class Programs:
 def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLength]:
     """Returns the training and the evaluation step of `runs` runs; compiles nothing."""
     model, loop_config = setup.parts.model, setup.loop_config
+    outputs = setup.objective.outputs(setup.dataset.labels)
+    target = setup.objective.target(outputs)
     run_train = train_program(
         model,
         setup.optimizer,
@@ -48,9 +50,12 @@ def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLengt
         log_norm=setup.config.optim.clip > 0,
         seeds=runs,
         rates_differ=rates_differ(setup.config),
-        objective=setup.objective,
+        losses=setup.losses,
+        target=target,
     )
-    return run_train, eval_program(model, setup.devices, loop_config.eval_batch_size, seeds=runs)
+    return run_train, eval_program(
+        model, setup.devices, loop_config.eval_batch_size, seeds=runs, target=target
+    )
 
 
 def compile_programs(setup: Setup, runs: int) -> Programs:
@@ -64,7 +69,8 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
     one = programs(setup, 1)[0].shapes(longest)
-    frozen_gradients.check(run_train.largest(), setup.parts.model, one, runs)
+    model, losses = setup.parts.model, setup.losses
+    frozen_gradients.check(run_train.largest(), model, one, runs, losses)
     return Programs(run_train, run_eval, alone)
 
 
@@ -83,7 +89,8 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
     alone = {**shape, "seeds": 1, "data": shape["data"] * shape["seeds"]}
     job = Job(
         architecture=backbones.read_config(setup.parts.directory),
-        num_labels=len(setup.dataset.labels),
+        num_labels=setup.objective.outputs(setup.dataset.labels),
+        objective=setup.objective.name,
         newly_initialised=tuple(setup.parts.newly_initialised),
         dtype=config.model.dtype,
         remat=config.model.remat,

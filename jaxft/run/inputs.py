@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.data.examples import Columns, Example
+from jaxft.data.labels import CLASS, LabelKind
 from jaxft.data.readers import Row, read_decoded, read_rows, suffix_of, to_examples
 from jaxft.errors import InputError, check_choice
+from jaxft.training import objectives
 
 Text = str | tuple[str, str]
 
@@ -35,7 +37,19 @@ def read_examples(path: Path, settings: Mapping[str, Any], label: str = "") -> t
         return lines_of(path)
     rows = read_rows(path)
     columns = choose_columns(path, rows[0], settings, label)
-    return to_examples(rows, task="", columns=columns, labels=settings["labels"])
+    return to_examples(
+        rows,
+        task="",
+        columns=columns,
+        labels=settings["labels"],
+        kind=kind_of(settings),
+        separator=settings.get("label_separator", ""),
+    )
+
+
+def kind_of(settings: Mapping[str, Any]) -> LabelKind:
+    """Returns the kind of the run's labels; those of an older jaxft are classes."""
+    return objectives.find(settings.get("objective", "single_label")).kind
 
 
 def lines_of(path: Path) -> tuple[Example, ...]:
@@ -97,13 +111,17 @@ def to_examples_of(texts: Sequence[Text], settings: Mapping[str, Any]) -> tuple[
     return tuple(examples)
 
 
-def labelled(rows: Sequence[tuple[Text, str]], settings: Mapping[str, Any]) -> tuple[Example, ...]:
+def labelled(rows: Sequence[tuple[Text, Any]], settings: Mapping[str, Any]) -> tuple[Example, ...]:
     """Returns `(text, label)` rows as examples.
 
     Raises:
       InputError: naming the first row whose label the run does not know.
     """
     examples = to_examples_of([text for text, _ in rows], settings)
-    for number, (_, label) in enumerate(rows):
-        check_choice(label, settings["labels"], f"rows[{number}]: label")
-    return tuple(replace(one, label=label) for one, (_, label) in zip(examples, rows, strict=True))
+    kind, names = kind_of(settings), settings["labels"]
+    if kind is CLASS:
+        for number, (_, label) in enumerate(rows):
+            check_choice(label, names, f"rows[{number}]: label")
+    given = [Row("rows", number, {"label": label}) for number, (_, label) in enumerate(rows)]
+    read = kind.reader(given, "label", names, "")
+    return tuple(replace(one, label=read(row)) for one, row in zip(examples, given, strict=True))

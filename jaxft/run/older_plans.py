@@ -21,6 +21,7 @@ from jaxft.planning.planner import Job
 from jaxft.reporting.schema import Memory, Run, RunResults
 from jaxft.run import build
 from jaxft.training.mesh import axis_sizes
+from jaxft.training.objectives import OBJECTIVES, SINGLE_LABEL
 
 
 def with_plans(runs: Sequence[Run]) -> list[Run]:
@@ -49,10 +50,14 @@ def job_of(run: Run) -> Job | None:
     if memory.get("plan") or memory.get("device") != "cpu" or devices > 1:
         return None
     config = ConfigDict(run.results["config"])
-    architecture, newly_initialised, num_labels = build.read_model(config, run.results["labels"])
+    name, labels = run.results.get("objective", SINGLE_LABEL.name), run.results["labels"]
+    if name not in OBJECTIVES:
+        return None
+    architecture, newly_initialised, outputs = build.read_model(config, labels, OBJECTIVES[name])
     return Job(
         architecture=architecture,
-        num_labels=num_labels,
+        num_labels=outputs,
+        objective=name,
         newly_initialised=tuple(newly_initialised),
         dtype=config.model.dtype,
         remat=config.model.remat,

@@ -8,6 +8,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from jaxft.reporting.schema import PlanRow
 from jaxft.run import build
 from jaxft.run.trials import are_together, trials
 from jaxft.training.mesh import AXES, axis_sizes
+from jaxft.training.objectives import SINGLE_LABEL, Objective, of_kind
 
 Say = Callable[[str], None]  # called with a line of progress
 
@@ -42,9 +44,10 @@ def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Plan
     Raises:
       InputError: a name or number is not valid, or nothing fits.
     """
-    model = build.read_model(config, label_names(config))
+    objective, labels = objective_and_labels(config)
+    model = build.read_model(config, labels, objective)
     work = [
-        (target, make_jobs(config, model, target), fit_limit(fit, target))
+        (target, make_jobs(config, model, target, objective.name), fit_limit(fit, target))
         for target in chosen_targets(config, targets)
     ]
     together = {job.seeds for _, jobs, _ in work for _, job in jobs}
@@ -74,7 +77,10 @@ def chosen_targets(config: ConfigDict, given: str) -> list[targets.Target]:
 
 
 def make_jobs(
-    config: ConfigDict, model: tuple[dict[str, Any], list[str], int], target: targets.Target
+    config: ConfigDict,
+    model: tuple[dict[str, Any], list[str], int],
+    target: targets.Target,
+    objective: str = SINGLE_LABEL.name,
 ) -> list[tuple[str, Job]]:
     """Returns `(label, job)` for every combination that the config names, methods innermost.
 
@@ -94,10 +100,8 @@ def make_jobs(
         words(plan.methods) or method_names(),
     )
     architecture, newly_initialised, num_labels = model
-    jobs = [
-        make_job(config, architecture, newly_initialised, num_labels, target, *values)
-        for values in axes
-    ]
+    make = partial(make_job, config, architecture, newly_initialised, num_labels, objective, target)
+    jobs = [make(*values) for values in axes]
     return [job for number, job in enumerate(jobs) if job not in jobs[:number]]
 
 
@@ -121,6 +125,7 @@ def make_job(
     architecture: dict[str, Any],
     newly_initialised: list[str],
     num_labels: int,
+    objective: str,
     target: targets.Target,
     mesh: str,
     dtype: str,
@@ -143,6 +148,7 @@ def make_job(
     job = Job(
         architecture=architecture,
         num_labels=num_labels,
+        objective=objective,
         newly_initialised=tuple(newly_initialised),
         dtype=dtype,
         remat=remat,
@@ -186,17 +192,20 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def label_names(config: ConfigDict) -> Sequence[str]:
-    """Returns the labels of a task; its files are read only if nothing else gives the labels."""
-    if config.data.labels:
-        return config.data.labels
+def objective_and_labels(config: ConfigDict) -> tuple[Objective, Sequence[str]]:
+    """Returns the objective and the labels of a task; its files are read only where needed."""
     names = [part.name for part in tasks.parse_task(config.task)]
-    if not all(name in tasks.CATALOGUE for name in names):
-        return build.load_dataset(config).labels
-    if len(names) == 1:
-        return tasks.CATALOGUE[names[0]].labels
-    # The names that `tasks.merge` gives them.
-    return [f"{name}:{label}" for name in names for label in tasks.CATALOGUE[name].labels]
+    known = build.named_objective(config)
+    if all(name in tasks.CATALOGUE for name in names):
+        known = known or of_kind(tasks.find(names[0]).kind)
+        if len(names) == 1:
+            return known, tasks.CATALOGUE[names[0]].labels
+        # As `tasks.merge` calls them.
+        return known, [f"{n}:{label}" for n in names for label in tasks.CATALOGUE[n].labels]
+    if config.data.labels:  # the same outputs for one label a text and for several
+        return known or SINGLE_LABEL, config.data.labels
+    dataset = build.load_dataset(config)
+    return build.objective_of(config, dataset), dataset.labels
 
 
 def describe(job: Job) -> str:

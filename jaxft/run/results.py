@@ -3,6 +3,7 @@
 results = make_results(setup, member, test_logits, used) | {"timing": timing(...)}
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from jaxft.run.scores import test_results
 from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
+from jaxft.training.objectives import Objective
 from jaxft.training.programs import CompiledByLength
 from jaxft.training.selection import best_entry
 
@@ -38,15 +40,19 @@ def make_results(
       used: `used_memory`.
     """
     config, dataset, history = setup.config, setup.dataset, member.record["history"]
-    best, last = best_entry(history, config.metric), history[-1]
-    unseen = checks.unseen(dataset)
+    best, last = best_entry(history, setup.loop_config.metric), history[-1]
+    unseen, objective = checks.unseen(dataset), setup.objective
+    baseline = objective.baseline(setup.data["train"].labels, dataset.labels)
     scores = {
-        name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
+        name: test_results(
+            logits_NxC, setup.data["test"].labels, dataset, unseen, objective, baseline
+        )
         for name, logits_NxC in test_logits.items()
     }
     chosen = best if best and config.select == "best" else last
     return {
-        **describe(trial_config(config, member.trial), dataset),
+        **describe(trial_config(config, member.trial), dataset, setup.loop_config),
+        **objective_facts(objective, dataset, baseline),
         "diverged": member.record.get("diverged"),
         "best_epoch": best and best["epoch"],
         "lost_epochs": member.record.get("lost_epochs", []),
@@ -63,8 +69,27 @@ def make_results(
     }
 
 
-def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Returns the fields of results.json that are known before training."""
+def objective_facts(
+    objective: Objective, dataset: Dataset, baseline: list[float]
+) -> dict[str, Any]:
+    """Returns the objective's name, and whatever a report needs to know of its scores.
+
+    So that a report can show the scores of an objective that is not registered where it is made.
+    """
+    return {
+        "objective": objective.name,
+        "description": objective.description,
+        "metrics": {name: asdict(metric) for name, metric in objective.all_metrics().items()},
+        "shown": list(objective.shown),
+        "baseline": objective.baseline_name(baseline, dataset.labels),
+        "plot": objective.plot,
+        "loss_name": objective.loss_name,
+        "limit": objective.limit,
+    }
+
+
+def describe(config: ConfigDict, dataset: Dataset, loop_config: loop.LoopConfig) -> dict[str, Any]:
+    """Returns what of results.json was known before training."""
     settings = to_json(config)
     return {
         "task": config.task,
@@ -74,7 +99,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "seed": config.seed,
         "labels": list(dataset.labels),
         "select": config.select,
-        "metric": config.metric,
+        "metric": loop_config.metric,
         "config": settings,
     }
 
@@ -115,13 +140,14 @@ def timing(
 ) -> dict[str, Any]:
     """Returns `timing` of results.json; padding is not in the tokens but in `padding_fraction`.
 
-    `train_s` and the rates are of all the runs that trained together.
+    `train_s` and the rates are of all the runs that trained together. If a run took some of its
+    steps with fewer others, they are what they would be with as many as at its end.
     """
     loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
     padded = loop_config.batch_size * sum(train_lengths(loop_config, data, epochs))
     tokens = epochs * sum(map(len, data.ids))
-    seconds = record["train_s"]
+    seconds = runs * loop.own_seconds(record, runs)
     return {
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,

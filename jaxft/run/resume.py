@@ -115,7 +115,7 @@ def restored(
             continue
         print(
             f"{label(trial, list(steps))}back from step {steps[trial]} to {lowest}, where the "
-            "others are: all go on together as if undisturbed"
+            "others are; all continue together as if uninterrupted"
         )
         found[trial] = earlier or begin(trial)
     return found

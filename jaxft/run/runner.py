@@ -19,20 +19,21 @@ from ml_collections import ConfigDict
 
 from jaxft.config import to_json
 from jaxft.distributed import processes
+from jaxft.errors import check_choice
 from jaxft.io import read_json
 from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
 from jaxft.reporting import tables
+from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
-from jaxft.run.scores import majority_class
 from jaxft.run.setup import Setup, set_up
 from jaxft.run.trials import are_together, directory, fits_mesh, rates_differ, trial_config, trials
 from jaxft.run.write import finish
 from jaxft.training import loop
-from jaxft.training.metrics import check_metric, score
+from jaxft.training.objectives import OBJECTIVES
 from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength
 from jaxft.training.state import init_params
@@ -44,7 +45,7 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with processes.error_barrier():
         find(config.method.name)  # check names before any data is downloaded
-        check_metric(config.metric)
+        check_objective(config)
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
     with processes.error_barrier():
@@ -76,6 +77,19 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     return 0
 
 
+def check_objective(config: ConfigDict) -> None:
+    """Raises InputError unless the config names an objective and one of its scores.
+
+    Where the data decide on the objective, its scores are checked once they are read.
+    """
+    objective = build.named_objective(config)
+    if objective:
+        objective.check_metric(config.metric)
+    else:
+        known = [name for one in OBJECTIVES.values() for name in one.all_metrics()]
+        check_choice(config.metric, ["auto", *dict.fromkeys([*known, "loss"])], "metric")
+
+
 def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
     """Checks a run's directory; shows the results if the run is finished."""
     own = to_json(trial_config(setup.config, trial))
@@ -84,7 +98,7 @@ def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
             rundir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
     if done:
-        print(f"\n{path}  is already finished; its results:\n")
+        print(f"\n{path}  is done already; its results:\n")
         print(tables.result_table(read_json(path / "results.json")))
     return done
 
@@ -161,7 +175,7 @@ def train_members(
     )
     if int(last.step) == until:
         return [Started(member, group.take(last, i)) for i, member in enumerate(members)]
-    best = best_state(group, members, last, setup.config.metric)
+    best = best_state(group, members, last, setup.loop_config.metric)
     states_of = {"last": last, "best": best}
     tested = {"last": evaluate("test", last.trained)}
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
@@ -188,9 +202,10 @@ def dev_scores(
     setup: Setup, evaluate: Callable[[str, Params], np.ndarray], trained: Params
 ) -> list[dict[str, Any]]:
     """Returns the scores of the dev split of each run."""
-    labels, names = setup.data["dev"].labels, setup.dataset.labels
-    majority = majority_class(setup.dataset)
-    return [score(logits, labels, names, majority) for logits in evaluate("dev", trained)]
+    targets, names = setup.data["dev"].labels, setup.dataset.labels
+    baseline = setup.objective.baseline(setup.data["train"].labels, names)
+    found = evaluate("dev", trained)
+    return [setup.objective.scores(logits, targets, names, baseline) for logits in found]
 
 
 def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:

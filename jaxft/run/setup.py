@@ -1,7 +1,7 @@
 """From a config to everything a run needs before its first step: data, model, optimizer, shapes.
 
-setup = set_up(config, sys.argv)         # loads, checks and prints everything setup.data["train"],
-setup.parts.model, setup.shapes
+setup = set_up(config, sys.argv)         # loads, checks and prints everything
+setup.data["train"], setup.parts.model, setup.shapes
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from jaxft.reporting import tables
 from jaxft.run import build
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
-from jaxft.training.objective import Objective, read_weights
+from jaxft.training.objectives import Losses, Objective
 from jaxft.training.optimizer import (
     check_accumulate,
     make_optimizer,
@@ -41,6 +41,7 @@ class Setup:
     """Everything that the runs of a command share.
 
     Attributes:
+      losses: of each example, which training minimises.
       shapes: of one run's State, with shardings.
       parameters, memory: those of results.json that follow from shapes.
     """
@@ -54,6 +55,7 @@ class Setup:
     data_report: dict[str, Any]
     loop_config: loop.LoopConfig
     objective: Objective
+    losses: Losses
     optimizer: optax.GradientTransformation
     shapes: State
     parameters: dict[str, int]
@@ -69,16 +71,21 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     splits = build.split_fingerprints(dataset)
     processes.agree({f"data ({name})": digest for name, digest in splits.items()})
     with processes.error_barrier():
-        parts = build.load_parts(config, dataset.labels)
+        objective = build.objective_of(config, dataset)
+        parts = build.load_parts(config, dataset.labels, objective=objective)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
+        smoothing = config.label_smoothing
+        losses = objective.training_losses(
+            data["train"].labels, dataset.labels, config.class_weights, smoothing
+        )
         env = build.environment(parts, dataset, argv)
     processes.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
-    # Shapes -> optimizer, and the memory of each partition.
-    loop_config = make_loop_config(config, data)
+    # Shapes -> optimizer and what each partition costs.
+    loop_config = make_loop_config(config, data, objective)
     optimizer = make_adamw(config, loop_config, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
     parameters = count(parts.model.shapes, parts.model.labels)
@@ -96,7 +103,8 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
         data=data,
         data_report=data_report,
         loop_config=loop_config,
-        objective=make_objective(config, dataset, data["train"]),
+        objective=objective,
+        losses=losses,
         optimizer=optimizer,
         shapes=shapes,
         parameters=parameters,
@@ -108,7 +116,9 @@ def encode_splits(config: ConfigDict, dataset: Dataset, parts: build.Parts) -> d
     """Returns train, dev and test as token ids."""
     splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
     return {
-        name: encode(parts.tokenizer, examples, dataset.labels, config.data.max_length)
+        name: encode(
+            parts.tokenizer, examples, dataset.labels, config.data.max_length, dataset.kind
+        )
         for name, examples in splits.items()
     }
 
@@ -119,8 +129,10 @@ def report_on(config: ConfigDict, dataset: Dataset, data: dict[str, Encoded]) ->
     return checks.report(dataset, lengths, config.data.max_length)
 
 
-def make_loop_config(config: ConfigDict, data: dict[str, Encoded]) -> loop.LoopConfig:
-    """Returns the settings of the loop; the buckets suit all three splits."""
+def make_loop_config(
+    config: ConfigDict, data: dict[str, Encoded], objective: Objective
+) -> loop.LoopConfig:
+    """Returns the loop's settings; the buckets suit all three splits."""
     lengths = np.concatenate([encoded.lengths for encoded in data.values()])
     return loop.LoopConfig(
         batch_size=config.batch_size,
@@ -130,14 +142,9 @@ def make_loop_config(config: ConfigDict, data: dict[str, Encoded]) -> loop.LoopC
         patience=config.patience,
         save_every=config.save_every,
         accumulate=config.optim.accumulate,
-        metric=config.metric,
+        metric=objective.check_metric(config.metric),
+        objective=objective,
     )
-
-
-def make_objective(config: ConfigDict, dataset: Dataset, train: Encoded) -> Objective:
-    """Returns the loss that the config describes."""
-    weights = read_weights(config.class_weights, train.labels, dataset.labels)
-    return Objective(config.label_smoothing, weights)
 
 
 def make_rates(

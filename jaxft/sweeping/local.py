@@ -1,7 +1,7 @@
 """Bundles of runs as processes of this machine, each on its share of accelerators and cores.
 
     with LocalWorkers(workdir, number=0) as workers:      # 0: one for each accelerator, else one
-        workers.start(bundles[:workers.room()])
+        workers.start(bundles[:workers.capacity()])
         workers.ended(0.5)                           # the bundles whose process has ended
 
 A process runs one bundle and ends, so that its memory figures belong to that bundle. All processes
@@ -87,7 +87,7 @@ class LocalWorkers:
         while self.running():
             self.ended(1.0)
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Returns how many bundles can be started now."""
         return sum(slot.bundle is None for slot in self._slots)
 
@@ -96,7 +96,7 @@ class LocalWorkers:
         return [slot.bundle for slot in self._slots if slot.bundle is not None]
 
     def start(self, bundles: Sequence[Bundle]) -> None:
-        """Starts a process for each bundle; there must be room."""
+        """Starts a process for each bundle; there must be capacity."""
         free = [slot for slot in self._slots if slot.bundle is None]
         for slot, bundle in zip(free, bundles, strict=False):
             process = CONTEXT.Process(

@@ -1,10 +1,10 @@
-"""Runs the runs of a grid: skips those that are done, tries those that failed again.
+"""Executes the runs of a grid: skips finished ones and tries failed ones again.
 
     outcome = run_all(runs, launcher, workdir, retries=2, show=view.show)
 
 The state of a run is read from its files each time (`jaxft.sweeping.runs`). So another sweep in
 the same directory, or one that was killed, is no special case: its runs are running, partial or
-done. No run runs twice.
+done. No run is executed twice.
 """
 
 import signal
@@ -34,18 +34,18 @@ BAD_INPUT = 2  # exit code; the same command would fail again
 
 
 class Launcher(Protocol):
-    """Runs bundles of runs, as processes of this machine or as jobs of a cluster."""
+    """Executes bundles of runs, as processes of this machine or as jobs of a cluster."""
 
     description: str
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Returns how many bundles can be started now."""
 
     def running(self) -> list[Bundle]:
         """Returns the bundles that have been started and that `ended` has not returned yet."""
 
     def start(self, bundles: Sequence[Bundle]) -> None:
-        """Starts bundles; there must be room."""
+        """Starts bundles; there must be capacity."""
 
     def ended(self, timeout: float) -> list[Bundle]:
         """Returns the bundles that have ended, after waiting `timeout` seconds at most."""
@@ -75,7 +75,7 @@ def run_all(
     retries: int,
     show: Callable[[Progress], None],
 ) -> Progress:
-    """Runs the runs that are not done, until all are done or failed, or a signal comes.
+    """Executes the runs that are not done, until all are done or failed, or a signal comes.
 
     Args:
       retries: how often this sweep tries a failed run again.
@@ -93,7 +93,7 @@ def run_all(
                 break
             free = [run for run in runs if is_free(run, progress)]
             due = due_bundles(free, tries, retries, not_before)
-            starting = due[: launcher.room()]
+            starting = due[: launcher.capacity()]
             steps |= {c.name: last_step(workdir, c.name) for bundle in starting for c in bundle}
             launcher.start(starting)
             for bundle in launcher.ended(POLL_S):
@@ -122,8 +122,8 @@ def due_bundles(
 ) -> list[Bundle]:
     """Returns the bundles of these runs that can be started now.
 
-    The last try of a failed run runs alone: memory may suffice for one seed and not for all, and a
-    run that always fails must not make the others fail.
+    The last try of a failed run is alone in its process: memory may suffice for one seed and not
+    for all, and a run that always fails must not make the others fail.
     """
 
     def is_alone(run: GridRun) -> bool:
@@ -180,7 +180,7 @@ def is_free(run: GridRun, progress: Progress) -> bool:
 
 
 def stop(launcher: Launcher, received: list[int]) -> None:
-    """Makes all running runs save and end; a second signal ends them at once."""
+    """Makes all running processes save and end; a second signal ends them at once."""
     launcher.stop(signal.SIGTERM)
     while launcher.running():
         launcher.ended(POLL_S)

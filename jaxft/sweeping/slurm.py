@@ -82,7 +82,7 @@ class SlurmJobs:
         self._jobs: list[tuple[Any, list[Bundle]]] = self._find({run.name: run for run in runs})
         self.description = f"as jobs of {self._cluster}"
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Returns a large number: SLURM queues any number of jobs, and config.slurm limits it."""
         return 1_000_000
 

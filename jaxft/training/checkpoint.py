@@ -288,7 +288,7 @@ class Checkpoints:
 
 @cache
 def say_damage_once() -> None:
-    """Drops the hundreds of lines that libraries print about a damaged checkpoint; ours is enough.
+    """Drops the hundreds of lines that libraries print about a damaged checkpoint.
 
     Orbax logs each metadata file that is not JSON. When one array cannot be read, it also closes
     its event loop while other reads are running. Those then fail when they report, and asyncio logs

@@ -29,6 +29,7 @@ from jaxft.distributed import processes
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
+from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.optimizer import updates_by
 from jaxft.training.programs import CompiledByLength
 from jaxft.training.selection import DEFAULT, best_step, is_finite, is_over
@@ -60,6 +61,7 @@ class LoopConfig:
       save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
       accumulate: batches in one update.
       metric: the dev score by which epochs are compared.
+      objective: the one whose dev scores are logged.
     """
 
     batch_size: int
@@ -70,6 +72,7 @@ class LoopConfig:
     save_every: int = 0
     accumulate: int = 1
     metric: str = DEFAULT
+    objective: Objective = SINGLE_LABEL
 
     def steps_per_epoch(self, examples: int) -> int:
         """Batches an epoch; the last may be padded."""
@@ -122,7 +125,21 @@ def new_record() -> dict[str, Any]:
     It has the finished epochs, the running epoch's losses, the seconds of training, and where the
     run became non-finite.
     """
-    return {"history": [], "losses": [], "train_s": 0.0, "diverged": None}
+    return {"history": [], "losses": [], "own_s": 0.0, "diverged": None}
+
+
+def own_seconds(record: dict[str, Any], together: int) -> float:
+    """Returns a run's share of the seconds of its steps: of each step, the part of one run.
+
+    Args:
+      together: the runs that train together; an older jaxft saved the seconds of all of them.
+    """
+    return record["own_s"] if "own_s" in record else record["train_s"] / together
+
+
+def add_share(record: dict[str, Any], seconds: float, together: int) -> None:
+    """Adds a run's share of a step that several took together."""
+    record["own_s"] = own_seconds(record, together) + seconds / together
 
 
 def fit(
@@ -180,8 +197,9 @@ def fit(
                     # Reading a metric waits for the device, so several steps are read at once.
                     log_steps(members, pending, updates_by(done - 1, per_epoch, config.accumulate))
                     pending = []
+                seconds = time.perf_counter() - start
                 for member in members:
-                    member.record["train_s"] += time.perf_counter() - start
+                    add_share(member.record, seconds, len(members))
                 bar.update(sum(len(one.indices) for one in batches))
                 if is_last:
                     break
@@ -193,7 +211,7 @@ def fit(
                     return state
             after_steps()
             for member, dev in zip(members, dev_scores(state.trained), strict=True):
-                end_epoch(epoch + 1, done, per_epoch, member, dev, bar)
+                end_epoch(config.objective, epoch + 1, done, per_epoch, member, dev, bar)
             save(config, group, members, state)
             if stop or received:
                 interrupt(received, done, members)
@@ -276,16 +294,24 @@ def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoRe
 
 
 def end_epoch(
-    epoch: int, step: int, per_epoch: int, member: Member, dev: Scores, bar: tqdm
+    objective: Objective,
+    epoch: int,
+    step: int,
+    per_epoch: int,
+    member: Member,
+    dev: Scores,
+    bar: tqdm,
 ) -> None:
     """Logs an epoch, adds it to the member's record and clears the running losses."""
     train_loss = float(np.mean(member.record["losses"]))
-    shown = {k: math.nan if dev[k] is None else dev[k] for k in ("loss", "accuracy", "macro_f1")}
+    metrics = objective.shown_metrics()
+    titles = {"loss": "loss", **{name: metric.title for name, metric in metrics.items()}}
+    shown = {name: math.nan if dev[name] is None else dev[name] for name in titles}
     member.log.write(step, epoch, dev=shown)
     bar.write(
         f"{member.label}epoch {epoch:>3}  train loss {train_loss:.4f}  dev "
-        + "loss {loss:.4f}  accuracy {accuracy:.4f}  macro-F1 {macro_f1:.4f}".format(**shown)
-        + ("  (one class only)" if dev["collapsed"] else "")
+        + "  ".join(f"{title} {shown[name]:.4f}" for name, title in titles.items())
+        + (f"  ({objective.collapsed})" if dev["collapsed"] else "")
     )
     entry = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev}
     if not is_finite(entry):
@@ -319,9 +345,7 @@ def logits_of(
 def device_batch(
     data: Encoded, indices: Sequence[BatchIndices], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Returns the batches on the devices, stacked if there are several; each process makes its
-    part.
-    """
+    """Returns the batches on the devices, stacked if several; each process makes its part."""
     rows, stacked = padded_rows(mesh, batch_size), len(indices) > 1
     sharding = by_row(mesh, stacked)
     shape = (len(indices), rows) if stacked else (rows,)

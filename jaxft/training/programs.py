@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.errors import InputError
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
-from jaxft.training.objective import Objective
+from jaxft.training.objectives import CLASS_INDEX, Losses, Target
 from jaxft.training.sharding import gathering
 from jaxft.training.state import (
     Model,
@@ -33,7 +33,7 @@ from jaxft.training.state import (
     state_shapes,
     without_scan,
 )
-from jaxft.training.step import Forward, eval_step, train_step
+from jaxft.training.step import Forward, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 
@@ -58,6 +58,7 @@ class CompiledByLength:
         seeds: int | None = None,
         donate: tuple[int, ...] = (),
         tokens_labelled: bool = False,
+        target: Target = CLASS_INDEX,
     ) -> None:
         """Compiles nothing yet.
 
@@ -68,11 +69,14 @@ class CompiledByLength:
           seeds: the number of batches in a step; None: one, without an axis of seeds.
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
+          target: the shape and dtype of a label.
         """
         self.function = function
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
-        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled, seeds)
+        self._batch_shapes = partial(
+            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target
+        )
         self.executables: dict[int, Any] = {}
         self.compile_s = 0.0
 
@@ -116,7 +120,8 @@ def train_program(
     log_norm: bool = True,
     seeds: int = 1,
     rates_differ: bool = False,
-    objective: Objective | None = None,
+    losses: Losses = losses,
+    target: Target = CLASS_INDEX,
 ) -> CompiledByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
@@ -124,14 +129,14 @@ def train_program(
       seeds: the number that train together; if several, all but `frozen` has an axis of seeds.
       rates_differ: whether a step takes the learning rate after the key, and the optimizer's
         schedule has its peak at 1.
-      objective: the loss; None is plain cross-entropy.
+      losses: of each example; plain cross-entropy where none are given.
+      target: the shape and dtype of an example's label.
     """
     own: Any = (sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh)),)
     if rates_differ:
         own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
     forward = forward_on(model, mesh)
-    losses = (objective or Objective()).losses
     step: Any = partial(train_step, forward, optimizer, log_norm=log_norm, losses=losses)
     metrics = replicated(mesh)
     if seeds > 1:
@@ -149,14 +154,18 @@ def train_program(
         # The state is updated in place: without this a step would hold it twice.
         donate=(0,),
         tokens_labelled=model.backbone.family.tokens_labelled,
+        target=target,
     )
 
 
-def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> CompiledByLength:
+def eval_program(
+    model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1, target: Target = CLASS_INDEX
+) -> CompiledByLength:
     """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
 
     Args:
-      seeds: the number evaluated together on the same batch; several give logits_SxBxC.
+      seeds: how many are evaluated together, on the same batch; several give logits_SxBxC.
+      target: the shape and dtype of a label, which a batch has even if no step reads it.
     """
     trained, frozen = param_shapes(model, mesh)
     step: Any = partial(eval_step, forward_on(model, mesh))
@@ -165,7 +174,12 @@ def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -
         step, trained = eval_steps(step), stacked_shapes(trained, seeds)
         logits = NamedSharding(mesh, PartitionSpec(SEEDS))
     return CompiledByLength(
-        step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
+        step,
+        before=(trained, frozen),
+        results=logits,
+        mesh=mesh,
+        batch_size=batch_size,
+        target=target,
     )
 
 
@@ -187,7 +201,12 @@ def forward_on(model: Model, mesh: Mesh) -> Forward:
 
 
 def batch_shapes(
-    mesh: Mesh, batch_size: int, tokens_labelled: bool, seeds: int | None, length: int
+    mesh: Mesh,
+    batch_size: int,
+    tokens_labelled: bool,
+    seeds: int | None,
+    length: int,
+    target: Target = CLASS_INDEX,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
     rows = padded_rows(mesh, batch_size)
@@ -200,6 +219,6 @@ def batch_shapes(
 
     tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
     return tokens | {
-        "labels": shape((labels,), jnp.int32),
+        "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }

@@ -11,24 +11,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxft.training.objectives import SINGLE_LABEL, lower_is_better
+
 Entry = TypeVar("Entry", bound=Mapping[str, Any])
 
-DEFAULT = "macro_f1"
-LOWER_IS_BETTER = {"loss"}
+DEFAULT = SINGLE_LABEL.default
 
 
 def is_finite(entry: Mapping[str, Any]) -> bool:
     """Whether an epoch's losses and dev logits were finite throughout."""
-    figures = entry["train_loss"], entry["dev"]["macro_f1"]
-    return all(x is not None and math.isfinite(x) for x in figures)
+    loss, dev = entry["train_loss"], entry["dev"]
+    # A correlation may be undefined though all logits were finite; runs of an older jaxft do not
+    # say whether they were, and have a macro-F1 if so.
+    is_sound = dev.get("finite", dev.get("macro_f1") is not None)
+    figures = [x for x in (loss, dev.get("macro_f1")) if x is not None]
+    return bool(is_sound) and loss is not None and all(map(math.isfinite, figures))
 
 
 def merit(entry: Mapping[str, Any], metric: str) -> float:
-    """Returns an epoch's dev score, of which more is better; -inf if the score does not exist."""
+    """Returns an epoch's dev score, made so that more is better; -inf if there is none."""
     score = entry["dev"].get(metric)
     if score is None or not math.isfinite(score):
         return -math.inf
-    return -score if metric in LOWER_IS_BETTER else score
+    return -score if lower_is_better(metric) else score
 
 
 def best_entry(history: Sequence[Entry], metric: str = DEFAULT) -> Entry | None:

@@ -40,9 +40,7 @@ class Trial(NamedTuple):
 
 
 def label(trial: Trial, group: Sequence[Trial]) -> str:
-    """`seed 5  lr 0.001  `: the settings that a trial does not share with its whole group, in
-    columns.
-    """
+    """`seed 5  lr 0.001  `: what a trial does not share with its whole group, in columns."""
     differs = {
         f"seed {trial.seed:<10}  ": len({one.seed for one in group}) > 1,
         f"lr {trial.learning_rate:<8}  ": len({one.learning_rate for one in group}) > 1,

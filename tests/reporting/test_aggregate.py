@@ -113,6 +113,16 @@ def test_the_order_of_runs_changes_nothing(shuffler: random.Random):
     assert make_groups(runs) == expected
 
 
+def test_a_run_without_the_newer_fields_is_of_the_group_of_their_defaults():
+    newer = {"objective": "auto", "metric": "auto", "class_weights": "", "label_smoothing": 0.0}
+    chosen = {"objective": "single_label", "metric": "macro_f1"}
+    runs = [run_of(0), run_of(1, fields=newer), run_of(2, fields=newer | chosen)]
+    described = [run_of(3, fields=newer, **chosen), run_of(4, metric="mcc", fields=newer)]
+    groups, _ = make_groups([*runs, *described])
+    found = {group.label: [run.seed for run in group.runs] for group in groups}
+    assert found == {"lora (metric macro_f1)": [0, 1, 2, 3], "lora (metric mcc)": [4]}
+
+
 def test_cells_hold_the_seeds_of_a_setting():
     groups, notes = make_groups(grid())
     assert notes == []

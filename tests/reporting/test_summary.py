@@ -327,7 +327,7 @@ def test_of_several_full_cells_the_best_on_dev_counts():
     ]
     groups = make_groups([*runs, run_of(0), run_of(1)])[0]
     (comparison,) = section_of(*groups).comparisons
-    assert comparison.notes[0] == "Full stands for full (lr 0.0001), the best on dev of 2."
+    assert comparison.notes[0] == "Full is full (lr 0.0001), the best of 2 on dev."
     # Without full, or with nothing beside it, there is no comparison.
     assert section_of(group_of(0, 1)).comparisons == []
     assert section_of(group_of(0, 1, method="full")).comparisons == []
@@ -445,7 +445,8 @@ def test_markdown_has_all_parts():
     for part in (
         "### Memory of a training step, one run alone",
         *("## restaurant_sup", "| majority", "### Full against PEFT: minilm", "p (Holm)"),
-        *("### Beside five course reports", "report D", "![loss](plots/a.svg)", "`runs/begun`"),
+        *("### Compared with five course reports", "report D"),
+        *("![loss](plots/a.svg)", "`runs/begun`"),
         *("runs/b repeats runs/a", "## Terms", "Micro-F1", "python -m x"),
     ):
         assert part in text

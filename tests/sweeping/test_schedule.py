@@ -57,7 +57,7 @@ class Ending:
         self.starts = 0
         self._begun: list[Bundle] = []
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         return 1
 
     def running(self) -> list[Bundle]:

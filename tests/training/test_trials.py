@@ -216,7 +216,7 @@ def test_runs_take_their_steps_at_once_where_they_share_something(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"together": "on", "patience": 2}, "with patience each run stops at an epoch of its own"),
+        ({"together": "on", "patience": 2}, "needs patience=0"),
         ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 runs"),
         ({"together": "yes"}, "together: unknown value 'yes'"),
     ],

@@ -1,4 +1,4 @@
-"""Published figures of a task, for a table of them with the runs of jaxft below.
+"""Published figures of a task, for a table with the runs of jaxft below them.
 
     Reference("Published", "published figures", [PublishedRow("a paper", "bert-base", ...)], [])
 
@@ -50,7 +50,7 @@ FindReference = Callable[[str], Reference | None]  # of a task; None if nothing 
 
 
 def no_reference(task: str) -> None:
-    """Finds nothing published on any task."""
+    """Returns None: nothing is known to be published on any task."""
 
 
 def reference_table(reference: Reference, groups: Sequence[RunGroup]) -> Table:
