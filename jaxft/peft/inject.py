@@ -72,7 +72,7 @@ def by_path(insertions: Sequence[Insertion]) -> dict[str, list[Insertion]]:
     return found
 
 
-def check_alike(insertions: Sequence[Insertion], family: Family, shapes: Params) -> None:
+def check_same_insertions(insertions: Sequence[Insertion], family: Family, shapes: Params) -> None:
     """Raises InputError if two layers of the same parameters have different insertions.
 
     Layers that are looped over (`jaxft.models.scan`) are distinguished by their parameters.

@@ -336,6 +336,19 @@ def test_more_layers_than_the_config_names_are_not_dropped_in_silence(
     assert "bert/encoder/layer/2/output/dense/bias" in message
 
 
+def test_a_tensor_of_the_encoder_without_a_place_is_named(
+    directory: Path, tensors: dict[str, np.ndarray], expected: Params
+) -> None:
+    heads = {"cls.predictions.bias": np.zeros(3, np.float32)}  # of another head: not the encoder's
+    save_file({**tensors, **heads}, directory / "model.safetensors")
+    assert_same(read(directory)[1], expected)
+    extra = "bert.embeddings.distance.weight"
+    save_file({**tensors, extra: np.zeros(32, np.float32)}, directory / "model.safetensors")
+    message = refused(directory)
+    assert "1 tensors of the checkpoint have no place in a bert model" in message
+    assert extra in message
+
+
 def test_weights_of_another_size_are_named_with_both_sizes(
     directory: Path, tensors: dict[str, np.ndarray]
 ) -> None:
