@@ -21,8 +21,18 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxft.errors import InputError, check_choice, nearest
+from jaxft.models import (  # noqa: F401 families register
+    albert,
+    bert,
+    distilbert,
+    electra,
+    llama,
+    modernbert,
+    mpnet,
+    roberta,
+    transformers_flax,
+)
 from jaxft.models import attention as attentions
-from jaxft.models import bert, llama, roberta, transformers_flax  # noqa: F401 families register
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
@@ -117,7 +127,7 @@ def from_config(
     family = find(config.get("model_type"))
     own = family.read_config(config, num_labels)
     compute = Compute(DTYPES[dtype], attention, remat)
-    check_attention(own, compute)
+    check_attention(family, own, compute)
     return Backbone(
         family=family,
         config=own,
@@ -133,9 +143,14 @@ def from_config(
     )
 
 
-def check_attention(config: EncoderConfig, compute: Compute) -> None:
+def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> None:
     """Raises InputError if an implementation of attention cannot compute this model's."""
     check_choice(compute.attention, attentions.IMPLEMENTATIONS, "model.attention")
+    if compute.attention not in family.attention:
+        raise InputError(
+            f"model.attention: {compute.attention!r} cannot compute the attention of "
+            f"{family.name}; expected {' or '.join(family.attention)}"
+        )
     rate = config.attention_probs_dropout_prob
     reason = attentions.check(compute.attention, compute.dtype, config.head_size, rate)
     if reason:
