@@ -166,7 +166,15 @@ def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]],
 
 
 # Fields that came after the first runs, with the value that changes nothing.
-ADDED = {"metric": "macro_f1", "class_weights": "", "label_smoothing": 0.0}
+ADDED = {
+    "metric": "macro_f1",
+    "class_weights": "",
+    "label_smoothing": 0.0,
+    "model.frozen_dtype": "float32",
+    "model.attention": "xla",
+    "model.attention_dropout": -1.0,
+    "model.implementation": "jaxft",
+}
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -180,6 +188,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
+    "model.attention_dropout": (lambda x: x == -1 or 0 <= x < 1, "a rate in [0, 1), or -1"),
     "label_smoothing": (lambda x: 0 <= x < 1, "a share in [0, 1)"),
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
@@ -222,6 +231,10 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in fields.items() if name not in others}
     # A run of an older jaxft is the same run as long as the newer fields change nothing.
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
+    if "model" in kept:
+        own = {f"model.{name}": x for name, x in kept["model"].items()}
+        own = {name: x for name, x in own.items() if name not in ADDED or x != ADDED[name]}
+        kept["model"] = {name.removeprefix("model."): x for name, x in own.items()}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
     data = dict(fields.get("data", {}))
     if not any(data.get("splits", {}).values()):

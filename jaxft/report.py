@@ -102,6 +102,7 @@ def job_of(run: Run) -> Job | None:
         fresh=tuple(fresh),
         dtype=config.model.dtype,
         remat=config.model.remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=config.method.name,
         options=build.method_options(config),
         clip=config.optim.clip,

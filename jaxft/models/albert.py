@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxft.models.attention import Tokens
 from jaxft.models.bert import BUFFERS
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
 from jaxft.models.layers import BlockEnd, Embeddings, attended, dense, layer_norm
 from jaxft.models.remat import rematerialised
@@ -167,7 +168,7 @@ class AlbertClassifier(nn.Module):
 
     def setup(self) -> None:
         self.albert = AlbertBody(self.config, self.compute)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.classifier = nn.Dense(self.config.num_labels, dtype=self.compute.dtype)
 
     def __call__(

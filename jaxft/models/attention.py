@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxft.models.dropout import keep_mask
+
 IMPLEMENTATIONS = ("xla", "cudnn")
 
 
@@ -103,22 +105,14 @@ def padding_bias(tokens: Tokens, dtype: Any, window: int | None, causal: bool) -
         sees = sees & (places_L[:, None] >= places_L)
     if window is not None:
         sees = sees & (jnp.abs(places_L[:, None] - places_L) <= window)
-    return jnp.where(sees, 0.0, jnp.finfo(dtype).min).astype(dtype)
+    # Half of float16's: added to a negative score, its least number would be -inf.
+    least = jnp.finfo(dtype).min / (2 if dtype == jnp.float16 else 1)
+    return jnp.where(sees, 0.0, least).astype(dtype)
 
 
 def softmax(scores: jax.Array) -> jax.Array:
     """Softmax over the last axis, computed in float32 and returned in the dtype of `scores`."""
     return jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
-
-
-def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
-    """Returns booleans, each True with probability `keep`.
-
-    Random bits are compared with a threshold as they are: turned into floats first, as in
-    `jax.random.bernoulli`, they cost more and say no more.
-    """
-    bits = jax.random.bits(key, shape, jnp.uint32)
-    return bits < jnp.uint32(min(round(keep * 2**32), 2**32 - 1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -11,7 +11,7 @@ paths are those of transformers' Flax classes. Everything that depends on the fa
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from jaxft.models.remat import POLICIES
 
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 IMPLEMENTATIONS = ("jaxft", "transformers")
 
 
@@ -51,8 +51,9 @@ class Backbone:
       module: the family's classifier.
       pad_id: the id of the padding token.
       max_length: the longest sequence the position table holds, special tokens included.
-      dtype: of the computation; parameters are float32.
+      dtype: of the computation.
       heads: attention heads of a layer.
+      frozen_dtype: of the parameters that a method does not train; the others are float32.
     """
 
     family: Family
@@ -62,6 +63,7 @@ class Backbone:
     max_length: int
     dtype: Any
     heads: int
+    frozen_dtype: Any = jnp.float32
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def load(directory: Path, num_labels: int, **options: str) -> Backbone:
+def load(directory: Path, num_labels: int, **options: Any) -> Backbone:
     """Returns the classifier of a checkpoint directory; reads its config only, no weights.
 
     Args:
@@ -107,7 +109,9 @@ def from_config(
     num_labels: int,
     dtype: str = "float32",
     remat: str = "none",
+    frozen_dtype: str = "float32",
     attention: str = "xla",
+    attention_dropout: float = -1.0,
     implementation: str = "jaxft",
 ) -> Backbone:
     """Returns the classifier that a config describes.
@@ -116,16 +120,22 @@ def from_config(
 
     Args:
       config: config.json.
-      dtype: of the computation; parameters are float32 whatever it is.
+      dtype: of the computation; trained parameters are float32 whatever it is.
       remat: what the layers keep for the backward pass (`jaxft.models.remat.POLICIES`).
-      attention: a key of `jaxft.models.attention.IMPLEMENTATIONS`.
+      frozen_dtype: that frozen parameters are stored in.
+      attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
+      attention_dropout: rate on the attention weights; -1 is the config's.
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
     """
     check_choice(dtype, DTYPES, "model.dtype")
+    check_choice(frozen_dtype, DTYPES, "model.frozen_dtype")
     check_choice(remat, POLICIES, "model.remat")
     check_choice(implementation, IMPLEMENTATIONS, "model.implementation")
     family = find(config.get("model_type"))
     own = family.read_config(config, num_labels)
+    if attention_dropout >= 0:
+        own = replace(own, attention_probs_dropout_prob=attention_dropout)
+        config = {**config, "attention_probs_dropout_prob": attention_dropout}
     compute = Compute(DTYPES[dtype], attention, remat)
     check_attention(family, own, compute)
     return Backbone(
@@ -140,6 +150,7 @@ def from_config(
         max_length=own.max_position_embeddings - family.unused_positions(own),
         dtype=compute.dtype,
         heads=own.num_attention_heads,
+        frozen_dtype=DTYPES[frozen_dtype],
     )
 
 

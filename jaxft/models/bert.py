@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from jaxft.models.attention import Tokens
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Axes, Block, Family, register
 from jaxft.models.layers import Body
 
@@ -54,7 +55,7 @@ class BertClassifier(nn.Module):
 
     def setup(self) -> None:
         self.bert = Body(self.config, self.compute, has_pooler=True)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.classifier = nn.Dense(self.config.num_labels, dtype=self.compute.dtype)
 
     def __call__(

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from jaxft.models.attention import Tokens
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
 from jaxft.models.layers import BlockEnd, Embeddings, LayerStack, attended, dense, layer_norm
 
@@ -130,7 +131,7 @@ class DistilBertClassifier(nn.Module):
     def setup(self) -> None:
         self.distilbert = DistilBertBody(self.config, self.compute)
         self.pre_classifier = dense(self.config, self.compute, self.config.hidden_size)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.classifier = nn.Dense(self.config.num_labels, dtype=self.compute.dtype)
 
     def __call__(

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxft.models.attention import Tokens, attend
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig
+from jaxft.models.dropout import Dropout
 from jaxft.models.remat import rematerialised
 
 
@@ -56,7 +57,7 @@ class Embeddings(nn.Module):
         if self.has_types:
             self.token_type_embeddings = table(config, compute, config.type_vocab_size, width)
         self.LayerNorm = layer_norm(config, compute)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def __call__(
         self,
@@ -134,7 +135,7 @@ class Output(nn.Module):
     def setup(self) -> None:
         self.dense = dense(self.config, self.compute, self.config.hidden_size)
         self.LayerNorm = layer_norm(self.config, self.compute)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = Dropout(self.config.hidden_dropout_prob)
 
     def __call__(self, x: jax.Array, residual_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
         h_BxLxD = self.dropout(self.dense(x), deterministic=deterministic)
@@ -160,7 +161,7 @@ class BlockEnd(nn.Module):
         return self.dense.dtype
 
     def setup(self) -> None:
-        self.dropout = nn.Dropout(self.rate)
+        self.dropout = Dropout(self.rate)
 
     def __call__(self, x: jax.Array, residual_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
         h_BxLxD = self.dropout(self.dense(x), deterministic=deterministic)
@@ -291,7 +292,7 @@ class DenseHead(nn.Module):
 
     def setup(self) -> None:
         self.dense = dense(self.config, self.compute, self.config.hidden_size)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.out_proj = dense(self.config, self.compute, self.config.num_labels)
 
     def __call__(self, x_BxLxD: jax.Array, deterministic: bool) -> jax.Array:

@@ -18,6 +18,7 @@ from flax import linen as nn
 from jaxft.errors import InputError, check_choice
 from jaxft.models.attention import Tokens, attend, rotated
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
 from jaxft.models.layers import LayerStack, attention_key, dense, layer_norm, split_heads, table
 
@@ -132,7 +133,7 @@ class ModernBertEmbeddings(nn.Module):
     def setup(self) -> None:
         self.tok_embeddings = table(self.config, self.compute, self.config.vocab_size)
         self.norm = norm(self.config, self.compute)
-        self.drop = nn.Dropout(self.config.hidden_dropout_prob)
+        self.drop = Dropout(self.config.hidden_dropout_prob)
 
     def __call__(self, ids_BxL: jax.Array, deterministic: bool) -> jax.Array:
         x_BxLxD = self.norm(self.tok_embeddings(ids_BxL))
@@ -155,7 +156,7 @@ class ModernBertAttention(nn.Module):
         linear = partial(dense, config, self.compute, use_bias=config.attention_bias)
         self.Wqkv = linear(3 * config.hidden_size)
         self.Wo = linear(config.hidden_size)
-        self.out_drop = nn.Dropout(config.attention_probs_dropout_prob)
+        self.out_drop = Dropout(config.attention_probs_dropout_prob)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         config, places = self.config, tokens.positions
@@ -190,7 +191,7 @@ class GatedFeedForward(nn.Module):
         config = self.config
         linear = partial(dense, config, self.compute, use_bias=config.mlp_bias)
         self.Wi = linear(2 * config.intermediate_size)
-        self.drop = nn.Dropout(config.mlp_dropout)
+        self.drop = Dropout(config.mlp_dropout)
         self.Wo = linear(config.hidden_size)
 
     def __call__(self, x_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
@@ -268,7 +269,7 @@ class ModernBertClassifier(nn.Module):
     def setup(self) -> None:
         self.model = ModernBertBody(self.config, self.compute)
         self.head = PredictionHead(self.config, self.compute)
-        self.drop = nn.Dropout(self.config.head_dropout)
+        self.drop = Dropout(self.config.head_dropout)
         self.classifier = nn.Dense(self.config.num_labels, dtype=self.compute.dtype)
 
     def __call__(

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,7 @@ from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_byt
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
 from jaxft.training.mesh import make_mesh
-from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scaling
 from jaxft.training.partition import count
 from jaxft.training.programs import ByLength, train_program
 from jaxft.training.sharding import check_tensor
@@ -64,6 +64,7 @@ class Job:
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
       seeds: how many train together (`jaxft.training.trials`).
       steps: how many steps to run on the present device, to measure; 0 compiles only.
+      model: the other options of `jaxft.models.backbone.from_config`, by name.
     """
 
     architecture: dict[str, Any]
@@ -81,6 +82,7 @@ class Job:
     mesh: dict[str, int]
     seeds: int = 1
     steps: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan(job: Job, program: ByLength | None = None) -> Row:
@@ -151,6 +153,7 @@ def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
         weight_decay=0.01,
         clip=job.clip,
         accumulate=job.accumulate,
+        scales_loss=needs_scaling(job.dtype),
     )
 
 
@@ -174,7 +177,9 @@ def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
 
 def make_model(job: Job) -> Model:
     """Returns the method's model, shapes only."""
-    backbone = backbones.from_config(job.architecture, job.num_labels, job.dtype, job.remat)
+    backbone = backbones.from_config(
+        job.architecture, job.num_labels, job.dtype, job.remat, **job.model
+    )
     if job.length > backbone.max_length:
         raise InputError(
             f"length: {job.length}; the model's position table holds {backbone.max_length} tokens"

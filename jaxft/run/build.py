@@ -94,11 +94,10 @@ def load_parts(
     return Parts(directory, tokenizer, arrays, fresh, model)
 
 
-def model_options(config: ConfigDict) -> dict[str, Any]:
-    """Returns how a model is computed: `config.model` without the name."""
+def model_options(config: ConfigDict, *without: str) -> dict[str, Any]:
+    """Returns how a model is computed: `config.model` without the name, and without these."""
     options = config.model.to_dict()
-    del options["name"]
-    return options
+    return {name: x for name, x in options.items() if name not in ("name", *without)}
 
 
 def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:

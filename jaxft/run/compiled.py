@@ -85,6 +85,7 @@ def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | Non
         fresh=tuple(setup.parts.fresh),
         dtype=config.model.dtype,
         remat=config.model.remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=config.method.name,
         options=build.method_options(config),
         clip=config.optim.clip,

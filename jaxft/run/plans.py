@@ -143,6 +143,7 @@ def make_job(
         fresh=tuple(fresh),
         dtype=dtype,
         remat=remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=method,
         options=build.method_options(config, method) | layers,
         clip=config.optim.clip,

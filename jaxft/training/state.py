@@ -39,7 +39,7 @@ class Model:
       module: the backbone's module with the method's modules.
       method: its name.
       labels: path -> label.
-      shapes: path -> ShapeDtypeStruct, of all parameters.
+      shapes: path -> ShapeDtypeStruct, of all parameters; the trained ones are float32.
       axes: path -> the logical axes of its dimensions (`jaxft.models.family`).
       forward: `(params, batch, dropout_key) -> logits_BxC`.
     """
@@ -67,13 +67,17 @@ def build_model(
     applied = build(method, backbone.family, own, fresh, options)
     module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
+    labels = label_tree(shapes, applied.rules)
+    for path, x in shapes.items():
+        if labels[path] == "frozen":
+            shapes[path] = jax.ShapeDtypeStruct(x.shape, backbone.frozen_dtype)
     axes_of = backbone.family.axes_of
     return Model(
         backbone=backbone,
         module=module,
         method=method,
         applied=applied,
-        labels=label_tree(shapes, applied.rules),
+        labels=labels,
         shapes=shapes,
         axes={
             path: (axes_of(path) if path in own else applied.axes(path, axes_of)) or ()
@@ -154,7 +158,11 @@ def init_params(
     """
     shardings = param_shardings(model.axes, model.shapes, mesh)
     paths = set(paths)
-    values = {path: weights[path] for path in paths if path in weights}
+    values = {
+        path: np.asarray(weights[path], model.shapes[path].dtype)
+        for path in paths
+        if path in weights
+    }
     for path in sorted(paths - set(values)):
         value = model.applied.init(path, weights)
         if value is not None:
@@ -179,7 +187,7 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
 
     def chosen(key: jax.Array) -> Params:
         everything = backbones.init(model.backbone, model.module, key)
-        return {path: x for path, x in everything.items() if path in paths}
+        return {path: everything[path].astype(model.shapes[path].dtype) for path in paths}
 
     shardings = param_shardings(model.axes, {path: model.shapes[path] for path in paths}, mesh)
     return jax.jit(chosen, out_shardings=shardings)(key)
