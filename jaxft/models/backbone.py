@@ -81,7 +81,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     known = [family.name for family in FAMILIES.values() if family.is_trainable]
     if name not in known:
         names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
-        hint = nearest(name, known)
+        # DeBERTa's name is near to those of others, which it is none of.
+        hint = "" if str(name).startswith("deberta") else nearest(name, known)
         raise InputError(f"{path}: model_type {name!r}; jaxft fine-tunes {names}{hint}")
     return config
 

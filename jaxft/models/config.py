@@ -161,12 +161,13 @@ def check_config(config: EncoderConfig, as_given: Mapping[str, str]) -> None:
     """
     for field in fields(config):
         value, name = getattr(config, field.name), as_given[field.name]
+        if value is None:
+            continue
         if field.name.endswith(("_size", "_layers", "_heads", "_embeddings")) and value < 1:
             raise InputError(f"config.json: {name} {value}; expected a number above 0")
-        if "dropout" in field.name and value is not None and not 0 <= value < 1:
+        if "dropout" in field.name and not 0 <= value < 1:
             raise InputError(f"config.json: {name} {value}; expected a rate in [0, 1)")
-        is_positive = value is None or 0 < value < math.inf
-        if field.name.endswith(("_eps", "_theta")) and not is_positive:
+        if field.name.endswith(("_eps", "_theta")) and not 0 < value < math.inf:
             raise InputError(f"config.json: {name} {value}; expected a number above 0")
         if field.name.endswith(("_act", "_activation")):
             check_choice(value, ACTIVATIONS, f"config.json: {name}")

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from transformers import (
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import modernbert, weights
+from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.mpnet import relative_buckets
 from jaxft.models.names import torch_name
@@ -175,45 +177,44 @@ def test_texts_in_one_row_are_as_they_are_alone(family: str) -> None:
     if family == "modernbert":
         config["classifier_pooling"] = "mean"
     backbone = backbones.from_config(config, num_labels=3)
-    params = random_params(backbone)
-    lengths = (9, 4, 6)
-    batch = batch_of(family, config, backbone.pad_id, lengths)
-    texts = [{k: x[i : i + 1, :n] for k, x in batch.items()} for i, n in enumerate(lengths)]
-    alone = [last_layer(backbone, params, text, None) for text in texts]
-    packed = {k: np.concatenate([text[k] for text in texts], axis=1) for k in batch}
-    packed = {k: np.pad(x, ((0, 0), (0, 2))) for k, x in packed.items()}
-    segments_1xL = np.repeat([1, 2, 3, 0], (*lengths, 2))[None].astype(np.int32)
-    places = [backbones.positions(backbone, text["ids"]) for text in texts]
-    packed["positions"] = np.pad(np.concatenate(places, axis=1), ((0, 0), (0, 2)))
-    logits_1xC, hidden_LxD = last_layer(backbone, params, packed, segments_1xL)
-    np.testing.assert_allclose(logits_1xC, alone[0][0], atol=1e-5, rtol=0)
-    for found, (_, expected) in zip(np.split(hidden_LxD, np.cumsum(lengths)), alone, strict=False):
-        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
-    mixed = last_layer(backbone, params, packed, None)[1]
-    assert np.abs(mixed - hidden_LxD).max() > 1e-3
+    last_layer = jax.jit(last_layer_of(backbone), compiler_options=QUICK)
+    params, lengths = random_params(backbone), (9, 4, 6)
+    alone = batch_of(family, config, backbone.pad_id, lengths)
+    alone["positions"] = np.asarray(backbones.positions(backbone, alone["ids"]))
+    alone["segments"] = np.ones_like(alone["ids"])
+    row = {
+        name: np.concatenate([x[i, :n] for i, n in enumerate(lengths)] + [x[0, :2]])[None]
+        for name, x in alone.items()
+    }
+    row["mask"][:, -2:] = 0
+    packed = {**row, "segments": np.repeat([[1, 2, 3, 0]], (*lengths, 2), axis=1)}
+    logits_3xC, hidden_3xLxD = last_layer(params, alone)
+    logits_1xC, hidden_1xLxD = last_layer(params, packed)
+    np.testing.assert_allclose(logits_1xC[0], logits_3xC[0], atol=1e-5, rtol=0)
+    for i, start in enumerate((0, 9, 13)):
+        found = hidden_1xLxD[0, start : start + lengths[i]]
+        np.testing.assert_allclose(found, hidden_3xLxD[i, : lengths[i]], atol=1e-5, rtol=0)
+    mixed_1xLxD = last_layer(params, row)[1]
+    assert np.abs(mixed_1xLxD - hidden_1xLxD).max() > 1e-3
 
 
-def last_layer(
-    backbone: Backbone, params: Params, batch: Batch, segments_BxL: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the logits of a row, and the hidden states LxD after its last layer."""
+def last_layer_of(backbone: Backbone) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
+    """A function to the logits BxC, and the hidden states BxLxD after the last layer."""
     is_layer = re.compile(backbone.family.layer).fullmatch
-    places_BxL = batch.get("positions", backbones.positions(backbone, batch["ids"]))
 
-    def forward(params: Params, *inputs: jax.Array) -> Any:
+    def forward(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        names = ("ids", "mask", "types", "positions", "segments")
         logits_BxC, seen = backbone.module.apply(
             {"params": backbones.nested(params)},
-            *inputs,
-            segments_BxL,
+            *(batch[name] for name in names),
             capture_intermediates=lambda m, name: (
                 name == "__call__" and is_layer("/".join(m.path)) is not None
             ),
         )
         layers = flatten_dict(seen["intermediates"], sep="/")
-        return logits_BxC, layers[max(layers)][-1][0]
+        return logits_BxC, layers[max(layers)][-1]
 
-    inputs = (batch["ids"], batch["mask"], batch["types"], places_BxL)
-    return jax.jit(forward, compiler_options=QUICK)(params, *inputs)
+    return forward
 
 
 def test_albert_calls_one_layer_again_and_again() -> None:
@@ -257,6 +258,37 @@ def test_modernbert_reads_what_either_transformers_writes() -> None:
     for config in found:
         assert config.kinds == (modernbert.GLOBAL, *[modernbert.LOCAL] * 2, modernbert.GLOBAL)
         assert (config.global_rope_theta, config.local_rope_theta) == (5000.0, 70.0)
+
+
+# Millions of parameters, rounded as the papers round them.
+PUBLISHED = {
+    "xlm-roberta-base": 270,  # Conneau et al. 2020, https://arxiv.org/abs/1911.02116, table 1
+    "xlm-roberta-large": 550,
+    "camembert-base": 110,  # Martin et al. 2020, https://arxiv.org/abs/1911.03894, section 4.2
+    "distilbert-base-uncased": 66,  # Sanh et al. 2019, https://arxiv.org/abs/1910.01108, table 3
+    "google/electra-small-discriminator": 14,  # Clark et al. 2020, arxiv.org/abs/2003.10555
+    "google/electra-base-discriminator": 110,
+    "google/electra-large-discriminator": 335,
+    "albert-base-v2": 12,  # Lan et al. 2019, https://arxiv.org/abs/1909.11942, table 1
+    "microsoft/mpnet-base": 110,  # Song et al. 2020, https://arxiv.org/abs/2004.09297
+    "answerdotai/ModernBERT-base": 149,  # Warner et al. 2024, https://arxiv.org/abs/2412.13663
+    "answerdotai/ModernBERT-large": 395,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_known_checkpoints_have_their_number_of_parameters(name: str) -> None:
+    config = ARCHITECTURES[name]
+    backbone = backbones.from_config(config, num_labels=3)
+    shapes = backbones.parameter_shapes(backbone)
+    encoder = {p: x for p, x in shapes.items() if p.startswith(f"{backbone.family.prefix}/")}
+    found = sum(x.size for x in encoder.values())
+    assert found == pytest.approx(PUBLISHED[name] * 1e6, rel=0.04)
+    with torch.device("meta"):  # allocates nothing
+        theirs = torch_model(AutoModel, config)
+    has_pooler = bool(backbone.family.pooler)
+    parameters = {n: x.numel() for n, x in theirs.named_parameters()}
+    assert found == sum(n for p, n in parameters.items() if has_pooler or "pooler" not in p)
 
 
 REFUSED = [
