@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 make_env .venv-test "dev,interop,slurm"
-# XLA's compilers for GPUs and TPUs that are not here stand apart: their plugins speak up on stderr
+# The XLA compiler plugins for absent GPUs and TPUs get their own environment: they print to stderr
 # whenever JAX starts, and TPU's takes a lock.
 make_env .venv-plan "plan-gpu,plan-tpu"
 JAXFT_PLAN_PYTHON=$PWD/.venv-plan/bin/python

@@ -142,11 +142,17 @@ def make_model(tiny_bert_config: Config) -> MakeModel:
         fresh: tuple[str, ...] = (),
         dtype: str = "float32",
         remat: str = "none",
+        scan: str = "off",
         implementation: str = "jaxft",
         **options: Any,
     ) -> tuple[Model, Params]:
         backbone = backbones.from_config(
-            config, num_labels=3, dtype=dtype, remat=remat, implementation=implementation
+            config,
+            num_labels=3,
+            dtype=dtype,
+            remat=remat,
+            scan=scan,
+            implementation=implementation,
         )
         model = build_model(backbone, list(fresh), method, dict(**options))
         params = random_params(backbones.parameter_shapes(backbone), seed)

@@ -63,7 +63,7 @@ def train(method: str, workdir: str, folder: Path, options: Sequence[str] = ()) 
         *("epochs=8", "optim.learning_rate=1e-2", "method.rank=2", "method.size=4"),
         *(options or RUNS[method][0]),
     ]
-    config = ROOT / "configs" / f"acl_{method}.py"
+    config = f"{ROOT}/configs/acl.py:{method}"
     flags = [f"--config.{field}" for field in fields]
     return run("train", folder, f"--config={config}", *flags, f"--workdir={workdir}")
 

@@ -36,6 +36,8 @@ from jaxft.models import attention as attentions
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
+from jaxft.models.scan import CHOICES as SCANS
+from jaxft.models.scan import scans
 
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
@@ -54,6 +56,7 @@ class Backbone:
       dtype: of the computation.
       heads: attention heads of a layer.
       frozen_dtype: of the parameters that a method does not train; the others are float32.
+      compute: how the module computes.
     """
 
     family: Family
@@ -63,7 +66,19 @@ class Backbone:
     max_length: int
     dtype: Any
     heads: int
-    frozen_dtype: Any = jnp.float32
+    frozen_dtype: Any
+    compute: Compute
+
+    @property
+    def scans(self) -> bool:
+        """Whether the layers are looped over."""
+        is_long = scans(self.compute, self.config.num_hidden_layers)
+        return is_long and not self.family.shares_layers
+
+    def without_scan(self) -> "Backbone":
+        """The same with its layers one by one."""
+        compute = replace(self.compute, scan="off")
+        return replace(self, compute=compute, module=self.family.make(self.config, compute))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -113,6 +128,7 @@ def from_config(
     frozen_dtype: str = "float32",
     attention: str = "xla",
     attention_dropout: float = -1.0,
+    scan: str = "off",
     implementation: str = "jaxft",
 ) -> Backbone:
     """Returns the classifier that a config describes.
@@ -126,6 +142,8 @@ def from_config(
       frozen_dtype: that frozen parameters are stored in.
       attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
       attention_dropout: rate on the attention weights; -1 is the config's.
+      scan: whether alike layers are looped over (`jaxft.models.scan`): off, on, or auto, which is
+        from 12 layers on.
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
     """
     check_choice(dtype, DTYPES, "model.dtype")
@@ -137,8 +155,13 @@ def from_config(
     if attention_dropout >= 0:
         own = replace(own, attention_probs_dropout_prob=attention_dropout)
         config = {**config, "attention_probs_dropout_prob": attention_dropout}
-    compute = Compute(DTYPES[dtype], attention, remat)
+    compute = Compute(DTYPES[dtype], attention, remat, check_choice(scan, SCANS, "model.scan"))
     check_attention(family, own, compute)
+    if scan == "on" and family.shares_layers:
+        raise InputError(
+            f"model.scan: 'on' stacks the parameters of layers, and those of {family.name} share "
+            "theirs; use auto or off"
+        )
     return Backbone(
         family=family,
         config=own,
@@ -152,6 +175,7 @@ def from_config(
         dtype=compute.dtype,
         heads=own.num_attention_heads,
         frozen_dtype=DTYPES[frozen_dtype],
+        compute=compute,
     )
 
 

@@ -98,11 +98,13 @@ class Compute:
       dtype: of the computation.
       attention: a key of `jaxft.models.attention.IMPLEMENTATIONS`.
       remat: a key of `jaxft.models.remat.POLICIES`.
+      scan: one of `jaxft.models.scan.CHOICES`.
     """
 
     dtype: Any = jnp.float32
     attention: str = "xla"
     remat: str = "none"
+    scan: str = "off"
 
 
 def read_config_of(

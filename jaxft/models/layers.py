@@ -8,6 +8,7 @@ are float32 whatever the computation's dtype. The names of attributes are parts 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxft.models.attention import Tokens, attend
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig
 from jaxft.models.dropout import Dropout
 from jaxft.models.remat import rematerialised
+from jaxft.models.scan import Member, scanned, scans
 
 
 def dense(config: EncoderConfig, compute: Compute, features: int, **options: Any) -> nn.Dense:
@@ -227,12 +229,25 @@ class LayerStack(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
+        count = self.config.num_hidden_layers
+        if scans(self.compute, count) and not self.is_initializing():
+            members = [self.member(number) for number in range(count)]
+            return scanned(self, members, x_BxLxD, tokens, deterministic, self.compute)
         layer = rematerialised(self.layer, self.compute.remat)
-        for number in range(self.config.num_hidden_layers):
-            own = {"kind": self.kinds[number]} if self.kinds else {}
-            module = layer(self.config, self.compute, **own, name=str(number))
+        for number in range(count):
+            module = layer(self.config, self.compute, **self.own(number), name=str(number))
             x_BxLxD = module(x_BxLxD, tokens, deterministic)
         return x_BxLxD
+
+    def own(self, number: int) -> dict[str, str]:
+        """What a layer is given of its own."""
+        return {"kind": self.kinds[number]} if self.kinds else {}
+
+    def member(self, number: int) -> Member:
+        """A layer as a loop takes it."""
+        own = self.own(number)
+        make = partial(self.layer, self.config, self.compute, **own)
+        return Member(number, str(own), make, self.variables["params"][str(number)])
 
 
 class Encoder(nn.Module):

@@ -44,6 +44,11 @@ def make(
             f"model.attention: transformers' Flax classes have 'xla' only, not "
             f"{compute.attention!r}; use model.implementation=jaxft"
         )
+    if compute.scan == "on":
+        raise InputError(
+            "model.scan: transformers' Flax classes are not scanned; use model.scan=off or "
+            "model.implementation=jaxft"
+        )
     package, config_class, module_class = CLASSES[family.name]
     read_config, whole = flax_classes(package, config_class, module_class)
     hf_config = read_config.from_dict(dict(config))

@@ -81,7 +81,7 @@ def read_fresh(
 
 
 def of_labels(found: Found, directory: Path, family: Family, labels: Sequence[str] | None) -> Found:
-    """The parameters without a classifier over other labels than these, be they as many.
+    """The parameters without a classifier for other labels, even if their number is the same.
 
     Six emotions fit six citation intents in size, and in nothing else.
     """

@@ -71,12 +71,12 @@ def make_optimizer(
     """
     transforms = {label: adamw(label, schedule, weight_decay) for label in set(labels.values())}
     optimizer: optax.GradientTransformation = optax.multi_transform(
-        # A function, so that the same optimizer takes the trained leaves alone.
+        # A function, so that the same optimizer also takes only the trained leaves.
         transforms,
         lambda params: {path: labels[path] for path in params},
     )
     if clip:
-        # Masked for a tree of all; the trained leaves alone, as in `train_step`, are all trained.
+        # The mask is for a tree of all leaves; `train_step` passes only the trained ones.
         clipping = optax.masked(
             optax.clip_by_global_norm(clip),
             lambda params: {path: labels[path] != "frozen" for path in params},
@@ -123,7 +123,7 @@ def accumulated(
     """
 
     def init(params: Any) -> AccumulatedState:
-        # Arrays of their own: a step gives all of them away, and none may be given away twice.
+        # Separate arrays: a step donates all of them, and no array may be donated twice.
         sums = jax.tree.map(jnp.zeros_like, params)
         return AccumulatedState(jnp.int32(0), jnp.float32(0), sums, optimizer.init(params))
 
@@ -154,7 +154,7 @@ def accumulated(
 
 
 def updates_by(microbatches: int, per_epoch: int, accumulate: int) -> int:
-    """Returns how many updates so many microbatches have made.
+    """Returns the number of updates after this number of microbatches.
 
     updates_by(10, per_epoch=10, accumulate=4)  # 3: of 4, 4 and 2 microbatches
     """

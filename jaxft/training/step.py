@@ -23,7 +23,7 @@ Losses = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BxC, labels_B) -
 
 
 class State(NamedTuple):
-    """What a step changes, and so what a checkpoint holds: arrays, or at first their shapes.
+    """Everything that a step changes and a checkpoint holds: arrays, or at first their shapes.
 
     Attributes:
       step: int32, microbatches done.
@@ -86,11 +86,11 @@ def train_step(
 
     Args:
       key: the run's dropout key; each step folds its number in, so a resumed run draws the same.
-      learning_rate: the run's own, float32, where the optimizer's schedule has its peak at 1; None
-        where it has the run's. Either is the same: the schedule multiplies all that AdamW makes of
-        the clipped gradients, its decoupled decay with it (Loshchilov and Hutter 2019), and nothing
-        that an optimizer keeps depends on it.
-      losses: of each example, which the step minimises the mean of.
+      learning_rate: per-run peak learning rate (float32) if the optimizer's schedule is normalised
+        to a peak of 1; None if the schedule already contains it. Both give the same update: the
+        schedule multiplies the whole AdamW update with its decoupled decay (Loshchilov and Hutter
+        2019), and no part of the optimizer's state depends on it.
+      losses: the loss of each example, whose mean the step minimises.
       log_norm: whether to return `grad_norm`. A clip computes it anyway; without a clip it alone
         would keep gradients alive that XLA otherwise uses up one by one. Measured on OpenLLaMA-3B,
         batch 1, compiled for an H100: 49.8 GB with it, 41.8 without.

@@ -158,7 +158,7 @@ def test_texts_that_share_a_row_do_not_see_each_other(
         tree = {"params": backbones.nested(params)}
         return model.module.apply(tree, ids, mask, types, places, segments)
 
-    changed = ids.at[:, 9].set(50)  # in the second text
+    changed = jnp.asarray(ids).at[:, 9].set(50)  # in the second text
     np.testing.assert_allclose(logits(changed), logits(ids), atol=1e-6)  # of the first text
     assert not np.allclose(logits(changed, None), logits(ids, None), atol=1e-4)
     alone = {name: x[:, :7] for name, x in row.items()}

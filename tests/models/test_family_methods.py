@@ -2,7 +2,8 @@
 
 import json
 import re
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,18 @@ SITES = {
 PAIRS = [(f, m) for f in FAMILIES for m in METHODS if (f, m) != ("modernbert", "bitfit")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Compiles with few optimizations: XLA's take half of these tests' time and prove nothing."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @cache
-def backbone_of(family: str, remat: str = "none") -> Backbone:
+def backbone_of(family: str, remat: str = "none", scan: str = "off") -> Backbone:
     rates = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    return backbones.from_config(tiny(family, **rates), num_labels=3, remat=remat)
+    return backbones.from_config(tiny(family, **rates), num_labels=3, remat=remat, scan=scan)
 
 
 @cache
@@ -182,6 +191,22 @@ def test_remat_gives_the_same_loss_and_gradients(family: str) -> None:
             np.testing.assert_allclose(its_grads[path], grad, atol=1e-4 * size, err_msg=path)
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])
+def test_layers_in_a_loop_give_the_same_logits(family: str) -> None:
+    rng = np.random.default_rng(1)
+    found, params = [], {}
+    for scan in ("off", "on"):
+        model = build_model(backbone_of(family, scan=scan), [], "houlsby", OPTIONS)
+        params = params or {
+            path: x + rng.normal(0, 0.05, x.shape).astype(np.float32)
+            for path, x in sorted(params_of(model, family).items())
+        }
+        forward = partial(model.forward, batch=batch_for(family), dropout_key=None)
+        found.append(jax.jit(forward, compiler_options=QUICK)(params))
+    np.testing.assert_allclose(*found, atol=1e-6, rtol=0)
+    assert np.abs(found[0] - bare_logits(family)).max() > 1e-3
+
+
 ON_EIGHT_DEVICES = """
 import json, sys, jax
 sys.path.insert(0, "tests")
@@ -193,8 +218,10 @@ print(json.dumps({family: t.furthest(family) for family in t.FAMILIES}))
 
 
 def first_gradients(family: str, **sizes: int) -> Params:
-    """The gradients of one step of full fine-tuning on a mesh."""
-    model = build_model(backbone_of(family), [], "full", {})
+    """The gradients of one step of full fine-tuning on a mesh; its layers are of every kind."""
+    layers = 2 if family == "modernbert" else 1
+    config = tiny(family, num_hidden_layers=layers, attention_probs_dropout_prob=0.1)
+    model = build_model(backbones.from_config(config, num_labels=3), [], "full", {})
     mesh = make_mesh(**sizes)
     # Its momentum after a step is the gradient itself.
     optimizer = optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9))
@@ -332,3 +359,9 @@ def test_a_run_from_a_masked_language_model_to_predictions(
     saved = json.loads((run.directory / "adapter" / "settings.json").read_text())["parameters"]
     model = build_model(backbone_of(family), [], method, {})
     assert set(saved) == {p for p, label in model.labels.items() if label != "frozen"}
+
+
+def test_a_loop_over_albert_is_refused() -> None:
+    with pytest.raises(InputError, match="model.scan: 'on' stacks the parameters of layers"):
+        backbone_of("albert", scan="on")
+    assert not backbones.from_config(tiny("albert", num_hidden_layers=12), 3, scan="auto").scans
