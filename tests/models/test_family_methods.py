@@ -253,7 +253,7 @@ def test_the_planner_plans_it(family: str) -> None:
     job = Job(
         architecture=tiny(family),
         num_labels=3,
-        fresh=(),
+        newly_initialised=(),
         dtype="bfloat16",
         remat="dots",
         method="houlsby",
