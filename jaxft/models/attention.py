@@ -6,13 +6,13 @@ Dropout is element-wise, as in the paper (Vaswani et al. 2017, https://arxiv.org
 in torch: each head and each row has a mask of its own.
 """
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxft.errors import InputError
 from jaxft.models.dropout import keep_mask
 
 IMPLEMENTATIONS = ("xla", "cudnn")
@@ -59,6 +59,11 @@ def attend(
     """
     drops = key is not None and rate > 0.0
     if implementation == "cudnn":
+        if drops or any(x is not None for x in (bias_HxLxL, window, tokens.segments)):
+            raise InputError(
+                "model.attention: cuDNN's attention has no dropout, bias, window or segments; use "
+                "model.attention=xla"
+            )
         lengths_B = (tokens.mask > 0).sum(-1, dtype=jnp.int32)
         return jax.nn.dot_product_attention(
             q_BxLxHxK,
@@ -165,6 +170,19 @@ def check(implementation: str, dtype: Any, head_size: int, rate: float) -> str |
         return f"cuDNN's attention wants model.dtype bfloat16 or float16, not {jnp.dtype(dtype)}"
     if head_size > 128 or head_size % 8:
         return f"cuDNN's attention wants heads of 8, 16, ..., 128, not {head_size}"
-    if rate > 0 and not math.isclose(rate, 0):
+    if rate > 0:
         return f"cuDNN's attention has no dropout, the model has {rate} (model.attention_dropout=0)"
-    return None
+    return None if has_cudnn() else "cuDNN is not on this machine; JAX needs it to plan as well"
+
+
+def has_cudnn() -> bool:
+    """Whether JAX finds cuDNN, which it looks for when it traces."""
+    x_BxLxHxK = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
+    try:
+        jax.eval_shape(
+            partial(jax.nn.dot_product_attention, implementation="cudnn"),
+            *(x_BxLxHxK, x_BxLxHxK, x_BxLxHxK),
+        )
+    except RuntimeError:
+        return False
+    return True

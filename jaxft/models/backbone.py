@@ -142,8 +142,8 @@ def from_config(
       frozen_dtype: that frozen parameters are stored in.
       attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
       attention_dropout: rate on the attention weights; -1 is the config's.
-      scan: whether alike layers are looped over (`jaxft.models.scan`): off, on, or auto, which is
-        from 12 layers on.
+      scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
+        auto, which is from 12 layers on.
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
     """
     check_choice(dtype, DTYPES, "model.dtype")

@@ -33,7 +33,7 @@ def layer_norm(config: EncoderConfig, compute: Compute, **options: Any) -> nn.La
 
 
 def table(config: EncoderConfig, compute: Compute, rows: int, width: int = 0) -> nn.Embed:
-    """An embedding of so many rows; `width` 0 is the hidden size."""
+    """An embedding of `rows` rows; `width` 0 is the hidden size."""
     init = nn.initializers.normal(config.initializer_range)
     width = width or config.hidden_size
     return nn.Embed(rows, width, embedding_init=init, dtype=compute.dtype)
@@ -219,7 +219,7 @@ class LayerStack(nn.Module):
     Attributes:
       layer: a class of modules `layer(config, compute)(x_BxLxD, tokens, deterministic)`.
       kinds: of each layer, given to it as `kind`, for a family whose layers differ (local and
-        global attention); empty if they are all alike.
+        global attention); empty if they do not differ.
     """
 
     config: EncoderConfig

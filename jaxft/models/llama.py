@@ -26,7 +26,7 @@ class LlamaConfig(EncoderConfig):
     """Llama's fields; the defaults are those of its 7B.
 
     Attributes:
-      num_key_value_heads: heads of keys and values, which as many query heads share; None is one
+      num_key_value_heads: heads of keys and values, each shared by several query heads; None is one
         a query head.
       rope_theta: the base of the rotary frequencies.
     """

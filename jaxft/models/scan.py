@@ -1,9 +1,9 @@
-"""Layers that are alike, compiled once: a loop over their stacked parameters.
+"""Layers of the same shapes, compiled once: a loop over their stacked parameters.
 
     x_BxLxD = scanned(stack, [Member(0, "", make, params), ...], x_BxLxD, tokens, False, compute)
 
 Parameters keep their layers' paths everywhere but inside a step. It stacks those of each run of
-alike layers, cast to the computation's dtype, which costs their bytes once more, and loops over
+such layers, cast to the computation's dtype, which costs their bytes once more, and loops over
 them with `jax.lax.scan`: a layer is traced and compiled once for the run, not once for each.
 """
 
@@ -25,7 +25,7 @@ AUTO_FROM = 12  # layers
 
 
 def scans(compute: Compute, layers: int) -> bool:
-    """Whether so many layers are looped over."""
+    """Whether a model of this number of layers loops over them."""
     return compute.scan == "on" or (compute.scan == "auto" and layers >= AUTO_FROM)
 
 
@@ -53,13 +53,13 @@ def scanned(
     deterministic: bool,
     compute: Compute,
 ) -> jax.Array:
-    """Returns what the layers compute, one run of alike layers after the other.
+    """Returns what the layers compute, one run of equal layers after the other.
 
     Dropout draws from a key of each layer, and so other masks than layers one by one.
     """
     key = None if deterministic else stack.make_rng("dropout")
-    for _, alike in groupby(members, key=signature):
-        run = list(alike)
+    for _, equal in groupby(members, key=signature):
+        run = list(equal)
         stacked = jax.tree.map(
             lambda *leaves: jnp.stack([as_computed(x, compute.dtype) for x in leaves]),
             *(member.params for member in run),

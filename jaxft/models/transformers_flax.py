@@ -5,6 +5,7 @@
 The parameters' paths are the same as those of our modules. transformers 5 has no Flax classes.
 """
 
+import importlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -63,8 +64,6 @@ def flax_classes(package: str, config_class: str, module_class: str) -> tuple[An
 
     Imported on demand: it takes seconds, and warns that the Flax classes are deprecated.
     """
-    import importlib
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
@@ -108,8 +107,7 @@ class TransformersClassifier(nn.Module):
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
         if segments_BxL is not None:
             raise InputError(
-                "transformers' Flax classes keep texts in one row apart by nothing: use "
-                "model.implementation=jaxft"
+                "transformers' Flax classes take no segments; use model.implementation=jaxft"
             )
         with nn.intercept_methods(self.rematerialising()):
             logits_BxC, *_ = self.whole(

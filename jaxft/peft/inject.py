@@ -72,10 +72,10 @@ def by_path(insertions: Sequence[Insertion]) -> dict[str, list[Insertion]]:
     return found
 
 
-def check_alike(insertions: Sequence[Insertion], family: Family, shapes: Params) -> None:
+def check_same_insertions(insertions: Sequence[Insertion], family: Family, shapes: Params) -> None:
     """Raises InputError if two layers of the same parameters have different insertions.
 
-    Layers that are looped over (`jaxft.models.scan`) are told apart by their parameters.
+    Layers that are looped over (`jaxft.models.scan`) are distinguished by their parameters.
     """
     parameters: dict[int, set[Any]] = {}
     inserted: dict[int, set[Any]] = {}

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.family import Axes
-from jaxft.peft.inject import Injected, check_alike
+from jaxft.peft.inject import Injected, check_same_insertions
 from jaxft.peft.methods import Applied, build
 from jaxft.training.mesh import put, replicated
 from jaxft.training.partition import label_tree, parameter_of, split
@@ -68,7 +68,7 @@ def build_model(
     module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
     if backbone.scans:
-        check_alike(applied.insertions, backbone.family, shapes)
+        check_same_insertions(applied.insertions, backbone.family, shapes)
     labels = label_tree(shapes, applied.rules)
     for path, x in shapes.items():
         if labels[path] == "frozen":

@@ -181,9 +181,14 @@ def test_an_option_that_cannot_be_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         backbones.from_config(tiny_bert_config, 3, **options)
-    backbones.from_config(
-        tiny_bert_config, 3, attention="cudnn", dtype="bfloat16", attention_dropout=0
-    )
+
+
+def test_cudnn_is_refused_where_there_is_none(tiny_bert_config: Config) -> None:
+    if jax.default_backend() == "gpu":
+        pytest.skip("this machine may have cuDNN")
+    options = {"attention": "cudnn", "dtype": "bfloat16", "attention_dropout": 0}
+    with pytest.raises(InputError, match=r"model\.attention: cuDNN is not on this machine"):
+        backbones.from_config(tiny_bert_config, 3, **options)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Params
-from jaxft.peft.inject import Call, Insertion, check_alike
+from jaxft.peft.inject import Call, Insertion, check_same_insertions
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.training.mesh import make_mesh
 from jaxft.training.partition import split
@@ -94,16 +94,16 @@ def test_auto_loops_from_twelve_layers_on(tiny_bert_config: Config) -> None:
         assert not backbone.without_scan().scans
 
 
-def test_alike_layers_with_other_insertions_are_refused(tiny_bert_config: Config) -> None:
+def test_equal_layers_with_other_insertions_are_refused(tiny_bert_config: Config) -> None:
     def double(call: Call) -> jax.Array:
         return 2 * call.next_fun(*call.args, **call.kwargs)
 
     backbone = backbones.from_config(tiny_bert_config, 3, scan="on")
     shapes = backbones.parameter_shapes(backbone)
     queries = [f"bert/encoder/layer/{n}/attention/self/query" for n in (0, 1)]
-    check_alike([Insertion(frozenset(queries), double)], backbone.family, shapes)
+    check_same_insertions([Insertion(frozenset(queries), double)], backbone.family, shapes)
     with pytest.raises(InputError, match=r"model\.scan: layer 1"):
-        check_alike([Insertion(frozenset(queries[:1]), double)], backbone.family, shapes)
+        check_same_insertions([Insertion(frozenset(queries[:1]), double)], backbone.family, shapes)
 
 
 def test_parameters_that_are_divided_over_fsdp_are_not_stacked(tiny_bert_config: Config) -> None:
