@@ -26,11 +26,13 @@ class Tokens(NamedTuple):
       segments: number of the text that a token belongs to, int32 BxL, where several share a row: a
         token attends to those of its own text alone. None: a row is one text.
       positions: place of each token in its text, int32 BxL; for rotary positions.
+      bias: added to the scores, HxLxL; for relative positions.
     """
 
     mask: jax.Array
     segments: jax.Array | None = None
     positions: jax.Array | None = None
+    bias: jax.Array | None = None
 
 
 def attend(
@@ -41,7 +43,6 @@ def attend(
     *,
     rate: float = 0.0,
     key: jax.Array | None = None,
-    bias_HxLxL: jax.Array | None = None,
     window: int | None = None,
     causal: bool = False,
     implementation: str = "xla",
@@ -51,7 +52,6 @@ def attend(
     Args:
       rate: of dropout on the attention weights.
       key: of dropout; None drops nothing.
-      bias_HxLxL: added to the scores, for relative positions.
       window: how far to either side a token sees; None is everywhere.
       causal: whether a token sees those before it and itself only.
       implementation: `cudnn` takes 16-bit inputs without dropout, bias, window or segments
@@ -76,8 +76,8 @@ def attend(
     dtype = q_BxLxHxK.dtype
     scale = jnp.sqrt(q_BxLxHxK.shape[-1]).astype(dtype)
     scores_BxHxLxL = jnp.einsum("bqhk,blhk->bhql", q_BxLxHxK / scale, k_BxLxHxK)
-    if bias_HxLxL is not None:
-        scores_BxHxLxL = scores_BxHxLxL + bias_HxLxL.astype(dtype)
+    if tokens.bias is not None:
+        scores_BxHxLxL = scores_BxHxLxL + tokens.bias.astype(dtype)
     scores_BxHxLxL = scores_BxHxLxL + padding_bias(tokens, dtype, window, causal)
     if drops:
         assert key is not None
@@ -86,6 +86,17 @@ def attend(
     else:
         weights_BxHxLxL = softmax(scores_BxHxLxL)
     return jnp.einsum("bhql,blhk->bqhk", weights_BxHxLxL, v_BxLxHxK)
+
+
+def rotated(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Array:
+    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), halves of K paired."""
+    size = x_BxLxHxK.shape[-1]
+    frequency_K = theta ** -(jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    angle_BxLx1xK = (positions_BxL[..., None] * jnp.tile(frequency_K, 2))[:, :, None, :]
+    left, right = jnp.split(x_BxLxHxK, 2, axis=-1)
+    turned = jnp.concatenate([-right, left], axis=-1)
+    found = x_BxLxHxK * jnp.cos(angle_BxLx1xK) + turned * jnp.sin(angle_BxLx1xK)
+    return found.astype(x_BxLxHxK.dtype)
 
 
 def padding_bias(tokens: Tokens, dtype: Any, window: int | None, causal: bool) -> jax.Array:

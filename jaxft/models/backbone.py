@@ -21,8 +21,18 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxft.errors import InputError, check_choice, nearest
+from jaxft.models import (  # noqa: F401 families register
+    albert,
+    bert,
+    distilbert,
+    electra,
+    llama,
+    modernbert,
+    mpnet,
+    roberta,
+    transformers_flax,
+)
 from jaxft.models import attention as attentions
-from jaxft.models import bert, llama, roberta, transformers_flax  # noqa: F401 families register
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
@@ -62,7 +72,8 @@ class Backbone:
     @property
     def scans(self) -> bool:
         """Whether the layers are looped over."""
-        return scans(self.compute, self.config.num_hidden_layers)
+        is_long = scans(self.compute, self.config.num_hidden_layers)
+        return is_long and not self.family.shares_layers
 
     def without_scan(self) -> "Backbone":
         """The same with its layers one by one."""
@@ -85,7 +96,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     known = [family.name for family in FAMILIES.values() if family.is_trainable]
     if name not in known:
         names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
-        hint = nearest(name, known)
+        # DeBERTa's name is near to those of others, which it is none of.
+        hint = "" if str(name).startswith("deberta") else nearest(name, known)
         raise InputError(f"{path}: model_type {name!r}; jaxft fine-tunes {names}{hint}")
     return config
 
@@ -144,7 +156,12 @@ def from_config(
         own = replace(own, attention_probs_dropout_prob=attention_dropout)
         config = {**config, "attention_probs_dropout_prob": attention_dropout}
     compute = Compute(DTYPES[dtype], attention, remat, check_choice(scan, SCANS, "model.scan"))
-    check_attention(own, compute)
+    check_attention(family, own, compute)
+    if scan == "on" and family.shares_layers:
+        raise InputError(
+            f"model.scan: 'on' stacks the parameters of layers, and those of {family.name} share "
+            "theirs; use auto or off"
+        )
     return Backbone(
         family=family,
         config=own,
@@ -162,9 +179,14 @@ def from_config(
     )
 
 
-def check_attention(config: EncoderConfig, compute: Compute) -> None:
+def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> None:
     """Raises InputError if an implementation of attention cannot compute this model's."""
     check_choice(compute.attention, attentions.IMPLEMENTATIONS, "model.attention")
+    if compute.attention not in family.attention:
+        raise InputError(
+            f"model.attention: {compute.attention!r} cannot compute the attention of "
+            f"{family.name}; expected {' or '.join(family.attention)}"
+        )
     rate = config.attention_probs_dropout_prob
     reason = attentions.check(compute.attention, compute.dtype, config.head_size, rate)
     if reason:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxft.models.attention import Tokens
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
-from jaxft.models.family import Axes, Family, register
+from jaxft.models.family import Axes, Block, Family, register
 from jaxft.models.layers import Body
 
 # A kernel is (in, out). Query, key, value and the FFN's first layer are divided by column, the two
@@ -40,8 +40,8 @@ TARGETS = {
     "all-linear": r".*",
 }
 BLOCKS = {
-    "attention": r".*/layer/\d+/attention/output",
-    "ffn": r".*/layer/\d+/output",
+    "attention": Block(r"(.*/attention/output)/dense", r"\1", r"\1/LayerNorm"),
+    "ffn": Block(r"(.*/layer/\d+/output)/dense", r"\1", r"\1/LayerNorm"),
 }
 # Older checkpoints hold these counters as tensors.
 BUFFERS = r"embeddings\.(position_ids|token_type_ids)"

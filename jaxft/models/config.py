@@ -121,7 +121,8 @@ def read_config_of(
     Args:
       given: config.json.
       defaults: the family's, where they are not those of `kind`.
-      renamed: name in config.json -> field, for a family that has other names.
+      renamed: name in config.json -> field, for a family that has other names; a field's own
+        name is then ignored.
       only: fields that must have this value if they are there.
 
     Raises:
@@ -132,12 +133,15 @@ def read_config_of(
             raise InputError(f"config.json: {name} {given[name]!r}; jaxft has {supported!r} only")
     values = dict(defaults or {})
     types = get_type_hints(kind)
-    names = {field.name: field.name for field in fields(kind)} | dict(renamed or {})
+    renamed = renamed or {}
+    kept = (field.name for field in fields(kind) if field.name not in renamed.values())
+    names = dict(renamed) | {name: name for name in kept}
     values |= {names[name]: x for name, x in given.items() if name in names}
+    as_given = {field: name for name, field in names.items()}
     for name, value in values.items():
-        check_type(name, value, types[name])
+        check_type(as_given[name], value, types[name])
     config = kind(**{**values, "num_labels": num_labels})
-    check_config(config)
+    check_config(config, as_given)
     return config
 
 
@@ -151,19 +155,26 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
         raise InputError(f"config.json: {name} {value!r}; expected {names}")
 
 
-def check_config(config: EncoderConfig) -> None:
-    """Raises InputError if a size or a rate is out of range, or the heads do not divide."""
+def check_config(config: EncoderConfig, as_given: Mapping[str, str]) -> None:
+    """Raises InputError if a size or a rate is out of range, or the heads do not divide.
+
+    Args:
+      as_given: field -> its name in config.json.
+    """
     for field in fields(config):
-        value = getattr(config, field.name)
+        value, name = getattr(config, field.name), as_given[field.name]
+        if value is None:
+            continue
         if field.name.endswith(("_size", "_layers", "_heads", "_embeddings")) and value < 1:
-            raise InputError(f"config.json: {field.name} {value}; expected a number above 0")
-        if "dropout" in field.name and value is not None and not 0 <= value < 1:
-            raise InputError(f"config.json: {field.name} {value}; expected a rate in [0, 1)")
-    if not (config.layer_norm_eps > 0 and math.isfinite(config.layer_norm_eps)):
-        raise InputError(f"config.json: layer_norm_eps {config.layer_norm_eps}; expected above 0")
+            raise InputError(f"config.json: {name} {value}; expected a number above 0")
+        if "dropout" in field.name and not 0 <= value < 1:
+            raise InputError(f"config.json: {name} {value}; expected a rate in [0, 1)")
+        if field.name.endswith(("_eps", "_theta")) and not 0 < value < math.inf:
+            raise InputError(f"config.json: {name} {value}; expected a number above 0")
+        if field.name.endswith(("_act", "_activation")):
+            check_choice(value, ACTIVATIONS, f"config.json: {name}")
     if config.hidden_size % config.num_attention_heads:
         raise InputError(
-            f"config.json: hidden_size {config.hidden_size} does not divide by "
+            f"config.json: {as_given['hidden_size']} {config.hidden_size} does not divide by "
             f"{config.num_attention_heads} attention heads"
         )
-    check_choice(config.hidden_act, ACTIVATIONS, "config.json: hidden_act")

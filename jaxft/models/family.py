@@ -13,13 +13,14 @@ this package.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxft.errors import InputError, check_choice
+from jaxft.models.attention import IMPLEMENTATIONS
 from jaxft.models.config import Compute, EncoderConfig
 
 # The logical axis of each dimension of a parameter, `None` where it has no name. The names are
@@ -38,6 +39,22 @@ def none_unused(config: EncoderConfig) -> int:
     """All rows of the position table are used."""
     del config
     return 0
+
+
+class Block(NamedTuple):
+    r"""The end of a part of each layer, where an adapter may go.
+
+    Attributes:
+      dense: regex on the module path of its last Dense layer.
+      end: that match's replacement, the path of the module that computes `LayerNorm(dropout(dense(
+        x)) + residual)` (`jaxft.models.layers.BlockEnd`). Empty if there is none, as in a pre-norm
+        layer: the adapter then goes after the Dense layer, `h + adapter(h)`.
+      norm: the same of the LayerNorm.
+    """
+
+    dense: str
+    end: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,9 +80,9 @@ class Family:
       unread: regexes on torch's names, without the prefix, of tensors of the encoder that are no
         parameters of this classifier (buffers, a pooler that it does not use).
       targets: shorthands for LoRA's targets -> regex on the module paths of Dense layers.
-      blocks: where adapters go, "attention" or "ffn" -> regex on module paths.
-      adapts_dense: whether those are Dense layers (`h + adapter(h)`), not output blocks that end
-        in a LayerNorm (`jaxft.models.layers.Output`).
+      blocks: where adapters go, under "attention" and "ffn".
+      shares_layers: whether all layers are one module with one set of parameters.
+      attention: the implementations of `jaxft.models.attention` that can compute it.
       positions: `(ids_BxL, pad_id) -> position ids`, int32 BxL.
       unused_positions: rows at the start of the position table that no token uses.
       tokens_labelled: whether every token has logits and a label, as in a language model.
@@ -81,12 +98,13 @@ class Family:
     classifier: str
     output: str
     targets: Mapping[str, str]
-    blocks: Mapping[str, str]
+    blocks: Mapping[str, Block]
     pooler: str = ""
     may_be_missing: tuple[str, ...] = ()
     torch_names: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ()
-    adapts_dense: bool = False
+    shares_layers: bool = False
+    attention: tuple[str, ...] = IMPLEMENTATIONS
     positions: Callable[[jax.Array, int], jax.Array] = count_from_zero
     unused_positions: Callable[[Any], int] = none_unused
     tokens_labelled: bool = False

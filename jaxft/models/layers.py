@@ -7,6 +7,7 @@ Every module takes an `EncoderConfig` (what it is) and a `Compute` (how it is co
 are float32 whatever the computation's dtype. The names of attributes are parts of their paths.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -88,17 +89,24 @@ class SelfAttention(nn.Module):
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         parts = (self.query(x_BxLxD), self.key(x_BxLxD), self.value(x_BxLxD))
-        q, k, v = (split_heads(part_BxLxD, self.config) for part_BxLxD in parts)
-        out_BxLxHxK = attend(
-            q,
-            k,
-            v,
-            tokens,
-            rate=self.config.attention_probs_dropout_prob,
-            key=attention_key(self, deterministic),
-            implementation=self.compute.attention,
-        )
-        return out_BxLxHxK.reshape(x_BxLxD.shape)
+        return attended(self, parts, tokens, deterministic)
+
+
+def attended(
+    module: Any, parts_BxLxD: Sequence[jax.Array], tokens: Tokens, deterministic: bool
+) -> jax.Array:
+    """Returns the context BxLxD of a module with a config, from its queries, keys and values."""
+    q, k, v = (split_heads(part_BxLxD, module.config) for part_BxLxD in parts_BxLxD)
+    out_BxLxHxK = attend(
+        q,
+        k,
+        v,
+        tokens,
+        rate=module.config.attention_probs_dropout_prob,
+        key=attention_key(module, deterministic),
+        implementation=module.compute.attention,
+    )
+    return out_BxLxHxK.reshape(parts_BxLxD[0].shape)
 
 
 def split_heads(x_BxLxD: jax.Array, config: EncoderConfig) -> jax.Array:
@@ -130,6 +138,32 @@ class Output(nn.Module):
         self.dense = dense(self.config, self.compute, self.config.hidden_size)
         self.LayerNorm = layer_norm(self.config, self.compute)
         self.dropout = Dropout(self.config.hidden_dropout_prob)
+
+    def __call__(self, x: jax.Array, residual_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
+        h_BxLxD = self.dropout(self.dense(x), deterministic=deterministic)
+        return self.LayerNorm(h_BxLxD + residual_BxLxD)
+
+
+class BlockEnd(nn.Module):
+    """The same of layers that are somewhere else and keep their parameters' paths there.
+
+        self.ffn_end = BlockEnd(self.ffn.lin2, self.output_layer_norm, rate=0.1)
+
+    Attributes:
+      rate: of dropout on the Dense layer's output.
+    """
+
+    dense: nn.Dense
+    LayerNorm: nn.LayerNorm
+    rate: float
+
+    @property
+    def dtype(self) -> Any:
+        """Of the computation."""
+        return self.dense.dtype
+
+    def setup(self) -> None:
+        self.dropout = Dropout(self.rate)
 
     def __call__(self, x: jax.Array, residual_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
         h_BxLxD = self.dropout(self.dense(x), deterministic=deterministic)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens, attend
+from jaxft.models.attention import Tokens, attend, rotated
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig, read_config_of
-from jaxft.models.family import Family, register
+from jaxft.models.family import Block, Family, register
 from jaxft.models.layers import LayerStack, dense, split_heads, table
 
 
@@ -65,17 +65,6 @@ class RMSNorm(nn.Module):
         square_BxLx1 = jnp.square(x32_BxLxD).mean(-1, keepdims=True)
         x32_BxLxD = x32_BxLxD / jnp.sqrt(square_BxLx1 + self.config.rms_norm_eps)
         return (weight_D * x32_BxLxD).astype(self.compute.dtype)
-
-
-def rotated(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), halves of K paired."""
-    size = x_BxLxHxK.shape[-1]
-    frequency_K = theta ** -(jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    angle_BxLx1xK = (positions_BxL[..., None] * jnp.tile(frequency_K, 2))[:, :, None, :]
-    left, right = jnp.split(x_BxLxHxK, 2, axis=-1)
-    turned = jnp.concatenate([-right, left], axis=-1)
-    found = x_BxLxHxK * jnp.cos(angle_BxLx1xK) + turned * jnp.sin(angle_BxLx1xK)
-    return found.astype(x_BxLxHxK.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -210,8 +199,10 @@ LLAMA = register(
             "value": r".*/self_attn/v_proj",
             "all-linear": r".*",
         },
-        blocks={"attention": r".*/self_attn/o_proj", "ffn": r".*/mlp/down_proj"},
-        adapts_dense=True,
+        blocks={
+            "attention": Block(r".*/self_attn/o_proj"),
+            "ffn": Block(r".*/mlp/down_proj"),
+        },
         tokens_labelled=True,
         is_trainable=False,
     )
