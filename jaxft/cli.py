@@ -22,8 +22,10 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
+from jaxft import plugins
 from jaxft.config import (
     CONFIGS,
+    add_options,
     check_fields,
     check_values,
     config_module,
@@ -72,6 +74,8 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
         config file that is missing or broken.
     """
     config = parse_config(argv, flag_values)
+    plugins.load(config.get("plugins", ()))
+    add_options(config)
     check_fields(config)
     check_values(config)
     return config
@@ -91,6 +95,8 @@ def parse_config(
       example: a config of this command, for the message if none is given.
     """
     make_importable()
+    # Before the config file is read, which may ask for a plugin's method or task.
+    plugins.load([given(argv, "config.plugins")])
     argv = config_first(argv)
     file = found_config(given(argv, "config"), example)
     argv = [argv[0], "--config", file, *without_config(argv)]

@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
+from jaxft.peft.methods import METHODS, added_options
 
 # The files of configs/: inside the package where jaxft was installed from a wheel, beside it in a
 # clone.
@@ -113,6 +114,14 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{field}: {value!r}; expected {type(default).__name__}, for example {default!r}"
             ) from err
+
+
+def add_options(config: ConfigDict) -> None:
+    """Gives `config.method` the options that plugins' methods have and it lacks."""
+    with config.unlocked():
+        for name, default in added_options().items():
+            if name not in config.method:
+                config.method[name] = default
 
 
 def nearest_field(name: str, fields: Iterable[str]) -> str:
@@ -209,16 +218,21 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     """What of a config determines a run, as JSON would give it back: tuples are lists."""
     fields = config.to_dict()
     del fields["memory"]  # what the planner compiles
+    method = METHODS.get(fields["method"]["name"])
+    for option in added_options():
+        if method is None or not hasattr(method.options, option):
+            fields["method"].pop(option, None)  # of a plugin's method, which is not this run's
     return json.loads(json.dumps(fields))
 
 
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns what of config.json makes a run another run.
 
-    All but the devices it runs on and the seeds and learning rates it trains beside. The names of
+    All but the devices it runs on, the seeds and learning rates it trains beside, and the modules
+    that define its method or task. The names of
     splits count where there are any: runs from before that field are the same runs.
     """
-    others = ("mesh", "seeds", "together")
+    others = ("mesh", "seeds", "together", "plugins")
     kept = {name: value for name, value in fields.items() if name not in others}
     # A run of an older jaxft is the same run as long as the newer fields change nothing.
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}

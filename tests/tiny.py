@@ -30,7 +30,7 @@ def vocabulary() -> list[str]:
     With every character in it, no word of the samples is unknown. Ties go by the alphabet, so the
     list is the same everywhere.
     """
-    files = sorted(path for path in SAMPLES.rglob("*") if path.suffix in (".jsonl", ".csv"))
+    files = sorted(path for path in SAMPLES.rglob("*.*") if path.suffix != ".txt")
     text = "".join(path.read_text("utf-8") for path in files).lower()
     characters = sorted({c for c in text if not c.isspace()} | set(map(chr, range(33, 127))))
     counts = Counter(re.findall(r"[a-z]{2,}", text))

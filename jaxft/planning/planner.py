@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxft import plugins
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.planning import buffers, targets
@@ -248,7 +249,7 @@ def cache_key(job: Job) -> str:
     flags = {name: os.environ.get(name, "") for name in FLAGS}
     content = {
         "job": asdict(replace(job, steps=0)),
-        "code": code_digest(),
+        "code": code_digest() + plugins.source_digest(),
         "versions": versions,
         "flags": flags,
     }

@@ -27,7 +27,7 @@ METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 # Fields of a config in which two runs of one cell may differ: the seed, the places of files (the
 # fingerprints in env.json show whether the data are the same), and fields that change no score.
 FREE = {
-    *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source"),
+    *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source", "plugins"),
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
 }
 

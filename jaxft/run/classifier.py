@@ -5,7 +5,9 @@ classifier.predict(["We use the parser of Collins (1999)."])[0].label          #
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,8 +79,10 @@ def load_parts(run: TrainedRun) -> build.Parts:
     """
     labels, settings = run.settings["labels"], run.settings
     if (run.folder / "config.json").is_file():  # a whole model
-        return build.load_parts(run.config, labels, run.folder, trained=True)
-    parts = build.load_parts(run.config, labels)
+        with plugins_named(settings):
+            return build.load_parts(run.config, labels, run.folder, trained=True)
+    with plugins_named(settings):
+        parts = build.load_parts(run.config, labels)
     known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
     digests = build.model_digests(parts.directory)
     changed = [name for name, digest in known.items() if digests[name] != digest]
@@ -88,6 +92,22 @@ def load_parts(run: TrainedRun) -> build.Parts:
             f"{' and '.join(changed)} changed since"
         )
     return parts
+
+
+@contextmanager
+def plugins_named(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Adds to an InputError the plugins of the run, if they are not loaded.
+
+    They are only named: what a run directory holds is never executed.
+    """
+    try:
+        yield
+    except InputError as err:
+        missing = [name for name in settings.get("plugins", ()) if name not in sys.modules]
+        if not missing:
+            raise
+        flag = f"--plugins={','.join(missing)}"
+        raise InputError(f"{err}; the run had plugins that are not loaded: {flag}") from err
 
 
 class Prediction(NamedTuple):

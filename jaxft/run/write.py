@@ -58,6 +58,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "pair": is_pair,
         "columns": build.columns_of(setup.config, is_pair),
         "method": config["method"],
+        "plugins": config["plugins"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
         "buckets": setup.plan.buckets,
         "max_length": setup.config.data.max_length,

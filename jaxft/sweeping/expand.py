@@ -15,6 +15,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from jaxft import plugins
 from jaxft.config import check_fields, check_values, config_module
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice, nearest
@@ -59,6 +60,7 @@ def expand(table: ConfigDict) -> list[Setting]:
     Raises:
       InputError: a field, a name or a value is not valid. The message gives the nearest valid one.
     """
+    plugins.load(words(table.get("overrides", {}).get("plugins", ())))
     check_table(table)
     chosen = words(table.variants) or list(table.variant) or [""]
     axes = list(product(chosen, words(table.model.names), task_names(table), words(table.methods)))
