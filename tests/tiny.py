@@ -54,15 +54,16 @@ def write_checkpoint(directory: Path, config: dict[str, Any]) -> None:
     """Writes a random base model as Flax msgpack, its config and its tokenizer.
 
     Args:
-      config: of a BERT; `vocab_size` grows to the tokenizer's.
+      config: of a BERT or another family; `vocab_size` grows to the tokenizer's.
     """
     config = {**config, "vocab_size": max(write_tokenizer(directory), config["vocab_size"])}
     (directory / "config.json").write_text(json.dumps(config))
     shapes = backbones.parameter_shapes(backbones.from_config(config, num_labels=2))
+    family = f"{config['model_type']}/"
     base = {
-        path.removeprefix("bert/"): x
+        path.removeprefix(family): x
         for path, x in random_params(shapes, seed=0).items()
-        if path.startswith("bert/")
+        if path.startswith(family)
     }
     (directory / "flax_model.msgpack").write_bytes(msgpack_serialize(backbones.nested(base)))
 

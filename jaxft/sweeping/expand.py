@@ -30,6 +30,7 @@ PER = ("per_task", "per_method", "per_model")
 AXES = {
     "task": "tasks",
     "model.name": "model.names",
+    "plugins": "plugins",
     "method.name": "methods",
     "seed": "seeds",
     "seeds": "seeds",
@@ -60,7 +61,7 @@ def expand(table: ConfigDict) -> list[Setting]:
     Raises:
       InputError: a field, a name or a value is not valid. The message gives the nearest valid one.
     """
-    plugins.load(words(table.get("overrides", {}).get("plugins", ())))
+    plugins.load(words(table.get("plugins", ())))
     check_table(table)
     chosen = words(table.variants) or list(table.variant) or [""]
     axes = list(product(chosen, words(table.model.names), task_names(table), words(table.methods)))
@@ -165,6 +166,7 @@ def resolve(
             check_field(place, name, fields)
             fields[name] = fitting(value, fields[name])
     fields |= {"task": task, "method.name": method, "model.name": model, "seed": seed}
+    fields["plugins"] = tuple(words(table.plugins))
     config = ConfigDict(unflatten_dict(fields, sep="."))
     check_fields(config)
     check_values(config)
