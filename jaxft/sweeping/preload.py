@@ -10,7 +10,7 @@ import signal
 
 from jaxft.data import encode  # noqa: F401 imported for the processes that fork from here
 from jaxft.models import backbone
-from jaxft.run import command  # noqa: F401
+from jaxft.run import command  # noqa: F401 as above
 
 # transformers imports its Flax classes when they are first asked for.
 backbone.from_config({"model_type": "bert"}, num_labels=2)

@@ -57,7 +57,7 @@ def named(value: object, names: Sequence[str]) -> object:
     """Returns the class name of an index; any other value, such as -1 for no label, as it is."""
     is_index = isinstance(value, int) and not isinstance(value, bool)
     if is_index and 0 <= value < len(names):  # type: ignore[operator]  # mypy forgets the int
-        return names[value]  # type: ignore[call-overload]
+        return names[value]  # type: ignore[call-overload]  # as above
     return value
 
 
