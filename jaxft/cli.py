@@ -1,7 +1,6 @@
-"""What the commands share in front: flags and configs parsed, bad input told in one line.
+"""What the commands share: they parse flags and configs, and report bad input in one line.
 
-    if __name__ == "__main__":
-        sys.exit(cli.guarded(main, sys.argv))
+    exit_code = guarded(main, sys.argv)       # `main(argv) -> exit code` is the command
 
 Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
 was lost (`jaxft.distributed.watchdog`), 130 and 143 interrupted, 141 whoever read the output went

@@ -2,7 +2,7 @@
 
     with compiler(target) as compiled:         # a device that need not be there
         row = row_of(job, compiled(job), "roberta-base")
-    planned(job, program)                      # for this process's devices; compiles the program
+    planned(job)                               # for this process's devices
 
 What is cached is what XLA says. What was measured never is.
 """

@@ -1,6 +1,5 @@
 """One training step, compiled for a device and taken apart: where its bytes go.
 
-    job = Job(architecture=ARCHITECTURES["roberta-base"], num_labels=3, method="lora", ...)
     plan(job)      # {"parameters": ..., "partitions": ..., "compiled": ..., "breakdown": ..., ...}
 
 The step is the one that `jaxft.train` runs, made from shapes: no weight is loaded, nothing is

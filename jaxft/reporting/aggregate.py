@@ -1,7 +1,7 @@
 """Run directories, sorted into cells: runs that differ in nothing but the seed.
 
     finished, unfinished = find([Path("runs")])
-    cells, notes = make_cells([make_run(path, results, env) for path, results, env in ...])
+    cells, notes = make_cells([read_run(directory) for directory in finished])
 
 A cell is a task, a model, a method, and a variant: the other fields of the config that differ
 between the cells of that method. Everything is read from results.json and env.json; no config is

@@ -1,6 +1,6 @@
 """The compiled programs of a run: its training step and its evaluation, for every length it meets.
 
-programs = compile_programs(setup, runs=3)      # of three runs that train together
+programs = compile_programs(setup, runs=1)      # how many train together
 programs.train(state, frozen, batch, keys)
 programs.alone["compiled"]["peak"]              # what a step of one of these runs needs alone
 """

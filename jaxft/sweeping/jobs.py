@@ -3,12 +3,14 @@
     cell = make_cell(setting, data_digests, model_digests, code["sha256"])
     look(workdir, cell.name)                   # State.PARTIAL
     with claimed(workdir, bundle) as mine:     # if true, no other process runs these cells now
-        ...
+        print(mine)
 
-    <workdir>/<name>/              the run, as `jaxft.train` writes it; DONE comes last
-    <workdir>/logs/<name>.log      the output of all attempts; a bundle uses its first cell's log
-    <workdir>/logs/<name>.failed   exit code, message and log of the last attempt, if it failed
-    <workdir>/locks/<name>         held by the process that runs the cell
+The files of a cell, below the sweep's workdir:
+
+- `NAME/`: the run, as `jaxft.train` writes it; DONE comes last
+- `logs/NAME.log`: the output of all attempts; a bundle uses its first cell's log
+- `logs/NAME.failed`: exit code, message and log of the last attempt, if it failed
+- `locks/NAME`: held by the process that runs the cell
 
 Cells that differ in the seed and train together are a bundle: one process, one compilation.
 

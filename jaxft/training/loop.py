@@ -1,6 +1,8 @@
 """The training loop, top to bottom.
 
-    state = fit(plan, encoded_train, run_train, dev_scores, group, members, state, frozen, own, ...)
+    state = fit(
+        plan, data, run_train, dev_scores, group, members, state, frozen, own, mesh=mesh
+    )
 
 One epoch: batches in their order, a step each, the dev split, a checkpoint, a line in the log.
 Several runs may train together (`jaxft.training.trials`): then a step takes a batch of each, and
