@@ -2,7 +2,7 @@
 
 figure = panel(cells, "dev macro-F1", styles(cells))
 to_svg(figure)                       # a file of its own
-inline_svg(figure, prefix="acl-1", label="dev scores")   # for a page: it takes the colour of the text around it
+inline_svg(figure, prefix="acl-1", label="dev scores")   # its colour is the text's
 """
 
 import io

@@ -1,6 +1,6 @@
 """The settings and results of a run for TensorBoard's HPARAMS tab.
 
-    settings(results)     # {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": "0", ...}
+    settings(results)     # {"task": "acl_sup", "model": "minilm", "method": "lora", ...}
     scores(results)       # {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
     log.write_result(settings(results), scores(results))      # a jaxft.training.event_log.RunLog
 

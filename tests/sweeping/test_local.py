@@ -5,6 +5,8 @@ import pytest
 from jaxft.errors import InputError
 from jaxft.sweeping.local import Found, shares
 
+pytestmark = pytest.mark.slow
+
 CORES = tuple(range(8))
 CPU, GPUS, CHIPS = Found("cpu", 0), Found("gpu", 4), Found("tpu", 4)
 
