@@ -12,7 +12,7 @@ from jaxft.data import tasks
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.tasks import CATALOGUE, Columns, TaskSpec, find, find_task, load, register, registry
 from jaxft.errors import InputError
-from jaxft.reporting.tables import dataset_names
+from jaxft.reporting.facts import dataset_names
 from jaxft.sweeping.expand import full_task
 
 
