@@ -11,6 +11,7 @@ root=$PWD
 empty=$(mktemp -d)
 trap 'rm -rf "$empty"' EXIT
 
+unset PYTHONPATH  # pip takes a clone that it finds there for an installed jaxft
 rm -rf dist build
 "$python" -m venv "$empty/venv"
 pip=("$empty/venv/bin/python" -m pip --quiet --disable-pip-version-check)
@@ -18,7 +19,7 @@ pip=("$empty/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install --constraint constraints.txt dist/jaxft-*.whl
 
 cd "$empty"
-export JAXFT_CACHE=$empty/cache PYTHONPATH=
+export JAXFT_CACHE=$empty/cache
 "$empty/venv/bin/jaxft" train --help >/dev/null
 "$empty/venv/bin/python" -m jaxft.train --help >/dev/null
 # A config that comes with jaxft, found by its name; the planner needs no weights of a known model.
