@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ class Stage:
         config = config_module().defaults_of("acl_sup", "lora")
         fields = {"model.name": str(self.checkpoint), "epochs": 1, "data.max_length": 48}
         set_fields(config, fields)
+        config.memory.methods = ("head",)  # what is planned
         return config
 
     @cached_property
@@ -259,7 +260,6 @@ MODULES: dict[str, Any] = {
     "init_state": init_state,
     "train_program": train_program,
     "processes": processes,
-    "schedule": schedule,
     "scaling": scaling,
     "main": train.main,
     "read_run": read_run,
@@ -267,6 +267,7 @@ MODULES: dict[str, Any] = {
     "read_trec": tasks.read_columns,
 }
 GENERAL: dict[str, Make] = {
+    "partial": lambda stage: partial,
     **{name: lambda stage, value=value: value for name, value in MODULES.items()},
     "config": lambda stage: stage.config,
     "directory": lambda stage: stage.checkpoint,
@@ -332,10 +333,17 @@ GENERAL: dict[str, Make] = {
     # planning
     "job": lambda stage: stage.job("here:1"),
     "target": lambda stage: targets.parse("here:1"),
-    "rows": lambda stage: plan_rows("memory/roberta_base_3090.json"),
+    "rows": lambda stage: plan_rows("memory/minilm_h100_seeds.json"),
     "row": lambda stage: plan_rows("scaling/h100x8.json")[0],
     "other_row": lambda stage: plan_rows("scaling/h100x8.json")[1],
-    "fitted": lambda stage: plan_rows("memory/roberta_base_3090_fit_8gib.json"),
+    "fitted": lambda stage: [
+        {**row, "fit": found["fit"]}
+        for row, found in zip(
+            plan_rows("memory/minilm_h100_seeds.json"),
+            plan_rows("memory/roberta_base_3090_fit_8gib.json"),
+            strict=False,
+        )
+    ],
     "param_shapes": lambda stage: stage.model.shapes,
     "opt_state_shapes": lambda stage: stage.setup.shapes.opt_state,
     # reports
@@ -387,6 +395,8 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.run.workdir", "workdir"): lambda stage: Path("runs/new"),
     ("jaxft.run.write", "results"): lambda stage: dict(stage.results),
     ("jaxft.sweeping.jobs", "cell"): lambda stage: stage.cell,
+    ("jaxft.training.mesh", "batch"): lambda stage: stage.batch(32, rows=30),
+    ("jaxft.sweeping.progress", "schedule"): lambda stage: schedule,
     ("jaxft.sweeping.progress", "cells"): lambda stage: [stage.cell],
     ("jaxft.sweeping.schedule", "cells"): lambda stage: [stage.cell],
     ("jaxft.sweeping.slurm", "cells"): lambda stage: [stage.cell],
@@ -399,10 +409,10 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.training.objective", "logits_BxC"): lambda stage: jnp.zeros((2, 6)),
     ("jaxft.training.objective", "labels_B"): lambda stage: jnp.zeros(2, jnp.int32),
     ("jaxft.training.programs", "batch"): lambda stage: stage.batch(64),
-    ("jaxft.training.trials", "seeds"): lambda stage: range(5),
+    ("jaxft.training.trials", "seeds"): lambda stage: range(2),
     ("jaxft.training.trials", "shapes"): lambda stage: stage.setup.shapes,
-    ("jaxft.training.trials", "keys"): lambda stage: dropout_keys(stage.setup.devices, range(5)),
+    ("jaxft.training.trials", "keys"): lambda stage: dropout_keys(stage.setup.devices, range(2)),
     ("jaxft.training.trials", "batch_SxBxL"): lambda stage: {
-        name: jnp.stack([x] * 5) for name, x in stage.batch(64).items()
+        name: jnp.stack([x] * 2) for name, x in stage.batch(64).items()
     },
 }

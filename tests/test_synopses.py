@@ -21,6 +21,7 @@ import tiny
 from stage import Stage, write_files
 
 from jaxft import cli, plugins
+from jaxft.config import make_importable
 from jaxft.data.tasks import registry
 from jaxft.errors import InputError
 from jaxft.peft import method
@@ -34,6 +35,9 @@ SMALLER = {
     '"./checkpoints/mine"': '"tiny"',
     'locate("roberta-base")': 'locate("tiny")',
     'plan("roberta-base"': 'plan("tiny"',
+    '"--config.model.name=minilm"': '"--config.model.name=tiny"',
+    'plugins=("dora",)': 'plugins=("dora",), epochs=1',
+    '"cluster": "slurm"': '"cluster": "local"',
     '"h100:8"': '"cpu:1"',
     '"h100,v5e:2x4"': '"cpu:1"',
     '"runs/acl_sup-lora-minilm-seed0-1a2b3c"': '"runs/acl"',
@@ -71,7 +75,7 @@ def is_python(text: str) -> bool:
 def synopses(source: str, where: str) -> Iterator[Synopsis]:
     """The synopses of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(source))
-    for text, is_indented in paragraphs(docstring or ""):
+    for text, is_indented in paragraphs(docstring) if docstring else ():
         # A paragraph of one word, or of words with commas, is prose.
         is_code = is_python(text) and re.search(r"[(=\[]", text) is not None
         if is_indented or is_code or COMMAND.match(text):
@@ -89,6 +93,7 @@ def modules() -> Iterator[Synopsis]:
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TITLED = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```', re.M | re.S)
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 
 
@@ -145,9 +150,15 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def home(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory with the files that synopses name; what they register is forgotten."""
     write_files(tmp_path)
+    for name, code in TITLED.findall((ROOT / "docs" / "extending.md").read_text("utf-8")):
+        (tmp_path / name).write_text(code)
     (tmp_path / "tiny").symlink_to(stage.checkpoint)
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(stage.run, tmp_path / "runs" / "acl")
+    # What one synopsis trains, the next finds done. All but `runs/acl` and `runs/new`.
+    runs = stage.directory / "runs"
+    for name in ("acl", "new"):
+        shutil.rmtree(runs / name, ignore_errors=True)
+    shutil.copytree(stage.run, runs / "acl")
+    (tmp_path / "runs").symlink_to(runs)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", "--help"])
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -155,6 +166,8 @@ def home(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     known = (method.METHODS, registry._TASKS, registry.CATALOGUE)
     before = [dict(names) for names in known]
     yield tmp_path
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
     for names, old in zip(known, before, strict=True):
         names.clear()
         names.update(old)
@@ -197,6 +210,7 @@ def test_a_synopsis_in_python_runs(synopsis: Synopsis, home: Path, stage: Stage)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page: Path, home: Path) -> None:
     """The blocks of a page share their names, as in a notebook."""
+    make_importable()  # for a config file's `from configs.base import ...`
     names: dict[str, Any] = {}
     for language, code in FENCE.findall(page.read_text("utf-8")):
         if language == "python":
