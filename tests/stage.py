@@ -108,7 +108,7 @@ class Stage:
     @cached_property
     def config(self) -> Any:
         config = config_module().defaults_of("acl_sup", "lora")
-        fields = {"model.name": str(self.checkpoint), "epochs": 1, "data.max_length": 48}
+        fields = {"model.name": str(self.checkpoint), "epochs": 1, "data.max_length": 16}
         set_fields(config, fields)
         config.memory.methods = ("head",)  # what is planned
         return config
@@ -395,7 +395,7 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.run.workdir", "workdir"): lambda stage: Path("runs/new"),
     ("jaxft.run.write", "results"): lambda stage: dict(stage.results),
     ("jaxft.sweeping.jobs", "cell"): lambda stage: stage.cell,
-    ("jaxft.training.mesh", "batch"): lambda stage: stage.batch(32, rows=30),
+    ("jaxft.training.mesh", "batch"): lambda stage: stage.batch(16, rows=30),
     ("jaxft.sweeping.progress", "schedule"): lambda stage: schedule,
     ("jaxft.sweeping.progress", "cells"): lambda stage: [stage.cell],
     ("jaxft.sweeping.schedule", "cells"): lambda stage: [stage.cell],
