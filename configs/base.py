@@ -1,4 +1,4 @@
-"""Every default, a comment a line. A config file takes this and overrides what it must.
+"""Every default, with a comment per line. A config file starts from this and overrides fields.
 
 python -m jaxft.train --config configs/base.py --config.task=acl_sup --config.method.name=lora
 """
@@ -17,20 +17,20 @@ def add_data(config: ConfigDict) -> None:
     config.plugins = ()  # modules of your own to import first, e.g. ("my_method",)
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
-    # "" is $JAXFT_DATA, else the download.
-    config.data.dir = ""  # has <task>/{train,dev,test}.*; task "custom": has train.*, or is a file
+    config.data.dir = ""  # folder of the files; "" is $JAXFT_DATA, or the download cache
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
     config.data.max_length = 128  # tokens kept of a text, special tokens included
-    config.data.split_seed = 2022  # of every split that jaxft draws itself
+    config.data.split_seed = 2022  # seed of every split that jaxft draws itself
     config.data.hub = ""  # task "custom": a dataset on the hub, "org/name" or "org/name:config"
     config.data.labels = ()  # task "custom": label names in order; () reads them off train
-    config.data.columns = ConfigDict()  # task "custom": what the columns are called
+    config.data.columns = ConfigDict()  # task "custom": names of the columns
     config.data.columns.text = "text"  # the text, or the first of a pair
     config.data.columns.pair = ""  # the second text of a pair; "" for single texts
-    config.data.columns.label = "label"  # a name, or a place among data.labels, from 0
+    config.data.columns.label = "label"  # a name, an index into data.labels, a list, a number
     config.data.columns.id = ""  # "" numbers the examples by line
-    config.data.splits = ConfigDict()  # task "custom": what the splits are called; "": as usual
+    config.data.label_separator = ""  # task "custom": between several labels of a CSV, e.g. ";"
+    config.data.splits = ConfigDict()  # task "custom": names of the splits; "" takes the usual ones
     config.data.splits.train = ""  # a split of the hub, or the name of a file without its ending
     config.data.splits.dev = ""  # usually dev, validation, valid or val; without one: held out
     config.data.splits.test = ""  # e.g. "validation"; without one: held out of train
@@ -40,8 +40,13 @@ def add_model(config: ConfigDict) -> None:
     """The model."""
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
-    config.model.dtype = "float32"  # of the computation: float32 | bfloat16
+    config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
     config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
+    config.model.frozen_dtype = "float32"  # of what is stored and not trained: as dtype
+    config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
+    config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
+    config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over alike layers
+    config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
 
 def add_method(config: ConfigDict) -> None:
@@ -65,8 +70,8 @@ def add_optim(config: ConfigDict) -> None:
     """The optimizer."""
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-3  # peak of the schedule
-    config.optim.learning_rates = ()  # several runs in one, e.g. (1e-3, 3e-4); () is that alone
-    config.optim.weight_decay = 0.01  # AdamW's; biases and LayerNorm go without
+    config.optim.learning_rates = ()  # several runs, e.g. (1e-3, 3e-4); () is learning_rate alone
+    config.optim.weight_decay = 0.01  # of AdamW; biases and LayerNorm have none
     config.optim.warmup = 0.06  # share of the updates
     config.optim.schedule = "linear"  # linear | cosine | constant, after the warmup
     config.optim.clip = 1.0  # largest norm of the trained gradients; 0 never clips
@@ -79,37 +84,38 @@ def add_run(config: ConfigDict) -> None:
     config.eval_batch_size = 64  # examples an evaluation step
     config.epochs = 10  # passes over the training split
     config.seed = 0  # of initialisation, order and dropout
-    config.seeds = ()  # several runs in one, e.g. (1, 2, 3); () is seed alone
-    config.together = "auto"  # auto | on | off: whether several runs take their steps at once
+    config.seeds = ()  # several runs, e.g. (1, 2, 3); () is seed alone
+    config.together = "auto"  # auto | on | off: whether several runs train in one step
     config.select = "best"  # best (on dev) | last: the epoch whose test result counts
-    config.metric = "macro_f1"  # of best and patience: macro_f1 | accuracy | mcc | loss | ...
-    config.class_weights = ""  # on the loss: "balanced", or a number a class, e.g. "1,2.5,1"
-    config.label_smoothing = 0.0  # share of the target spread over all classes
+    config.objective = "auto"  # auto (by the data) | single_label | multi_label | regression
+    config.metric = "auto"  # of best and patience: macro_f1 | accuracy | mcc | pearson | loss | ...
+    config.class_weights = ""  # of the loss: "balanced", or a number per class, e.g. "1,2.5,1"
+    config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.patience = 0  # epochs without a better dev score before stopping; 0: never
-    config.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    config.save_every = 0  # steps between checkpoints inside an epoch; 0: only at its end
     config.mesh = ConfigDict()
-    config.mesh.seeds = 1  # groups of devices that train seeds, or other runs, of their own
-    config.mesh.data = -1  # groups of devices that share a batch; -1: all the devices there are
+    config.mesh.seeds = 1  # groups of devices that train different seeds or learning rates
+    config.mesh.data = -1  # groups of devices that share a batch; -1: all remaining devices
     config.mesh.fsdp = 1  # devices that share a batch and hold a part of each matrix
     config.mesh.tensor = 1  # devices that share a layer's attention heads and hidden units
 
 
 def add_memory(config: ConfigDict) -> None:
     """The memory planner."""
-    # What `python -m jaxft.memory` compiles; it determines no run. (): the value from above.
+    # For `python -m jaxft.memory` alone; runs do not depend on it. () takes the value from above.
     config.memory = ConfigDict()
-    config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target goes before
-    config.memory.devices = ()  # GPUs of your own, e.g. ({"name": "a6000", "like": "3090", ...},)
-    config.memory.methods = ()  # of the table, lora-top among them; () for all
+    config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target overrides it
+    config.memory.devices = ()  # your own GPUs, e.g. ({"name": "a6000", "like": "3090", ...},)
+    config.memory.methods = ()  # of the table, also lora-top; () for all
     config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
     config.memory.seeds = ()  # how many train together, e.g. (1, 5); () for the runs from above
     config.memory.batch_sizes = ()  # examples a step, over all devices
     config.memory.meshes = ()  # e.g. ("data", "fsdp8", "fsdp4+tensor2"); () for config.mesh
-    config.memory.lengths = ()  # tokens a text is padded to
+    config.memory.lengths = ()  # padded length of a text in tokens
     config.memory.dtypes = ()  # of the computation
     config.memory.remats = ()  # e.g. ("none", "dots", "layer"), side by side
-    config.memory.steps = 0  # steps to run and measure, where the target is the present device
-    config.memory.estimates = False  # print hand estimates of a 3B model beside the table
+    config.memory.steps = 0  # steps to run and measure, if the target is the present device
+    config.memory.estimates = False  # also print hand estimates of a 3B model
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -124,8 +130,8 @@ def get_config(arg: str = "") -> ConfigDict:
 def defaults_of(task: str, method: str, plugins: tuple[str, ...] = ()) -> ConfigDict:
     """Returns the defaults with a task's epochs and the learning rate that suits a method.
 
-    PEFT starts from an exact copy of the backbone and needs larger steps than full fine-tuning,
-    and the fewer parameters it trains the larger and the more of them.
+    PEFT needs larger steps than full fine-tuning. The fewer parameters it trains, the larger the
+    steps should be and the more of them it needs.
 
     Args:
       task: as `config.task`, for example "acl_sup".

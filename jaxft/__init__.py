@@ -15,28 +15,35 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxft.api import Plan, Run, finetune, finetune_many, load, plan
+    from jaxft.api import Plan, Run, compare, finetune, finetune_many, load, plan, run_grid
     from jaxft.errors import InputError
-    from jaxft.run.classifier import Classifier, Prediction
+    from jaxft.run.classifier import Classifier
+    from jaxft.training.objectives import MultiLabelPrediction, Prediction, ValuePrediction
 
 __version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "InputError",
+    "MultiLabelPrediction",
     "Plan",
     "Prediction",
     "Run",
+    "ValuePrediction",
     "__version__",
+    "compare",
     "finetune",
     "finetune_many",
     "load",
     "plan",
+    "run_grid",
 ]
 
-# Imported when they are first used: `import jaxft` takes no JAX and no time.
+# Imported when they are first used: `import jaxft` is fast and does not import JAX.
 MODULES = {
     "Classifier": "jaxft.run.classifier",
-    "Prediction": "jaxft.run.classifier",
+    "MultiLabelPrediction": "jaxft.training.objectives",
+    "Prediction": "jaxft.training.objectives",
+    "ValuePrediction": "jaxft.training.objectives",
     "InputError": "jaxft.errors",
 }
 
@@ -62,8 +69,8 @@ def is_command(argv: list[str]) -> bool:
     )
 
 
-# transformers imports torch wherever it is installed, most of a command's start, and a command has
-# no use for it. It asks this variable once, when it is imported itself. A program that imports
-# jaxft keeps transformers as it is.
+# transformers imports torch if it is installed, which takes most of a command's start-up time and
+# which no command needs. It reads this variable once, when it is imported. In a program that
+# imports jaxft, transformers is left as it is.
 if is_command(sys.orig_argv):
     os.environ.setdefault("USE_TORCH", "0")

@@ -9,7 +9,7 @@ from jaxft.errors import InputError, check_choice
 COMMANDS = {
     "train": "fine-tune an encoder, or continue an interrupted run",
     "predict": "label new texts with a finished run, and score them if they are labelled",
-    "memory": "what each method's training step needs, on this device or on absent ones",
+    "memory": "plan the memory of each method's training step, on this device or on absent ones",
     "sweep": "run a grid of models, tasks, methods and seeds",
     "report": "compare finished runs: tables, tests and plots",
 }
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     from jaxft import cli
 
     command = importlib.import_module(f"jaxft.{name}").main
-    # argv[0] is the name that the command's messages and its env.json show.
+    # argv[0] is the name in the command's messages and in env.json.
     sys.argv = [name, *argv[2:]]
     return cli.guarded(command, sys.argv)
 

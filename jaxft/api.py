@@ -12,6 +12,9 @@
     plan = jaxft.plan("roberta-base", method="lora", target="h100:8")
     print(plan.table())
 
+    jaxft.run_grid(["acl_sup"], ["minilm"], ["full", "lora"], seeds=(0, 1, 2), workdir="runs/acl")
+    print(jaxft.compare("runs/acl").text())
+
 Nothing is printed unless `verbose=True`. Bad input is an `InputError`, whose message is one line.
 """
 
@@ -27,15 +30,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxft.config import check_fields, check_values, config_module, set_fields
+from jaxft.config import check_fields, check_values, config_module, flags_of, set_fields
 from jaxft.errors import InputError
 from jaxft.plugins import load as load_plugins
 from jaxft.reporting import bars, footprint
+from jaxft.reporting.report import RunReport, make_report
 from jaxft.reporting.schema import PlanRow, RunResults, read_run
 from jaxft.run.classifier import Classifier, load_run
 from jaxft.run.plans import plan_rows
 from jaxft.run.runner import run
 from jaxft.run.trials import directory, trials
+from jaxft.sweeping import expand, grid
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Run:
     """A finished run.
 
     Attributes:
-      directory: everything that it left; README.md in it is its model card.
+      directory: all of its files; README.md is its model card.
     """
 
     directory: Path
@@ -61,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What training steps need, without running them.
+    """The memory of training steps, compiled but not run.
 
     Attributes:
       rows: one for each method and device: `compiled` and `breakdown` (bytes on one device),
@@ -110,7 +115,7 @@ def finetune(
     Args:
       task: such as "acl_sup", or "custom" with `data_dir`-like fields (`dir="reviews"`).
       model: a name on the hub, a directory, or "minilm".
-      method: of fine-tuning; its learning rate is the one that suits it, unless given.
+      method: of fine-tuning. Its default learning rate is used unless one is given.
       workdir: the run directory; None names it by the config, under `runs/`.
       verbose: whether to print what `python -m jaxft.train` prints.
       **fields: of the config, by their names in configs/base.py: `epochs=8`, `rank=16`,
@@ -119,10 +124,11 @@ def finetune(
     Raises:
       InputError: a field, the data or the model is not valid.
     """
-    runs = finetune_many(task, model, method, workdir=workdir, verbose=verbose, **fields)
-    if len(runs) > 1:
-        raise InputError(f"finetune: {len(runs)} runs; expected one, see jaxft.finetune_many")
-    return runs[0]
+    config = make_config(task, model, method, fields)
+    number = len(trials(config))
+    if number > 1:
+        raise InputError(f"finetune: {number} runs; expected one, see jaxft.finetune_many")
+    return train(config, workdir, verbose)[0]
 
 
 def finetune_many(
@@ -142,12 +148,7 @@ def finetune_many(
     Returns:
       a run for each seed with each learning rate.
     """
-    config = make_config(task, model, method, fields)
-    path = Path(workdir) if workdir is not None else None
-    directories = [directory(config, path, trial) for trial in trials(config)]
-    with output(verbose):
-        run(config, path, False, ["train"])
-    return [Run(one) for one in directories]
+    return train(make_config(task, model, method, fields), workdir, verbose)
 
 
 def plan(
@@ -159,7 +160,7 @@ def plan(
     verbose: bool = False,
     **fields: Any,
 ) -> Plan:
-    """Compiles the training step of a model for devices that need not be there.
+    """Compiles the training step of a model for devices that need not be present.
 
     Args:
       model: a well-known name such as "roberta-base", or as `finetune` takes it.
@@ -176,6 +177,70 @@ def plan(
         return Plan(plan_rows(config, target, fit, say))
 
 
+def compare(*directories: str | PathLike[str]) -> RunReport:
+    """Compares finished runs: scores over seeds, memory, time, and full fine-tuning against PEFT.
+
+    Args:
+      *directories: run directories, or folders that hold some at any depth.
+
+    Returns:
+      a report: `.text()` to print, `.write("report")` for the page, Markdown, CSV and LaTeX,
+      `.groups` for the runs.
+
+    Raises:
+      InputError: there is no finished run, or the runs cannot be compared.
+    """
+    return make_report([Path(directory) for directory in directories])
+
+
+def run_grid(
+    tasks: Sequence[str],
+    models: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    workdir: str | PathLike[str],
+    workers: int = 0,
+    retries: int = 2,
+    verbose: bool = False,
+    **fields: Any,
+) -> grid.Outcome:
+    """Fine-tunes every model on every task with every method and seed, each as a process.
+
+    The same call again continues an interrupted grid and skips what is finished.
+
+    Args:
+      workdir: the directory of all runs.
+      workers: runs at a time; 0 for one on each accelerator, or one without any.
+      retries: how often a run that fails is tried again.
+      verbose: whether to print the progress.
+      **fields: of the config of every run, as `finetune` takes them.
+
+    Returns:
+      the scores over the seeds, as `.rows` and `.table()`, and the runs that failed: `.failures`.
+
+    Raises:
+      InputError: a field, the data or a model is not valid.
+    """
+    axes = {"tasks": tasks, "model.names": models, "methods": methods, "seeds": seeds}
+    config = expand.make_table(axes, fields)
+    with output(verbose):
+        runs = grid.make_grid(config, Path(workdir))
+        return grid.run_grid(runs, grid.Options("local", workers, retries))
+
+
+def train(config: ConfigDict, workdir: str | PathLike[str] | None, verbose: bool) -> list[Run]:
+    """Trains the runs of a config and returns them; each records the command that repeats it."""
+    path = Path(workdir) if workdir is not None else None
+    place = [] if path is None else [f"--workdir={path}"]
+    seed = f"--config.seed={config.seed}"
+    argv = ["train", "--config=configs/base.py", *flags_of(config), seed, *place]
+    directories = [directory(config, path, trial) for trial in trials(config)]
+    with output(verbose):
+        run(config, path, False, argv)
+    return [Run(one) for one in directories]
+
+
 def make_config(task: str, model: str, method: str, fields: dict[str, Any]) -> ConfigDict:
     """Returns the config of a task and a method with these fields, checked."""
     own = fields.get("plugins", ())
@@ -189,7 +254,7 @@ def make_config(task: str, model: str, method: str, fields: dict[str, Any]) -> C
 
 @contextlib.contextmanager
 def output(verbose: bool) -> Any:
-    """Keeps what the commands print from a caller who did not ask for it."""
+    """Suppresses the output of the commands unless `verbose`."""
     if verbose:
         yield
         return

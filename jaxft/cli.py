@@ -1,10 +1,10 @@
-"""What the commands share: they parse flags and configs, and report bad input in one line.
+"""The start of every command: flags, the config, exit codes, bad input reported in one line.
 
     exit_code = guarded(main, sys.argv)       # `main(argv) -> exit code` is the command
 
 Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
-was lost (`jaxft.distributed.watchdog`), 130 and 143 interrupted, 141 whoever read the output went
-away.
+was lost (`jaxft.distributed.watchdog`), 130 and 143 interrupted, 141 the reader of the output has
+closed it.
 """
 
 import argparse
@@ -15,10 +15,9 @@ import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from jaxft import plugins
@@ -27,14 +26,14 @@ from jaxft.config import (
     add_options,
     check_fields,
     check_values,
-    config_module,
-    field_of,
     make_importable,
-    nearest_field,
 )
 from jaxft.errors import InputError, nearest
+from jaxft.hints import field_message, fields_of, flag_message, given
 
-UNREAD = 141  # what a shell reports of a command that SIGPIPE ended
+# Where the configs that come with jaxft are.
+FOLDERS = (CONFIGS, CONFIGS / "tables")
+UNREAD = 141  # the exit code that a shell reports for a command ended by SIGPIPE
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -49,16 +48,16 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return 2
     except BrokenPipeError:
         if not reader_gone():
-            raise  # the pipe is another one, to a process of the run's
-        # What is still buffered is written as the interpreter ends, and would be told of again.
+            raise  # another pipe: to a process that the command started
+        # Buffered output would be flushed at exit and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
 
 
 def reader_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more, as after `| head`."""
+    """Whether stdout is a pipe that nobody reads any more, as with `| head`."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are told unasked
+    poll.register(sys.stdout.fileno(), 0)  # POLLERR and POLLHUP are always reported
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
@@ -85,20 +84,23 @@ def parse_config(
     flag_values: flags.FlagValues,
     *,
     new_fields: bool = False,
+    defaults: str = "base.py",
     example: str = "configs/acl_lora.py",
 ) -> ConfigDict:
-    """Returns the config that a command is given, of whatever fields; see `parse_config_command`.
+    """Returns the config that the flags give, without checking it; see `parse_config_command`.
 
     Args:
       new_fields: whether --config.FIELD may name one that the file does not have.
+      defaults: the file of configs/ that has every field of this command.
       example: a config of this command, for the message if none is given.
     """
     make_importable()
     # Before the config file is read, which may ask for a plugin's method or task.
     plugins.load([given(argv, "config.plugins")])
     argv = config_first(argv)
-    file = found_config(given(argv, "config"), example)
+    file = found_config(argv, example)
     argv = [argv[0], "--config", file, *without_config(argv)]
+    own = [name for name in flag_values if name != "config"]
     config_flag = config_flags.DEFINE_config_file(
         "config",
         flag_values=flag_values,
@@ -110,18 +112,16 @@ def parse_config(
         rest = flag_values(argv)
         config = config_flag.value
     except flags.Error as err:
-        raise InputError(flag_message(err, given(argv, "config"))) from err
+        raise InputError(flag_message(err, argv, own, fields_of(defaults))) from err
     except (KeyError, AttributeError, TypeError) as err:
         if "'get_config'" in str(err):
-            file = given(argv, "config")
             raise InputError(f"--config: {file} has no function get_config") from err
-        raise InputError(f"--config: {field_message(err)}") from err
+        raise InputError(f"--config: {field_message(err, argv, fields_of(defaults))}") from err
     except InputError:
         raise
     except Exception as err:
-        # Whatever a config file raises is the user's: it is Python of theirs.
-        reason = f"{type(err).__name__}: {err}"
-        raise InputError(f"--config: {given(argv, 'config')} failed: {reason}") from err
+        # A config file is Python that the user wrote; it may raise anything.
+        raise InputError(f"--config: {file} failed: {type(err).__name__}: {err}") from err
     finally:
         sys.argv = given_argv
     if len(rest) > 1:
@@ -144,77 +144,64 @@ def without_config(argv: list[str]) -> list[str]:
     return argv[3:] if re.fullmatch(r"--?config", argv[1]) else argv[2:]
 
 
-def found_config(name: str, example: str) -> str:
+def found_config(argv: list[str], example: str) -> str:
     """Returns the config file that --config names: FILE, FILE:ARG, or one that comes with jaxft.
 
-    `acl_lora`, `configs/acl_lora.py` and `acl:houlsby` name jaxft's own outside of its clone, too.
+    `acl_lora`, `configs/acl_lora.py` and `acl:houlsby` name jaxft's own files outside a clone, too,
+    and so does the name of a table.
 
     Raises:
       InputError: none is given, or there is no such file.
     """
+    name = given(argv, "config")
+    if sum(bool(re.match(r"--?config(=|$)", argument)) for argument in argv) > 1:
+        raise InputError("--config is given twice")
     if not name:
-        raise InputError(f"--config is missing; for example --config {example}")
+        named = next((x for x in argv[1:] if not x.startswith("-") and shipped(x)), "")
+        hint = f"did you mean --config {named}?" if named else f"for example --config {example}"
+        raise InputError(f"--config is missing; {hint}")
     file, colon, arg = name.partition(":")  # FILE:ARG gives ARG to its get_config
     path = Path(file)
     if path.is_file():
         return name
-    own = CONFIGS / f"{file.removeprefix('configs/').removesuffix('.py')}.py"
-    if own.is_file() and not path.is_absolute():
+    if path.is_dir():
+        raise InputError(f"--config: {path} is a directory; expected a file such as {example}")
+    own = shipped(file)
+    if own:
         return f"{own}{colon}{arg}"
-    beside = [str(other) for other in sorted(path.parent.glob("*.py"))]
-    shipped = [other.stem for other in sorted(CONFIGS.glob("*.py"))]
-    hint = nearest(str(path), beside) or nearest(own.stem, shipped)
+    neighbours = [str(other) for other in sorted(path.parent.glob("*.py"))]
+    names = [other.stem for folder in FOLDERS for other in sorted(folder.glob("*.py"))]
+    hint = nearest(str(path), neighbours) or nearest(path.stem, names)
     raise InputError(f"--config: no file {path}{hint}")
+
+
+def shipped(name: str) -> Path | None:
+    """Returns the file of jaxft's own configs that has this name, if there is one."""
+    file = f"{name.partition(':')[0].removeprefix('configs/').removesuffix('.py')}.py"
+    paths = [folder / file for folder in FOLDERS]
+    return next((p for p in paths if p.is_file() and not Path(name).is_absolute()), None)
 
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse for commands without a config; its errors are one line, too."""
 
+    def __init__(self, prog: str, description: str | None) -> None:
+        """The description is printed as it is, with its lines."""
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, formatter_class=raw)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Returns the arguments; an unknown flag is reported before one that is missing."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for argument in args or []:
+            name = argument.partition("=")[0]
+            if name.startswith("--") and not any(flag.startswith(name) for flag in known):
+                raise InputError(f"no flag {name}{nearest(name, known)}")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raises InputError with argparse's message."""
         raise InputError(message)
-
-
-def given(argv: list[str], name: str) -> str:
-    """The value that was given for a flag, for a message."""
-    for i, argument in enumerate(argv):
-        flag, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and flag == name:
-            return value or (argv[i + 1] if i + 1 < len(argv) else "")
-    return ""
-
-
-def flag_message(error: flags.Error, config_file: str) -> str:
-    """absl's message in the form of ours; a config file's traceback is cut to its last line."""
-    if "Traceback" in str(error):
-        return f"--config: {config_file} failed: {str(error).strip().splitlines()[-1]}"
-    if isinstance(error, flags.UnrecognizedFlagError):
-        field = field_of(error.flagname, all_fields())
-        if field:
-            return f"no flag --{error.flagname}; did you mean --config.{field}=VALUE?"
-    return (
-        " ".join(str(error).split())
-        .removeprefix("flag ")
-        .replace(" Did you mean:", " did you mean")
-    )
-
-
-def all_fields() -> list[str]:
-    """Returns the fields of configs/base.py, with their sections."""
-    return list(flatten_dict(config_module().get_config().to_dict(), sep="."))
-
-
-def field_message(error: Exception) -> str:
-    """ConfigDict's message, `'nme' Did you mean "name" instead of "nme"?`, as one plain line."""
-    text = str(error.args[0]) if error.args else str(error)
-    if isinstance(error, TypeError):
-        return text.strip().splitlines()[-1]
-    field = re.search(r"'(\w+)\\?'", text)
-    if not field:
-        return " ".join(text.split())
-    near = re.search(r'Did you mean "(\w+)"', text)
-    hint = f"; did you mean '{near[1]}'?" if near else nearest_field(field[1], all_fields())
-    return f"no field '{field[1]}'{hint}"
 
 
 # ---------------------------------------------------------------- help

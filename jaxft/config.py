@@ -23,8 +23,9 @@ from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.peft.methods import METHODS, added_options
+from jaxft.reporting.schema import ADDED
 
-# The files of configs/: inside the package where jaxft was installed from a wheel, beside it in a
+# The files of configs/: inside the package if jaxft was installed from a wheel, next to it in a
 # clone.
 PACKAGED = Path(__file__).parent / "configs"
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -83,13 +84,16 @@ def field_of(name: str, fields: Iterable[str]) -> str | None:
     field_of("lr", fields)             # "optim.learning_rate"
     field_of("rank", fields)           # "method.rank"
     """
-    fields = [field for field in fields if not field.startswith("memory.")]
+    fields = list(fields)
     if name in fields:
         return name
     if SYNONYMS.get(name) in fields:
         return SYNONYMS[name]
     found = [field for field in fields if field.rpartition(".")[2] == name]
-    return found[0] if len(found) == 1 else None
+    # `seeds` and `targets` are fields of a run; the planner has some of the same name.
+    of_run = [field for field in found if not field.startswith("memory.")]
+    chosen = of_run or found
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
@@ -101,10 +105,7 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
       InputError: no field has the name, or several have.
     """
     values = flatten_dict(config.to_dict(), sep=".")
-    for name, value in given.items():
-        field = name if name in values else field_of(name, values)
-        if field is None:
-            raise InputError(f"{name}: no such field{nearest_field(name, values)}")
+    for field, value in full_names(given, values).items():
         default = values[field]
         if isinstance(default, tuple):
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -122,6 +123,24 @@ def add_options(config: ConfigDict) -> None:
         for name, default in added_options().items():
             if name not in config.method:
                 config.method[name] = default
+
+
+def full_names(given: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """Returns values by the full names of their fields.
+
+    full_names({"rank": 16}, fields)        # {"method.rank": 16}
+
+    Raises:
+      InputError: no field has the name, or several have.
+    """
+    fields = list(fields)
+    found = {}
+    for name, value in given.items():
+        field = name if name in fields else field_of(name, fields)
+        if field is None:
+            raise InputError(f"{name}: no such field{nearest_field(name, fields)}")
+        found[field] = value
+    return found
 
 
 def nearest_field(name: str, fields: Iterable[str]) -> str:
@@ -170,12 +189,12 @@ def is_rate(value: Any) -> bool:
 
 
 def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]], bool]:
-    """Returns whether all values are valid, and none stands twice."""
+    """Returns whether all values are valid and different."""
     return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
 
 
-# Fields that came after the first runs, with the value that changes nothing.
-ADDED = {"metric": "macro_f1", "class_weights": "", "label_smoothing": 0.0}
+# The objectives whose default metric is macro_f1: with them, "auto" is the same run.
+BY_MACRO_F1 = ("auto", "single_label", "multi_label")
 
 # field -> (whether a value is valid, what is expected); names are checked where they are used.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -189,6 +208,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
+    "model.attention_dropout": (lambda x: x == -1 or 0 <= x < 1, "a rate in [0, 1), or -1"),
     "label_smoothing": (lambda x: 0 <= x < 1, "a share in [0, 1)"),
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
@@ -215,7 +235,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """What of a config determines a run, as JSON would give it back: tuples are lists."""
+    """The fields of a config that determine a run, as JSON would return them: tuples are lists."""
     fields = config.to_dict()
     del fields["memory"]  # what the planner compiles
     method = METHODS.get(fields["method"]["name"])
@@ -225,26 +245,49 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
-def identity(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns what of config.json makes a run another run.
+def flags_of(config: ConfigDict) -> list[str]:
+    """Returns the flags that turn configs/base.py into this config.
 
-    All but the devices it runs on, the seeds and learning rates it trains beside, and the modules
-    that define its method or task. The names of
-    splits count where there are any: runs from before that field are the same runs.
+    flags_of(config)        # ["--config.epochs=8", "--config.optim.learning_rate=0.0003"]
+
+    Without the seed and config.memory.
+    """
+    base = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    return [
+        f"--config.{name}={value if isinstance(value, str) else repr(value)}"
+        for name, value in flatten_dict(config.to_dict(), sep=".").items()
+        if value != base[name] and name != "seed" and not name.startswith("memory.")
+    ]
+
+
+def identity(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of config.json that identify a run.
+
+    Left out are the devices that it runs on, the other seeds and learning rates, and the modules
+    that define its method or task. The names of splits count only if they are set, so that runs
+    from before that field keep their identity.
     """
     others = ("mesh", "seeds", "together", "plugins")
     kept = {name: value for name, value in fields.items() if name not in others}
-    # A run of an older jaxft is the same run as long as the newer fields change nothing.
+    # A run of an older jaxft keeps its identity as long as the newer fields change nothing.
+    if kept.get("metric") == "macro_f1" and kept.get("objective", "auto") in BY_MACRO_F1:
+        kept["metric"] = ADDED["metric"]
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
+    if "model" in kept:
+        own = {f"model.{name}": x for name, x in kept["model"].items()}
+        own = {name: x for name, x in own.items() if name not in ADDED or x != ADDED[name]}
+        kept["model"] = {name.removeprefix("model."): x for name, x in own.items()}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
     data = dict(fields.get("data", {}))
     if not any(data.get("splits", {}).values()):
         data.pop("splits", None)
+    if not data.get("label_separator"):
+        data.pop("label_separator", None)
     return kept | {"optim": optim} | ({"data": data} if data else {})
 
 
 def config_digest(config: ConfigDict) -> str:
-    """sha256 over what makes a run another run."""
+    """sha256 over the fields that identify a run."""
     return hashlib.sha256(
         json.dumps(identity(to_json(config)), sort_keys=True).encode()
     ).hexdigest()

@@ -1,4 +1,4 @@
-"""The one exception that stands for bad input: a command prints its message and exits with 2.
+"""The exception for bad input: a command prints its message as one line and exits with 2.
 
 check_choice("lroa", ["full", "head", "lora"], "method.name")
 # InputError: method.name: unknown value 'lroa'; expected one of full, head, lora; ...
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Something the user gave is wrong. One line says what, where and what is valid."""
+    """Bad input. The message is one line: what is wrong, where, and what is valid."""
 
 
 def nearest(value: object, valid: Iterable[str]) -> str:
@@ -17,7 +17,7 @@ def nearest(value: object, valid: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in valid}
     given = str(value).lower()
     close = difflib.get_close_matches(given, list(by_lower), n=1, cutoff=0.5)
-    # A short name that starts with another letter is another name: dora is not a slip for lora.
+    # A short name that starts with another letter is another name: dora is not a misspelt lora.
     if close and len(given) < 6 and given[:1] != close[0][:1] and sorted(given) != sorted(close[0]):
         return ""
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

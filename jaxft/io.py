@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxft.errors import InputError
 
-# What some network file systems answer: they cannot flush a directory and keep their own order.
+# Errors of some network file systems, which cannot flush a directory and keep their own order.
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -29,7 +29,7 @@ def replace_text(path: Path, text: str) -> None:
 def replace_bytes(path: Path, data: bytes) -> None:
     """Writes a file through a temporary one, so that a kill leaves the old file or the new one.
 
-    Each writer has a temporary file of its own: of two at once, the later one's content stays. The
+    Each writer has its own temporary file; if two write at once, the later content stays. The
     content is on disk before the name is, and the name before this returns: otherwise some file
     systems leave an empty file under the new name after a power cut.
     """
@@ -68,7 +68,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def finite(tree: Any) -> Any:
-    """The same with None for NaN and infinity, of a run that diverged: JSON has neither."""
+    """The same with None for NaN and infinity, which JSON lacks and a diverged run has."""
     if isinstance(tree, dict):
         return {name: finite(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -77,7 +77,7 @@ def finite(tree: Any) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replaces a file as a whole by a JSON object a line."""
+    """Replaces a file as a whole; each row becomes a JSON object on a line."""
     lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) for row in rows)
     replace_text(path, "".join(f"{line}\n" for line in lines))
 

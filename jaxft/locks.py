@@ -4,7 +4,7 @@
         ...
 
 The kernel gives a lock back when its process ends, however that ends. Not detected: a network file
-system on which a lock keeps out the same host's processes alone (NFS mounted with `nolock`).
+system on which a lock excludes only processes of the same host (NFS mounted with `nolock`).
 """
 
 import errno
@@ -29,13 +29,15 @@ def take(path: Path, timeout: float = 0) -> AcquireReturnProxy:
       InputError: the file system has no working locks. filelock would take the mere existence of
         the file for a lock then, and a killed process would hold it for ever.
     """
-    # First, for filelock would wait for a lock file that was left behind there. To unlock what is
-    # not locked does nothing, and disturbs nobody.
+    # This comes first, because filelock would wait for a lock file that was left there. Unlocking a
+    # file that is not locked does nothing.
     flock(path, fcntl.LOCK_UN)
     lock = FileLock(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it falls back to such a lock: refused below
+            warnings.simplefilter(
+                "ignore"
+            )  # the warning that it falls back to such a lock, which is refused below
             held = lock.acquire(timeout=timeout)
     except (OSError, NotImplementedError) as err:  # the latter of older versions of filelock
         if isinstance(err, Timeout):
@@ -59,7 +61,7 @@ def flock(path: Path, operation: int) -> bool:
       InputError: the file cannot be opened, or the file system has no working locks.
     """
     try:
-        # To write: NFS locks no file that is open to read only.
+        # Opened for writing, because NFS does not lock a file that is opened read-only.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as err:
         raise InputError(f"{path}: cannot open the lock file: {err.strerror}") from err

@@ -1,13 +1,12 @@
-"""What each method's training step needs, on this device and on devices that are not here.
+"""The memory of each method's training step, on this device and on devices that are not present.
 
     python -m jaxft.memory --config configs/acl_lora.py --target=h100,v5e:2x4 [--fit=24GiB]
                            [--json FILE] [--markdown FILE] [--plot FILE.png]
     python -m jaxft.memory roberta-base --method=lora --target=t4,h100         # without a config
 
-Compiles the very step of `jaxft.train` from shapes: nothing is loaded, allocated or trained.
-`config.memory` says which methods, batch sizes, lengths, dtypes and policies stand in the table,
-and how many seeds train together; --fit finds each method's largest batch. Results are kept in the
-cache by what determines them.
+Compiles the training step of `jaxft.train` from shapes: nothing is loaded, allocated or trained.
+`config.memory` lists the methods, batch sizes, lengths, dtypes and policies of the table, and how
+many seeds train together; --fit finds each method's largest batch. Results are cached.
 """
 
 import json
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from jaxft import cli
 from jaxft.course_reports import estimates
 from jaxft.errors import InputError
+from jaxft.hints import given
 from jaxft.reporting import bars, footprint
 from jaxft.reporting.schema import PlanRow
 from jaxft.run.plans import plan_rows
@@ -34,12 +34,12 @@ def run(config: ConfigDict, asked: flags.FlagValues) -> int:
 
 
 def say(text: str) -> None:
-    """Progress goes to stderr, so that the table alone can be piped."""
+    """Prints progress to stderr, so that stdout has only the table."""
     print(text, file=sys.stderr, flush=True)
 
 
 def show(config: ConfigDict, rows: list[PlanRow]) -> None:
-    """Prints the table, and the hand estimates if the config asks for them."""
+    """Prints the table, and the hand estimates if `memory.estimates` is set."""
     print(footprint.fit_table(rows) if "fit" in rows[0] else footprint.plan_table(rows))
     if config.memory.estimates:
         by_hand = estimates.TITLE, estimates.hand_estimates(), estimates.DIFFERENCES
@@ -67,11 +67,13 @@ def check_outputs(asked: flags.FlagValues) -> None:
 
 
 def with_model(argv: list[str]) -> list[str]:
-    """Returns the arguments of `memory MODEL ...` with configs/base.py as their config."""
-    if not argv[1:] or argv[1].startswith("-"):
+    """Returns the arguments of `memory MODEL ...` as flags; configs/base.py is its config."""
+    if not argv[1:]:
+        raise InputError("no model; for example: jaxft memory roberta-base --method=lora")
+    if argv[1].startswith("-"):
         return argv
-    base = ["--config", "configs/base.py", f"--config.model.name={argv[1]}"]
-    return [argv[0], *base, *argv[2:]]
+    config = [] if given(argv, "config") else ["--config", "configs/base.py"]
+    return [argv[0], *config, f"--config.model.name={argv[1]}", *argv[2:]]
 
 
 def main(argv: list[str]) -> int:

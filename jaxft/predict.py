@@ -1,12 +1,12 @@
-"""Labels and probabilities for new texts, and scores where they are labelled, from a run directory.
+"""Predicts labels and probabilities of new texts with a finished run, and scores labelled ones.
 
     python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt,parquet} --output FILE.jsonl
                             [--label COLUMN|none] [--scores FILE.json] [--plugins MODULES]
 
 FILE has the columns that the run was trained with, or a column `text`, and `pair` (or `term` and
-`sentence`) where it was trained on pairs; a .txt has a text a line, blank lines included. The
-output has a line for each input, in order. If FILE has the labels' column too, the predictions are
-scored: the table is printed, and written beside the output as FILE.scores.json.
+`sentence`) if it was trained on pairs. A .txt has one text per line; blank lines count. The output
+has a line for each input, in order. If FILE also has the column of labels, the predictions are
+scored: the scores are printed, and written next to the output as FILE.scores.json.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     classifier = Classifier(run)
     logits_NxC, data = classifier.logits_of(examples)
     is_cut = (data.lengths > limit).tolist()
-    found = predictions(logits_NxC, examples, classifier.labels)
+    found = predictions(logits_NxC, examples, classifier.labels, classifier.objective)
     rows = [
         row | ({"truncated": True} if cut else {}) for row, cut in zip(found, is_cut, strict=True)
     ]
@@ -43,12 +43,19 @@ def main(argv: list[str]) -> int:
     blank = sum(not example.text.strip() for example in examples)
     if blank:
         print(f"note: {blank} of {len(rows)} lines are blank; each has its prediction")
-    if examples[0].label:
+    if examples[0].is_labelled:
         scores = classifier.scores(logits_NxC, data.labels)
         path = args.scores or args.output.with_suffix(".scores.json")
         write_json(path, {"run": str(args.run), "input": str(args.input), **scores})
-        print("\n" + tables.score_table(scores, run.settings) + f"\n\nscores: {path}")
+        print("\n" + score_table(classifier, scores) + f"\n\nscores: {path}")
     return 0
+
+
+def score_table(classifier: Classifier, scores: dict[str, Any]) -> str:
+    """Returns the table of the scores, with the baseline's."""
+    objective, baseline = classifier.objective, classifier.baseline()
+    name = objective.baseline_name(baseline, classifier.labels) if baseline else "majority (class)"
+    return tables.score_table(scores, classifier.labels, name, objective.shown_metrics())
 
 
 def parse(argv: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The sha256 of what Python sources say, whatever their comments, docstrings and layout.
+"""The sha256 of Python sources without their comments, docstrings and layout.
 
 digest_files(root, ["training/*.py", "data/*.py"])      # "5e0c..."
 """
@@ -18,7 +18,7 @@ def digest_files(root: Path, patterns: Iterable[str]) -> str:
 
 
 def digest(sources: Iterable[tuple[str, str]]) -> str:
-    """sha256 over what `(name, source)` pairs say to Python."""
+    """sha256 over `(name, source)` pairs, comments, docstrings and layout left out."""
     total = hashlib.sha256()
     for name, source in sources:
         total.update(f"{name}\n{plain(source)}\n".encode())

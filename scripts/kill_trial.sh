@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A grid of 102 cells under 100 kills, at random moments, of the sweep, of what it runs and of the
-# server between them: every cell done once, the table equal to an undisturbed one's.
+# A grid of 102 runs under 100 kills, at random moments, of the sweep, of its workers and of the
+# fork server: every run done once, the table equal to that of an undisturbed sweep.
 #
 #   scripts/kill_trial.sh [ROWS [KILLS [SEED]]]
 #
-# The same test as in tests/test_sweep.py, where it has 6 cells and 5 kills; a row is three cells in
+# The same test as in tests/test_sweep.py, where it has 6 runs and 5 kills; a row is three runs in
 # full, a process each, and three with LoRA, one process together. Needs the environment of
 # scripts/test.sh, or any with the extra dev: PYTHON=python scripts/kill_trial.sh
 cd "$(dirname "$0")/.."

@@ -15,7 +15,7 @@ check() {
   "$bin/mypy"
   "$bin/lint-imports"
 }
-# Two workers, each with whole files, whose tests share what is dear to make.
+# Two workers, each with whole files, whose tests share what takes long to make.
 tests=("$bin/python" -m pytest -n 2 --dist loadscope)
 if [ "${1:-}" = --fast ]; then
   shift
@@ -23,7 +23,7 @@ if [ "${1:-}" = --fast ]; then
   exec "${tests[@]}" -m "not slow" "$@"
 fi
 
-# XLA's compilers for GPUs and TPUs that are not here stand apart: their plugins speak up on stderr
+# The XLA compiler plugins for absent GPUs and TPUs get their own environment: they print to stderr
 # whenever JAX starts, and TPU's takes a lock.
 make_env .venv-plan "plan-gpu,plan-tpu"
 JAXFT_PLAN_PYTHON=$PWD/.venv-plan/bin/python

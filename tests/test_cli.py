@@ -1,8 +1,18 @@
-"""What all commands share: how they end when nobody reads their output any more."""
+"""What all commands share: help, one line for a wrong flag, an end when nobody reads the output."""
 
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from jaxft import cli
+from jaxft.__main__ import COMMANDS
+from jaxft.peft.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
 
 GUARDED = "import os, sys; from jaxft import cli; sys.exit(cli.guarded(lambda argv: {}, ['x']))"
 
@@ -33,3 +43,89 @@ def run_into_closed_pipe(body: str) -> subprocess.CompletedProcess[str]:
         )
     finally:
         os.close(writer)
+
+
+# ---------------------------------------------------------------- flags
+
+ACL = "--config=configs/acl_lora.py"
+GRID = "--config=configs/tables/minilm_grid.py"
+WRONG = [
+    ("train", "--config is missing; for example --config configs/acl_lora.py"),
+    ("train --config", "--config is missing"),
+    ("train acl_lora", "--config is missing; did you mean --config acl_lora?"),
+    ("train --config=configs", "configs is a directory; expected a file"),
+    ("train --config acl_lroa", "no file acl_lroa; did you mean 'acl_lora'?"),
+    (f"train {ACL} {ACL}", "--config is given twice"),
+    (f"train {ACL} --config.lr=1", "no field 'lr'; did you mean 'optim.learning_rate'?"),
+    (f"train {ACL} --config.optim.lr=1", "did you mean 'optim.learning_rate'?"),
+    (f"train {ACL} --config.optimizer.learning_rate=1", "did you mean 'optim.learning_rate'?"),
+    (f"train {ACL} --config.rank=4", "did you mean 'method.rank'?"),
+    (f"train {ACL} --seed 3", "no flag --seed; did you mean --config.seed=3?"),
+    (f"train {ACL} --batch_size=4", "did you mean --config.batch_size=4?"),
+    (f"train {ACL} --wrkdir=x", "no flag --wrkdir; did you mean --workdir?"),
+    (f"train {ACL} --workdir", "Missing value for flag --workdir"),
+    (f"train {ACL} --config.seed=y", "--config.seed=y; expected a whole number"),
+    (f"train --config.seed=y {ACL}", "--config.seed=y; expected a whole number"),
+    (f"train {ACL} --config.optim.clip=y", "--config.optim.clip=y; expected a number"),
+    (f"train {ACL} --config.model=minilm", "config.model is a section; set one of its fields"),
+    (f"train {ACL} --config.method.name=lroa", "did you mean 'lora'?"),
+    ("train --config=configs/acl.py:lroa", "did you mean 'lora'?"),
+    ("memory", "no model; for example: jaxft memory roberta-base --method=lora"),
+    ("memory minilm --methods=lora", "no flag --methods; did you mean --method?"),
+    ("sweep --config minilm_grd", "did you mean 'minilm_grid'?"),
+    (f"sweep {GRID} --lr=1", "did you mean --config.overrides.optim.learning_rate=1?"),
+    (f"sweep {GRID} --config.epochs=1", "config.epochs: a field of a run; set config.overrides"),
+    (f"sweep {GRID} --config.overrides.lr=1", "did you mean 'optim.learning_rate'?"),
+    ("report", "the following arguments are required: DIR"),
+    ("report runs --outptu=x", "no flag --outptu; did you mean '--output'?"),
+    ("predict --run=runs/x --inptu=x.txt", "no flag --inptu; did you mean '--input'?"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), WRONG, ids=[line for line, _ in WRONG])
+def test_a_wrong_flag_is_one_line_with_the_flag_that_was_meant(
+    line: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = line.split()
+    code, out, err = run_here(argv, monkeypatch, capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{argv[0]}: ")
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_another_method_is_not_taken_for_a_slip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # DoRA is a method of its own, which jaxft may or may not have.
+    name = next(name for name in ("dora", "vera") if name not in METHODS)
+    _, _, err = run_here(["train", ACL, f"--config.method.name={name}"], monkeypatch, capsys)
+    assert f"unknown value '{name}'" in err
+    assert "did you mean" not in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_the_synopsis_as_it_is_written(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code, out, _ = run_here([command, "--help"], monkeypatch, capsys)
+    except SystemExit as end:  # argparse ends the process
+        code, out = end.code, capsys.readouterr().out
+    assert code == 0
+    assert f"\n    python -m jaxft.{command} " in out
+
+
+def run_here(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Runs a command in the repository and in this process; returns its code and what it prints."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", argv)  # config_flags reads it
+    # config_flags keeps the module of the last config file.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    code = cli.guarded(importlib.import_module(f"jaxft.{argv[0]}").main, argv)
+    return (code, *capsys.readouterr())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from jaxft.config import check_fields, check_values
+from jaxft.config import check_fields, check_values, config_digest, config_module
 from jaxft.data.tasks import CATALOGUE
 from jaxft.peft import methods
 
@@ -66,3 +66,18 @@ def test_every_default_has_a_comment() -> None:
     ]
     assert len(fields) > 30
     assert [line for line in fields if "  # " not in line] == []
+
+
+def test_a_score_that_auto_would_choose_makes_no_other_run() -> None:
+    def digest(**fields: str) -> str:
+        config = config_module().get_config()
+        config.update(fields)
+        return config_digest(config)
+
+    assert digest(metric="macro_f1") == digest()
+    assert digest(metric="accuracy") != digest()
+    regression = digest(objective="regression")
+    assert len({digest(), regression, digest(objective="regression", metric="mae")}) == 3
+    separated = config_module().get_config()
+    separated.data.label_separator = ";"
+    assert config_digest(separated) != digest()

@@ -191,7 +191,7 @@ def rewritten(folder: Path, leaves: dict[str, np.ndarray]) -> None:
     """Other leaves, as an older jaxft wrote them: without a checksum."""
     save_file(leaves, folder / "trained.safetensors")
     settings = read(folder / "settings.json")
-    for name in ("sha256", "parameters"):
+    for name in ("sha256", "parameters", "settings_sha256"):
         del settings[name]
     (folder / "settings.json").write_text(json.dumps(settings))
 
@@ -226,9 +226,16 @@ def lose_settings(folder: Path) -> str:
     return "settings.json: not there"
 
 
+def scale_otherwise(folder: Path) -> str:
+    text = (folder / "settings.json").read_text()
+    (folder / "settings.json").write_text(text.replace('"alpha": 16.0', '"alpha": 66.0'))
+    return "settings.json: not what was saved"
+
+
 def swap_settings(folder: Path) -> str:
     settings = read(folder / "settings.json")
     settings["method"]["rank"] = 4
+    del settings["settings_sha256"]
     (folder / "settings.json").write_text(json.dumps(settings))
     return "is ['float32', "
 
@@ -237,7 +244,7 @@ def swap_settings(folder: Path) -> str:
     "damage",
     [
         *(flip_a_bit, cut_short, lose_a_leaf, add_a_leaf, change_a_shape),
-        *(empty_settings, lose_settings, swap_settings),
+        *(empty_settings, lose_settings, scale_otherwise, swap_settings),
     ],
 )
 def test_a_damaged_adapter_is_refused_in_a_line(
@@ -301,7 +308,19 @@ def test_another_config_or_tokenizer_is_another_base_model(
     assert "the model (tokenizer) changed" in run(arguments, expect=2)
 
 
-def test_a_fully_trained_model_needs_no_base_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_base_model_may_move(copy: Path, tiny_checkpoint: Path) -> None:
+    texts = write_rows(copy.parent / "in.jsonl", [{"text": text} for text in TEXTS])
+    before = predicted(copy, texts)
+    moved = Path(shutil.copytree(tiny_checkpoint, copy.parent / "moved"))
+    settings = read(copy / "adapter" / "settings.json")
+    settings["base_model"]["name"] = str(moved)
+    (copy / "adapter" / "settings.json").write_text(json.dumps(settings))
+    assert predicted(copy, texts) == before
+
+
+def test_a_fully_trained_model_needs_no_base_model(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_checkpoint, base)
     run(command(base, tmp_path / "run", "--config.epochs=1", method="full"))
@@ -311,3 +330,11 @@ def test_a_fully_trained_model_needs_no_base_model(tiny_checkpoint: Path, tmp_pa
     before = rows_of(tmp_path / "run" / "predictions_test.jsonl")
     after = rows_of(tmp_path / "again.jsonl")
     assert [r["probabilities"] for r in after] == [r["probabilities"] for r in before]
+    # Its own description is checked instead.
+    config = tmp_path / "run" / "model" / "config.json"
+    original = config.read_text()
+    config.write_text(original.replace('"num_attention_heads": 2', '"num_attention_heads": 4'))
+    assert "config changed since" in refused(capsys, tmp_path / "run", texts)
+    config.write_text(original)
+    (config.parent / "vocab.txt").write_text("[PAD]\n")
+    assert "tokenizer changed since" in refused(capsys, tmp_path / "run", texts)

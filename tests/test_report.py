@@ -39,7 +39,7 @@ def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("runs")
     commands = [
         [
-            *("train", f"--config=configs/restaurant_{method}.py", f"--config.seed={seed}"),
+            *("train", f"--config=configs/restaurant.py:{method}", f"--config.seed={seed}"),
             *(f"--config.model.name={tiny_checkpoint}", "--config.data.source=sample"),
             *("--config.data.max_length=16", "--config.batch_size=16", "--config.epochs=2"),
             f"--workdir={folder / method / str(seed)}",
@@ -133,7 +133,7 @@ def copy(runs: Path, tmp_path: Path, name: str = "copy") -> Path:
 
 def test_bad_input(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such directory" in fails(capsys, tmp_path / "nowhere")
-    assert "no run of jaxft.train in it" in fails(capsys, tmp_path)
+    assert "contains no run of jaxft.train" in fails(capsys, tmp_path)
     assert "required: DIR" in fails(capsys)
     (tmp_path / "file").write_text("")
     assert "is a file" in fails(capsys, runs, f"--output={tmp_path / 'file'}")
@@ -233,7 +233,7 @@ def test_ids_are_single_and_links_lead_somewhere(browser: Browser, report: Path)
     page.close()
 
 
-def cells(page: Page, column: int) -> list[str]:
+def groups(page: Page, column: int) -> list[str]:
     return page.eval_on_selector_all(
         f"section:first-of-type .scores tbody tr td:nth-child({column})",
         "all => all.map(e => e.innerText)",
@@ -242,24 +242,24 @@ def cells(page: Page, column: int) -> list[str]:
 
 def test_tables_are_sorted_by_a_click_or_a_key(browser: Browser, report: Path) -> None:
     page = open_page(browser, report)
-    before = cells(page, 1)
+    before = groups(page, 1)
     assert before == ["full", "head", "majority (positive)"]
     head = page.locator(".scores th").filter(has_text="trained")
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
     # By size, not by letters, and what has no value last.
-    assert cells(page, 1) == ["head", "full", "majority (positive)"]
+    assert groups(page, 1) == ["head", "full", "majority (positive)"]
     head.locator("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
-    assert cells(page, 1) == ["full", "head", "majority (positive)"]
+    assert groups(page, 1) == ["full", "head", "majority (positive)"]
     accuracy = page.locator(".scores th").nth(2)
     accuracy.locator("button").click()
     assert head.get_attribute("aria-sort") == "none"
-    shares = [float(text.split()[0]) for text in cells(page, 3)]
+    shares = [float(text.split()[0]) for text in groups(page, 3)]
     assert shares == sorted(shares)
     page.locator(".scores th").first.locator("button").click()
-    assert cells(page, 1) == sorted(before)
+    assert groups(page, 1) == sorted(before)
     page.close()
 
 
@@ -395,7 +395,7 @@ def test_runs_of_an_older_jaxft_are_planned_alone_when_asked(runs: Path, tmp_pat
             [*command, *flags], cwd=ROOT, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert ("--plan plans it" in done.stdout) == (not flags)
+        assert ("--plan adds it" in done.stdout) == (not flags)
         (line,) = csv.DictReader((tmp_path / "new" / "report.csv").read_text().splitlines())
         if flags:  # the planner's schedule is another one, a few bytes of constants
             assert float(line["peak_bytes_mean"]) == pytest.approx(peak, rel=1e-4)

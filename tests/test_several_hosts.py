@@ -201,7 +201,7 @@ processes.start("on", heartbeat=60, timeout=60)
 workdir, devices = Path(sys.argv[1]), mesh.make_mesh()
 ids = [np.array([i]) for i in range(400)]
 data = Encoded(ids, ids, np.zeros(400, np.int32), np.ones(400, np.int32), 0)
-plan = loop.Plan(batch_size=4, eval_batch_size=4, epochs=1, buckets=(8,), save_every=10)
+plan = loop.LoopConfig(batch_size=4, eval_batch_size=4, epochs=1, buckets=(8,), save_every=10)
 zero = mesh.put(np.int32(0), mesh.replicated(devices))
 state = State(zero, {"w": zero.astype(np.float32)}, {"steps": zero})
 

@@ -1,7 +1,7 @@
 """`python -m jaxft.sweep` as real processes: grids that run once, killed at any moment, on SLURM.
 
-Every cell is a real run of jaxft.train, on a tiny checkpoint and 16 examples of the bundled sample.
-What is covered where: here a grid of six cells is killed five times; the same test with 102 cells
+Every run is a real run of jaxft.train, on a tiny checkpoint and 16 examples of the bundled sample.
+What is covered where: here a grid of six runs is killed five times; the same test with 102 runs
 and 100 kills is scripts/kill_trial.sh, too long for every push (docs/results/kill_trial.md).
 """
 
@@ -25,14 +25,14 @@ import pytest
 from processes import wait_until
 
 from jaxft import cli, sweep
-from jaxft.sweeping.jobs import is_locked
+from jaxft.sweeping.runs import is_locked
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 3
 ROWS = int(os.environ.get("JAXFT_TRIAL_ROWS", "1"))  # of each method
-CELLS = 2 * SEEDS * ROWS
+RUNS = 2 * SEEDS * ROWS
 KILLS = int(os.environ.get("JAXFT_TRIAL_KILLS", "5"))
 SEED = int(os.environ.get("JAXFT_TRIAL_SEED", "0"))
 
@@ -68,7 +68,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def table(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of CELLS cells: one half in full, each by itself, the other with LoRA, together."""
+    """A table of RUNS runs: one half in full, each by itself, the other with LoRA, together."""
     file = tmp_path_factory.mktemp("tables") / "tiny.py"
     file.write_text(TABLE.format(model=str(tiny_checkpoint), seeds=SEEDS, rows=ROWS))
     return file
@@ -109,7 +109,7 @@ def read(path: Path) -> dict:
 
 
 def finished(workdir: Path) -> dict[str, tuple[int, bytes]]:
-    """What there is of each cell that is done: when it was, and with what."""
+    """What there is of each run that is done: when it was, and with what."""
     return {
         run.name: ((run / "DONE").stat().st_mtime_ns, (run / "results.json").read_bytes())
         for run in runs_of(workdir)
@@ -123,13 +123,13 @@ def finished(workdir: Path) -> dict[str, tuple[int, bytes]]:
 def test_every_cell_is_a_run_and_a_row_its_mean(undisturbed: tuple[Path, str]) -> None:
     workdir, printed = undisturbed
     runs = runs_of(workdir)
-    assert len(runs) == CELLS
+    assert len(runs) == RUNS
     assert finished(workdir).keys() == {run.name for run in runs}
-    assert f"[{CELLS}/{CELLS}] done: " in printed
+    assert f"[{RUNS}/{RUNS}] done: " in printed
     rows = json.loads((workdir / "table.json").read_text())
     assert [(row["method"], row["missing"]) for row in rows] == [("full", []), ("lora", [])]
     for row in rows:
-        found = [read(workdir / cell["directory"] / "results.json") for cell in row["runs"]]
+        found = [read(workdir / run["directory"] / "results.json") for run in row["runs"]]
         assert [r["seed"] for r in found] == list(range(SEEDS))
         for name in ("accuracy", "macro_f1"):
             values = [r["test"][name] for r in found]
@@ -148,14 +148,14 @@ def test_cells_are_what_the_commands_in_the_logs_make_of_them(
     full, lora = runs_of(workdir)[0], runs_of(workdir)[SEEDS:]
     logs = sorted((workdir / "logs").glob("*.log"))
     assert [log.stem for log in logs] == [run.name for run in runs_of(workdir)[: SEEDS + 1]]
-    for log, cells in ((logs[0], [full]), (logs[-1], lora)):
+    for log, runs in ((logs[0], [full]), (logs[-1], lora)):
         (line,) = [x for x in log.read_text().splitlines() if x.startswith("$ python -m jaxft")]
         arguments = shlex.split(line)[2:-1]
         place = tmp_path / log.stem
         run([sys.executable, *arguments, f"--workdir={place}-{{seed}}"], environment)
-        for seed, cell in enumerate(cells):
-            again, before = (read(x / "results.json") for x in (Path(f"{place}-{seed}"), cell))
-            assert before["timing"]["seeds_together"] == len(cells)
+        for seed, there in enumerate(runs):
+            again, before = (read(x / "results.json") for x in (Path(f"{place}-{seed}"), there))
+            assert before["timing"]["seeds_together"] == len(runs)
             for name in ("test", "history", "config"):
                 assert again[name] == before[name]
 
@@ -166,7 +166,7 @@ def test_the_same_command_again_runs_nothing(
     workdir, _ = undisturbed
     before = finished(workdir), (workdir / "table.json").read_bytes()
     printed = run(command(table, workdir), environment)
-    assert f"{CELLS} cells ({CELLS} done)" in printed
+    assert f"{RUNS} runs ({RUNS} done)" in printed
     assert "running" not in printed
     assert (finished(workdir), (workdir / "table.json").read_bytes()) == before
     listed = run(command(table, workdir, "--dry_run", "--config.seeds=0,99"), environment)
@@ -254,7 +254,7 @@ def test_a_first_worker_that_is_killed_before_its_log_is_open_is_tried_again(
     printed = run(one, killed)
     assert len(finished(tmp_path / "sweep")) == ROWS
     assert "Traceback" not in printed
-    # The one that counts the devices, the one that was killed, and one for each cell.
+    # The one that counts the devices, the one that was killed, and one for each run.
     assert (tmp_path / "count").stat().st_size == 2 + ROWS
 
 
@@ -265,7 +265,7 @@ def test_workers_that_somebody_stops_are_given_up_after_the_retries(
     one = command(table, tmp_path / "sweep", "--config.seeds=0", "--config.methods=lora")
     printed = run([*one, "--retries=1"], stopped, expect=1)
     assert "killed by SIGTERM" in printed
-    # One process that counts the devices, and two tries a cell.
+    # One process that counts the devices, and two tries a run.
     assert (tmp_path / "count").stat().st_size == 1 + 2 * ROWS
 
 
@@ -273,7 +273,7 @@ def test_workers_that_somebody_stops_are_given_up_after_the_retries(
 
 
 def attempts(workdir: Path) -> int:
-    """How many times a cell has begun so far."""
+    """How many times a run has begun so far."""
     return sum(log.read_text().count("\n$ ") for log in (workdir / "logs").glob("*.log"))
 
 
@@ -282,8 +282,8 @@ def disturb(process: subprocess.Popen[str], rng: random.Random) -> tuple[str, in
     here = psutil.Process(process.pid)
     below = here.children(recursive=True)
     server = [p for p in below if any("forkserver" in part for part in cmdline(p))]
-    cells = [p for p in below if p.ppid() in {s.pid for s in server}]
-    groups = {"sweep": [here], "cell": cells, "server": [s for s in server if s not in cells]}
+    runs = [p for p in below if p.ppid() in {s.pid for s in server}]
+    groups = {"sweep": [here], "run": runs, "server": [s for s in server if s not in runs]}
     name = rng.choice([name for name, found in groups.items() if found])
     number = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
     rng.choice(groups[name]).send_signal(number)
@@ -315,7 +315,7 @@ def test_a_grid_killed_at_any_moment_ends_like_one_in_peace(
         )
         last = ("", 0)
         while len(killed) < KILLS and last[0] != "sweep":
-            # Mostly while a cell runs, at times before one does.
+            # Mostly while a run runs, at times before one does.
             before = attempts(workdir)
             if rng.random() < 0.8:
                 wait_until(lambda n=before: attempts(workdir) > n, process)
@@ -336,7 +336,7 @@ def test_a_grid_killed_at_any_moment_ends_like_one_in_peace(
     print(f"killed {len(killed)} times: {killed}")
     now = finished(workdir)
     assert {name: now[name] for name in done} == done
-    assert len(runs_of(workdir)) == len(now) == CELLS
+    assert len(runs_of(workdir)) == len(now) == RUNS
     assert not any(is_locked(workdir, name) for name in now)
     for name in ("table.json", "table.md"):
         assert (workdir / name).read_bytes() == (peace / name).read_bytes()
@@ -354,7 +354,7 @@ def test_a_grid_killed_at_any_moment_ends_like_one_in_peace(
 def test_sigterm_has_the_cells_saved_and_two_sweeps_at_once_share_the_rest(
     undisturbed: tuple[Path, str], table: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    # Two cells, of which the first has many epochs.
+    # Two runs, of which the first has many epochs.
     more = ("--config.seeds=0", "--config.overrides.per_method.full.epochs=20")
     arguments = command(table, tmp_path, *more)
     process = subprocess.Popen(
@@ -380,21 +380,21 @@ def test_sigterm_has_the_cells_saved_and_two_sweeps_at_once_share_the_rest(
         outputs[0].partition("task, model: method")[2].splitlines()[:3]
         == (outputs[1].partition("task, model: method")[2].splitlines()[:3])
     )
-    # The interrupted cell went on, once; the other was begun once.
+    # The interrupted run went on, once; the other was begun once.
     texts = [file.read_text() for file in (tmp_path / "logs").glob("*.log")]
     assert sorted(text.count("\n$ ") for text in texts) == [1, 2]
     assert "continuing" in log.read_text()
 
 
-# ---------------------------------------------------------------- cells that fail
+# ---------------------------------------------------------------- runs that fail
 
 
 def test_what_crashes_is_tried_again_what_is_wrong_is_not_and_the_rest_is_done(
     undisturbed: tuple[Path, str], table: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     peace, _ = undisturbed
-    for cell in runs_of(peace):
-        shutil.copytree(cell, tmp_path / cell.name)
+    for done in runs_of(peace):
+        shutil.copytree(done, tmp_path / done.name)
     full, *_, lora = runs_of(tmp_path)
     assert ("-full-" in full.name, "-lora-" in lora.name) == (True, True)
     # One whose checkpoints cannot be written, one that holds another run.
@@ -505,14 +505,17 @@ WRONG = [
     (["--launcher=slrum"], "--launcher: unknown value 'slrum'; expected one of local, slurm"),
     (["--workers=-1"], "--workers: -1; expected 0 or more"),
     (["--retries=many"], "--retries"),
-    (["--detach"], "--detach: only jobs of a cluster go on without the sweep"),
-    (["--launcher=slurm", "--workers=2"], "see config.slurm.array_parallelism"),
+    (["--detach"], "--detach: only with --launcher=slurm"),
+    (["--launcher=slurm", "--workers=2"], "set config.slurm.array_parallelism"),
     (["--config.sedes=1"], "config.sedes: no such field; did you mean 'seeds'?"),
     (["--config.seeds=one"], "config.seeds: 'one'"),
     (["--config.methods=lroa"], "did you mean 'lora'"),
     (["--config.overrides.epocs=1"], "did you mean 'epochs'"),
     (["--config.overrides.optim.clp=1"], "did you mean 'optim.clip'"),
-    (["--config.overrides.optm.clip=1"], "no field 'optm'; did you mean 'optim'?"),
+    (
+        ["--config.overrides.optm.clip=1"],
+        "no field 'overrides.optm.clip'; did you mean 'optim.clip'?",
+    ),
     (["--config.overrides.batch_size=0"], "batch_size: 0; expected a whole number above 0"),
     (["--config.model.names=./no/such"], "no such directory: ./no/such"),
     (["--config.tasks=acl_sub"], "did you mean 'acl_sup"),
@@ -535,7 +538,7 @@ def test_bad_input_is_one_line_before_anything_is_written(
         (["--config.slurm.cluster=slurn"], "config.slurm.cluster: unknown value 'slurn'"),
         (["--config.slurm.partitoin=x"], "no parameter 'partitoin'; did you mean 'partition'?"),
         (["--config.slurm.timeout_min=long"], "--config.slurm.timeout_min=long"),
-        (["--config.slurm.nodes=2"], "config.slurm.nodes: 2; a cell is one process of a node"),
+        (["--config.slurm.nodes=2"], "config.slurm.nodes: 2; a run is one process of a node"),
         (["--config.slurm.bundles_per_job=0"], "bundles_per_job: 0; expected 1 or more"),
     ],
 )

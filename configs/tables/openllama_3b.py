@@ -1,4 +1,4 @@
-"""OpenLLaMA-3B in full, with LoRA and with adapters: what XLA needs, beside hand estimates.
+"""OpenLLaMA-3B in full, with LoRA and with adapters: memory by XLA and by hand.
 
 python -m jaxft.memory --config configs/tables/openllama_3b.py
 """
@@ -9,7 +9,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config; every other field stands in configs/base.py."""
+    """Returns the config; configs/base.py has every other field."""
     del arg
     config = base.get_config()
     config.model.name = "openlm-research/open_llama_3b"

@@ -1,4 +1,4 @@
-"""Training memory by hand: the formulas people write down, to print beside XLA's figures.
+"""Training memory by hand: the formulas people write down, to print next to XLA's figures.
 
     hand_estimates()[0]
     # {"source": "course report A", "full_bytes": 48000000000, "peft_bytes": 24060000000, ...}
@@ -49,7 +49,7 @@ def llama_parameters(hidden: int, layers: int, ffn: int, vocabulary: int) -> int
     """Returns the parameters of a Llama whose heads share no keys or values.
 
     Touvron et al. 2023 (https://arxiv.org/abs/2302.13971): a gated FFN, scale-only norms, no
-    biases, an output layer of its own.
+    biases, a separate output layer.
     """
     layer = 4 * hidden**2 + 3 * hidden * ffn + 2 * hidden
     return 2 * vocabulary * hidden + layers * layer + hidden

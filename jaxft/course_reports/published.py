@@ -7,13 +7,13 @@ figures by task, means over five seeds; B and C say in words how adapters compar
 fine-tuning; A has none. Figures are as printed, remarks are ours.
 """
 
-from jaxft.reporting.beside import PublishedRow, Reference
+from jaxft.reporting.reference import PublishedRow, Reference
 from jaxft.reporting.stats import Spread
 
 SEEDS = 5
 TASKS = ("restaurant", "acl", "agnews")
 EPOCHS = {"D": 3, "E": 20}
-TITLE = "Beside five course reports"
+TITLE = "Compared with five course reports"
 
 Figures = tuple[float, float | None, float, float | None]  # accuracy, std, macro-F1, std
 
@@ -84,7 +84,7 @@ NOTES = {
     "restaurant": ("In words: B's adapter equals full fine-tuning, C's is 0.5 points below it.",),
     "acl": (
         "In words: B's adapter is above full fine-tuning, C's about 4 points below it.",
-        "52 of the 139 test texts also stand in train.",
+        "52 of the 139 test texts also occur in train.",
     ),
     "agnews": ("In words: B's adapter is below full fine-tuning, C's is equal to it.",),
 }

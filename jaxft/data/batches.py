@@ -1,7 +1,7 @@
 """Encoded examples -> padded batches of few shapes, in an order that needs no iterator state.
 
     buckets = choose_buckets(encoded.lengths, max_length=128)              # (24, 40, 56, 128)
-    order = train_order(encoded.lengths, buckets, batch_size=32, seed=0, epoch=3)    # Slots
+    order = train_order(encoded.lengths, buckets, batch_size=32, seed=0, epoch=3)    # BatchIndices
     batch = make_batch(encoded, order[step].indices, batch_size=32, length=order[step].length)
 
 XLA compiles once for each shape, so a batch is padded to one of at most four lengths; with another
@@ -25,7 +25,7 @@ LENGTH_MULTIPLE = 8
 Batch = dict[str, np.ndarray]
 
 
-class Slot(NamedTuple):
+class BatchIndices(NamedTuple):
     """One batch of an epoch: its examples, and how many tokens its rows are padded to."""
 
     indices: np.ndarray
@@ -49,7 +49,7 @@ def round_up(value: float, multiple: int) -> int:
 
 
 def buckets_of(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]) -> np.ndarray:
-    """Returns for each text the number of the smallest bucket that holds it.
+    """Returns for each text the index of the smallest bucket that holds it.
 
     The last holds what is longer than all of them: it is cut off.
     """
@@ -62,40 +62,43 @@ def train_order(
     batch_size: int,
     seed: int,
     epoch: int,
-) -> list[Slot]:
+) -> list[BatchIndices]:
     """Returns one epoch: ceil(N / batch_size) batches that hold each index once.
 
-    A batch is drawn from the texts of one bucket, so it pads little; what does not fill a batch
-    goes up to the next bucket. The batches come in a random order, the short one, if any, last. Its
+    A batch is drawn from the texts of one bucket, so it pads little; texts that do not fill a batch
+    move to the next bucket. The batches come in a random order, the short one, if any, last. Its
     texts are drawn from all lengths, since each of them weighs more than others.
 
-    How many batches a bucket has and when they come depends on the epoch alone; which texts are in
-    them, on the seed too.
+    The number and the order of a bucket's batches depend only on the epoch; the texts in them also
+    depend on the seed.
     """
     common, own = np.random.default_rng([epoch]), np.random.default_rng([seed, epoch])
     bucket_N = buckets_of(lengths, buckets)
     short = common.permutation(np.sort(bucket_N))[: len(bucket_N) % batch_size]
     set_aside, left = [], np.empty(0, int)
-    slots: list[Slot] = []
+    order: list[BatchIndices] = []
     for number, length in enumerate(buckets):
         texts = own.permutation(np.flatnonzero(bucket_N == number))
         aside = np.count_nonzero(short == number)
         set_aside.append(texts[:aside])
         pool = own.permutation(np.concatenate([left, texts[aside:]]))
         full, left = np.split(pool, [len(pool) // batch_size * batch_size])
-        slots += [Slot(indices, length) for indices in full.reshape(-1, batch_size)]
-    slots = [slots[i] for i in common.permutation(len(slots))]
-    return slots + ([Slot(np.concatenate(set_aside), buckets[-1])] if len(short) else [])
+        order += [BatchIndices(indices, length) for indices in full.reshape(-1, batch_size)]
+    order = [order[i] for i in common.permutation(len(order))]
+    return order + ([BatchIndices(np.concatenate(set_aside), buckets[-1])] if len(short) else [])
 
 
 def eval_order(
     lengths: Sequence[int] | np.ndarray, buckets: Sequence[int], batch_size: int
-) -> list[Slot]:
+) -> list[BatchIndices]:
     """Returns every index once, sorted by length, in batches; the last may be short."""
     lengths = np.asarray(lengths)
     order = np.argsort(lengths, kind="stable")
     batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    return [Slot(batch, buckets[int(buckets_of(lengths[batch], buckets)[-1])]) for batch in batches]
+    return [
+        BatchIndices(batch, buckets[int(buckets_of(lengths[batch], buckets)[-1])])
+        for batch in batches
+    ]
 
 
 def make_batch(
@@ -105,9 +108,11 @@ def make_batch(
     length: int,
     share: np.ndarray | None = None,
 ) -> Batch:
-    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B).
+    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` and `weights` (float32 B).
 
-    Rows behind the examples are padding: weight 0, label 0, and one visible token, because a row
+    `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets.
+
+    Rows after the examples are padding: weight 0, label 0, and one visible token, because a row
     that attends to nothing is a softmax over -inf.
 
     Args:
@@ -120,7 +125,7 @@ def make_batch(
     ids_BxL = np.full((len(share), length), encoded.pad_id, np.int32)
     mask_BxL = np.zeros((len(share), length), np.int32)
     types_BxL = np.zeros((len(share), length), np.int32)
-    labels_B = np.zeros(len(share), np.int32)
+    labels_B = np.zeros((len(share), *encoded.labels.shape[1:]), encoded.labels.dtype)
     weights_B = np.zeros(len(share), np.float32)
     mask_BxL[share >= len(indices), 0] = 1
     for b, i in enumerate(indices[share[share < len(indices)]]):
@@ -128,8 +133,10 @@ def make_batch(
         ids_BxL[b, : len(row)] = row
         mask_BxL[b, : len(row)] = 1
         types_BxL[b, : len(row)] = encoded.types[i]
-        labels_B[b] = max(encoded.labels[i], 0)
+        labels_B[b] = encoded.labels[i]
         weights_B[b] = 1.0
+    if labels_B.dtype == np.int32:
+        labels_B = np.maximum(labels_B, 0)  # -1: a text without a label
     return {
         "ids": ids_BxL,
         "mask": mask_BxL,

@@ -1,4 +1,4 @@
-"""What a dataset holds and what is doubtful in it: class counts, repeats, overlap, lengths.
+"""The data report of a dataset: class counts, duplicates, overlap between splits, lengths.
 
     print(render(report(load("acl_sup", source="sample"))))
 
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.examples import Dataset, Example
+from jaxft.data.labels import Label, classes_of
 
 SPLITS = ("train", "dev", "test")
-# Which split's texts are looked for in which other one.
+# The splits whose overlap is counted.
 OVERLAPS = (("dev", "train"), ("test", "train"), ("test", "dev"))
 PERCENTILES = (50, 90, 99, 100)
 
@@ -81,8 +82,8 @@ def _key(example: Example) -> Key:
     return example.text.strip(), None if example.pair is None else example.pair.strip()
 
 
-def _labels_by_text(examples: Sequence[Example]) -> dict[Key, set[str]]:
-    labels: dict[Key, set[str]] = {}
+def _labels_by_text(examples: Sequence[Example]) -> dict[Key, set[Label]]:
+    labels: dict[Key, set[Label]] = {}
     for example in examples:
         labels.setdefault(_key(example), set()).add(example.label)
     return labels
@@ -92,11 +93,7 @@ def _split_figures(
     dataset: Dataset, split: str, lengths: Sequence[int] | None, max_length: int | None
 ) -> dict[str, Any]:
     examples = getattr(dataset, split)
-    counts = Counter(example.label for example in examples)
-    figures: dict[str, Any] = {
-        "examples": len(examples),
-        "classes": {label: counts[label] for label in dataset.labels},
-    }
+    figures: dict[str, Any] = {"examples": len(examples), **_label_figures(dataset, examples)}
     if lengths is not None and len(lengths):
         # inverted_cdf: a length that occurs, not one between two.
         values = np.percentile(lengths, PERCENTILES, method="inverted_cdf").tolist()
@@ -108,6 +105,21 @@ def _split_figures(
     return figures
 
 
+def _label_figures(dataset: Dataset, examples: Sequence[Example]) -> dict[str, Any]:
+    """`classes` with the examples of each, and where several may apply those of none; `values`."""
+    numbers = [example.label for example in examples if isinstance(example.label, float)]
+    if numbers:
+        values = np.asarray(numbers)
+        figures = (values.min(), values.mean(), values.max(), values.std())
+        names = ("lowest", "mean", "highest", "std")
+        return {"values": {n: float(x) for n, x in zip(names, figures, strict=True)}}
+    counts = Counter(name for example in examples for name in classes_of(example.label))
+    found: dict[str, Any] = {"classes": {label: counts[label] for label in dataset.labels}}
+    if any(isinstance(example.label, tuple) for example in examples):
+        found["no_class"] = sum(example.label == () for example in examples)
+    return found
+
+
 # ---------------------------------------------------------------- the printed table
 
 
@@ -116,15 +128,32 @@ def render(figures: Mapping[str, Any]) -> str:
     splits = figures["splits"]
     rows: list[tuple[str, ...]] = [("", *SPLITS)]
     rows.append(("examples", *(f"{splits[s]['examples']:,}" for s in SPLITS)))
-    for label in splits["train"]["classes"]:
-        counts = [(splits[s]["classes"][label], splits[s]["examples"]) for s in SPLITS]
-        rows.append((f"  {label}", *(f"{n:,} {_percent(n, total)}" for n, total in counts)))
+    rows += _label_rows(splits)
     rows += _overlap_rows(figures)
     rows += _length_rows(figures)
     lines = [f"{figures['task']}: {figures['origin']}", "", *_aligned(rows)]
     if figures["notes"]:
         lines += ["", *(f"note: {note}" for note in figures["notes"])]
     return "\n".join(lines)
+
+
+def _label_rows(splits: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The examples of each class, or the range of the numbers."""
+    train = splits["train"]
+    if "values" in train:
+        values = [splits[split].get("values", {}) for split in SPLITS]
+        return [
+            (f"  {name} target", *(f"{own[name]:.4g}" if own else "" for own in values))
+            for name in ("lowest", "mean", "highest")
+        ]
+    counts = {f"  {n}": [splits[s]["classes"][n] for s in SPLITS] for n in train["classes"]}
+    if "no_class" in train:
+        counts["  none of them"] = [splits[s].get("no_class", 0) for s in SPLITS]
+    totals = [splits[split]["examples"] for split in SPLITS]
+    return [
+        (name, *(f"{n:,} {_percent(n, total)}" for n, total in zip(own, totals, strict=True)))
+        for name, own in counts.items()
+    ]
 
 
 def _overlap_rows(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -3,7 +3,7 @@
     tokenizer = load_tokenizer(directory)
     encoded = encode(tokenizer, dataset.train, dataset.labels, max_length=128)
 
-An aspect task is encoded as the pair (term, sentence), which BERT tells apart by token types.
+An aspect task is encoded as the pair (term, sentence), which BERT distinguishes by token types.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.examples import Example
+from jaxft.data.labels import CLASS, LabelKind
 from jaxft.errors import InputError
 
 Coded = tuple[np.ndarray, np.ndarray, int]  # ids, types, tokens before truncation
@@ -26,7 +27,8 @@ class Encoded:
     Attributes:
       ids: N arrays of int32, special tokens included, unpadded, at most `max_length` long.
       types: N arrays of int32, the token types (all 0 for a single text).
-      labels: int32 N; -1 for a text without a label.
+      labels: a row for each example, as the kind of label makes it: class indices (int32 N, -1
+        for a text without a label), 0 or 1 for each class (float32 NxC), or numbers (float32 N).
       lengths: int32 N, tokens before truncation.
       pad_id: the id that fills a row up.
     """
@@ -50,18 +52,23 @@ def load_tokenizer(directory: Path) -> Any:
         raise InputError(
             f"{directory}: no tokenizer; expected tokenizer.json, vocab.txt or vocab.json"
         )
-    from transformers import AutoTokenizer  # imported here: it takes seconds
-
-    tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True)
+    tokenizer = tokenizer_class().from_pretrained(directory, use_fast=True, local_files_only=True)
     if tokenizer.pad_token_id is None:
         raise InputError(f"{directory}: the tokenizer has no padding token")
     return tokenizer
 
 
+def tokenizer_class() -> Any:
+    """Returns transformers' AutoTokenizer, imported at the first call: that takes seconds."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
 def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:
     """Raises InputError if the tokenizer knows ids that the embedding does not hold.
 
-    Flax reads past the table without an error; the logits would be NaN.
+    Flax looks up ids beyond the table without an error; the logits would be NaN.
 
     Args:
       size: words that the embedding holds.
@@ -81,21 +88,25 @@ def check_max_length(max_length: int, longest: int) -> None:
 
 
 def encode(
-    tokenizer: Any, examples: Sequence[Example], labels: Sequence[str], max_length: int
+    tokenizer: Any,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    max_length: int,
+    kind: LabelKind = CLASS,
 ) -> Encoded:
     """Returns the examples' ids, types, labels and lengths.
 
     Args:
       labels: the label names in order; an example's label becomes its place among them.
-      max_length: tokens kept; of a pair, the longer member gives way first.
+      max_length: tokens kept; for pairs, the longer text is truncated first.
+      kind: of the labels, which makes the targets of them.
     """
-    number = {label: i for i, label in enumerate(labels)}
     rows = encode_once if tokenizer.is_fast else encode_twice
     coded = rows(tokenizer, examples, max_length)
     return Encoded(
         ids=[ids for ids, _, _ in coded],
         types=[types for _, types, _ in coded],
-        labels=np.asarray([number.get(e.label, -1) for e in examples], np.int32),
+        labels=kind.targets([e.label for e in examples], labels),
         lengths=np.asarray([length for _, _, length in coded], np.int32),
         pad_id=tokenizer.pad_token_id,
     )
@@ -104,8 +115,8 @@ def encode(
 def encode_once(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Coded]:
     """Returns (ids, types, length before truncation) of each example, with a fast tokenizer.
 
-    Of a pair each text is tokenized by itself. The tokenizer's own last step then cuts them off and
-    adds the special tokens, which is all that its call would do with both.
+    Both texts of a pair are tokenized separately. The tokenizer's post-processing then truncates
+    them and adds the special tokens, as a call with both texts would.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # tokenizer.json may say otherwise
@@ -128,7 +139,7 @@ def encode_once(tokenizer: Any, examples: Sequence[Example], max_length: int) ->
 
 
 def encode_twice(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Coded]:
-    """Returns the same with a tokenizer written in Python, which has no such last step."""
+    """Returns the same with a tokenizer written in Python, which has no such post-processing."""
     whole = tokenize(tokenizer, examples, truncation=False)
     kept = tokenize(tokenizer, examples, truncation="longest_first", max_length=max_length)
     return [(*cut, len(ids)) for cut, (ids, _) in zip(kept, whole, strict=True)]
@@ -145,7 +156,7 @@ def tokenize(
         if not chosen:
             continue
         first = [examples[i].text for i in chosen]
-        # verbose=False: the data report says how many are truncated, the tokenizer need not.
+        # verbose=False, because the data report already counts truncated texts.
         coded = tokenizer(first, second, return_token_type_ids=True, verbose=False, **options)
         for i, ids, types in zip(chosen, coded["input_ids"], coded["token_type_ids"], strict=True):
             rows[i] = (np.asarray(ids, np.int32), np.asarray(types, np.int32))

@@ -1,4 +1,4 @@
-"""Strict readers: one file in, its Examples out; whatever is wrong is named by file and line.
+"""Strict readers: one file in, its Examples out; errors name the file and the line.
 
     read_file(Path("train.jsonl"), task="acl", columns=Columns(), labels=("Background", "Uses"))
     # InputError: train.jsonl:17: label: unknown value 'Use'; expected one of Background, Uses; ...
@@ -6,7 +6,6 @@
 `jaxft.data.formats` turns a file into rows; here a row becomes an Example.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from jaxft.data.examples import Columns, Example
 from jaxft.data.formats import ROW_SUFFIXES, Row, read_rows, suffix_of
 from jaxft.data.formats.row import name_field, row_error, show, text_field
 from jaxft.data.formats.text import describe_folder, read_decoded
-from jaxft.errors import nearest
+from jaxft.data.labels import CLASS, LabelKind
 
 __all__ = [
     "ASPECT_COLUMNS",
@@ -31,20 +30,17 @@ __all__ = [
 # The columns of an aspect task: a term, and the sentence that it is in.
 ASPECT_COLUMNS = Columns(text="term", pair="sentence", label="polarity", id="id")
 
-WHOLE_NUMBER = re.compile(r"-?[0-9]+")
-
 
 def read_file(
-    path: Path, *, task: str, columns: Columns, labels: Sequence[str]
+    path: Path, *, task: str, columns: Columns, labels: Sequence[str], kind: LabelKind = CLASS
 ) -> tuple[Example, ...]:
     """Returns the examples of a file of rows; see `to_examples`.
 
     Raises:
       InputError: naming file and line.
     """
-    return to_examples(
-        read_rows(path, wanted_columns(columns)), task=task, columns=columns, labels=labels
-    )
+    rows = read_rows(path, wanted_columns(columns))
+    return to_examples(rows, task=task, columns=columns, labels=labels, kind=kind)
 
 
 def wanted_columns(columns: Columns) -> tuple[str, ...]:
@@ -53,19 +49,29 @@ def wanted_columns(columns: Columns) -> tuple[str, ...]:
 
 
 def to_examples(
-    rows: Iterable[Row], *, task: str, columns: Columns, labels: Sequence[str]
+    rows: Iterable[Row],
+    *,
+    task: str,
+    columns: Columns,
+    labels: Sequence[str],
+    kind: LabelKind = CLASS,
+    separator: str = "",
 ) -> tuple[Example, ...]:
     """Returns an Example per row; one without an id column is named by its place, "train.jsonl:17".
 
     Empty `labels` allow any label; an empty `columns.label` reads no labels. Where all labels of
     the rows are whole numbers and `labels` are names, the numbers are places among these.
 
+    Args:
+      kind: of the labels: a class, several classes, or a number.
+      separator: between the classes of a text that names several, for example ";".
+
     Raises:
       InputError: naming file and line: a missing, empty or non-text field, an unknown label, an id
         that occurs twice.
     """
     rows = list(rows)
-    is_index = bool(columns.label) and are_class_indices(rows, columns.label, labels)
+    read = kind.reader(rows, columns.label, labels, separator) if columns.label else None
     examples = []
     first_line: dict[str, int] = {}
     for row in rows:
@@ -74,7 +80,7 @@ def to_examples(
             id=name_field(row, columns.id) if columns.id else where,
             text=text_field(row, columns.text),
             pair=text_field(row, columns.pair) if columns.pair else None,
-            label=_label(row, columns.label, labels, is_index=is_index) if columns.label else "",
+            label=read(row) if read else "",
             task=task,
             where=where,
         )
@@ -84,42 +90,3 @@ def to_examples(
         first_line[example.id] = row.line
         examples.append(example)
     return tuple(examples)
-
-
-def are_class_indices(rows: Sequence[Row], name: str, labels: Sequence[str]) -> bool:
-    """Whether a column has whole numbers only, and these are places among `labels`.
-
-    A label that is itself a whole number, such as "0", is a name like any other.
-    """
-    return (
-        bool(labels)
-        and not any(WHOLE_NUMBER.fullmatch(label) for label in labels)
-        and all(whole_number(row.fields.get(name)) is not None for row in rows)
-    )
-
-
-def whole_number(value: object) -> int | None:
-    """Returns the whole number that a field holds, in text (CSV has nothing else) or not."""
-    if isinstance(value, str):
-        return int(value) if WHOLE_NUMBER.fullmatch(value) and len(value) < 10 else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _label(row: Row, name: str, labels: Sequence[str], *, is_index: bool) -> str:
-    if is_index:
-        index = whole_number(row.fields[name])
-        assert index is not None
-        if not 0 <= index < len(labels):
-            expected = f"expected a class index from 0 to {len(labels) - 1}, or a name"
-            raise row_error(row, f"{name}: {expected}, got {index}{_unlabelled(index)}")
-        return labels[index]
-    label = name_field(row, name)
-    if labels and label not in labels:
-        expected = f"expected one of {', '.join(labels)}"
-        hint = nearest(label, labels) or _unlabelled(row.fields[name])
-        raise row_error(row, f"{name}: unknown value {show(label)}; {expected}{hint}")
-    return label
-
-
-def _unlabelled(value: object) -> str:
-    return "; -1 marks a text without a label" if value == -1 else ""

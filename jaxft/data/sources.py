@@ -4,7 +4,7 @@
 
 `auto` takes the first of DIR/acl/, $JAXFT_DATA/acl/ and the pinned download (kept in
 $JAXFT_CACHE/data/acl/, by default ~/.cache/jaxft). It never falls back to the samples by itself:
-numbers from those mean nothing. $JAXFT_DOWNLOAD_ROOT names a mirror of raw.githubusercontent.com.
+scores on those mean nothing. $JAXFT_DOWNLOAD_ROOT names a mirror of raw.githubusercontent.com.
 """
 
 import hashlib
@@ -37,14 +37,14 @@ class RemoteFile:
     commit: str
     path: str
     sha256: str
-    # False: known by its sha256 where it is in a local directory, but not downloaded.
+    # False: recognised by its sha256 in a local directory, but never downloaded.
     download: bool = True
     ending: str = ""  # the ending under which it is kept; "" for that of `path`
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a task are called in its folder: train.jsonl, or train.jsonl.gz."""
+    """The names of a task's files in its folder: train.jsonl, or train.jsonl.gz."""
 
     endings: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet")
     names: Mapping[str, str] = field(default_factory=dict)  # split -> its publisher's own name
@@ -87,7 +87,7 @@ def find_files(
       corpus: the published data of which the sample is no part.
 
     Raises:
-      InputError: nothing found; the message says where was looked and which ways out there are.
+      InputError: nothing found; the message lists the places searched and what to do.
     """
     check_choice(source, SOURCES, "data.source")
     layout = layout or Layout()
@@ -158,7 +158,7 @@ def cache_dir() -> Path:
 
 
 def _directories(data_dir: str | None) -> list[tuple[Path, bool]]:
-    """The directories to look in, with whether the user named it for this run."""
+    """The directories to look in, each with whether the user named it for this run."""
     directories = [(Path(data_dir).expanduser(), True)] if data_dir else []
     if os.environ.get("JAXFT_DATA"):
         directories.append((Path(os.environ["JAXFT_DATA"]).expanduser(), False))
@@ -226,12 +226,12 @@ def _ending(file: RemoteFile) -> str:
 
 
 def fetch(file: RemoteFile, target: Path) -> None:
-    """Makes `target` hold the pinned file: from the cache, or downloaded.
+    """Ensures that `target` is the pinned file; downloads it if necessary.
 
-    Several processes may ask for one target at once: one downloads, the others wait for it.
+    If several processes ask for a target at once, one downloads and the others wait.
 
     Raises:
-      InputError: the network or the disk failed, or what came is not the pinned content.
+      InputError: the network or the disk failed, or the content is not the pinned one.
     """
     if _holds(target, file):  # before the lock: a shared cache may be read-only
         return
@@ -257,7 +257,7 @@ def _url(file: RemoteFile) -> str:
 
 
 def _retrieve(url: str, digest: str, target: Path) -> None:
-    """Downloads a file beside its target, checks its sha256 and only then renames it."""
+    """Downloads to a temporary file next to the target, checks its sha256 and then renames it."""
     import pooch  # here: only a download needs it
     from requests.exceptions import ConnectionError as Unreachable
     from requests.exceptions import HTTPError, RequestException
@@ -289,7 +289,7 @@ def _retrieve(url: str, digest: str, target: Path) -> None:
         if isinstance(error, Unreachable):
             raise InputError(f"{url}: unreachable ({_one_line(error)})") from None
         raise InputError(f"{url}: {_one_line(error)}; run again") from None
-    except ValueError as error:  # so pooch says that the content is another
+    except ValueError as error:  # pooch's message for a wrong sha256
         found = re.search(r"but got ([0-9a-f]{64})", str(error))
         if not found:
             raise InputError(f"{url}: {_one_line(error)}") from None

@@ -3,7 +3,7 @@
     rest, dev = hold_out(train, 150, seed=2022)
     splits, notes = complete({"train": examples}, seed=2022)     # dev and test held out of train
 
-A draw follows from its seed and the order of the examples alone.
+A draw depends only on its seed and the order of the examples.
 """
 
 from collections import Counter
@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from jaxft.data.examples import Dataset, Example
+from jaxft.data.labels import CLASS, classes_of
 from jaxft.errors import InputError
 
 Splits = dict[str, tuple[Example, ...]]  # by name: train, dev, test
@@ -76,11 +77,11 @@ def hold_out(
     for index, example in enumerate(train):
         groups.setdefault((example.pair or example.text).strip(), []).append(index)
     members = list(groups.values())
-    left = Counter(example.label for example in train)
+    left = Counter(name for example in train for name in classes_of(example.label))
     chosen: set[int] = set()
     for number in np.random.default_rng(seed).permutation(len(members)):
         group = members[number]
-        taken = Counter(train[index].label for index in group)
+        taken = Counter(name for index in group for name in classes_of(train[index].label))
         fits = len(chosen) + len(group) <= size
         if fits and all(left[label] > count for label, count in taken.items()):
             chosen.update(group)
@@ -99,12 +100,17 @@ def draw_few_shot(
 ) -> tuple[Example, ...]:
     """Returns `count` examples in the order of `train`, the classes in train's proportions.
 
+    Where an example has several classes, or a number, the draw is uniform.
+
     Raises:
       InputError: `count` is below the number of classes or above the number of examples.
     """
     if not len(labels) <= count <= len(train):
         bounds = f"between {len(labels)} (one a class) and {len(train)} (all of train)"
         raise InputError(f"data.few_shot: expected a count {bounds}, got {count}")
+    if not all(isinstance(example.label, str) for example in train):
+        drawn = np.random.default_rng(seed).permutation(len(train))[:count]
+        return tuple(train[index] for index in sorted(drawn.tolist()))
     by_label = {
         label: [index for index, example in enumerate(train) if example.label == label]
         for label in labels
@@ -123,7 +129,7 @@ def _largest_remainder(counts: dict[str, int], total: int) -> dict[str, int]:
     seats = {label: max(1, int(share)) for label, share in quota.items()}
     while sum(seats.values()) < total:
         seats[max(seats, key=lambda label: quota[label] - seats[label])] += 1
-    # Rare classes may have got a seat that was not theirs: it comes from the best served.
+    # Rare classes may have got an extra seat; it is taken from the largest classes.
     while sum(seats.values()) > total:
         several = [label for label in seats if seats[label] > 1]
         seats[min(several, key=lambda label: quota[label] - seats[label])] -= 1
@@ -135,13 +141,23 @@ def with_few_shot(dataset: Dataset, count: int, seed: int) -> Dataset:
     notes = (
         f"few-shot: {count} of {len(dataset.train):,} train examples, drawn with seed {seed}",
         f"few-shot: dev is whole; choosing the epoch on its {len(dataset.dev):,} labelled texts "
-        f"uses them beside the {count} of train (--config.select=last does not)",
+        f"uses them in addition to the {count} of train (--config.select=last does not)",
     )
     return replace(dataset, train=drawn, notes=(*dataset.notes, *notes))
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """Returns several tasks as one: labels and ids carry the task's name, "restaurant:positive"."""
+    """Returns several tasks as one: labels and ids carry the task's name, "restaurant:positive".
+
+    Raises:
+      InputError: a task's labels are not class names.
+    """
+    for d in datasets:
+        if d.kind is not CLASS:
+            raise InputError(
+                f"task: {d.task!r} cannot be merged with others: a label of it is {d.kind.name}; "
+                "expected a class name"
+            )
 
     def prefixed(split: str) -> tuple[Example, ...]:
         return tuple(
@@ -159,7 +175,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
         dev=prefixed("dev"),
         test=prefixed("test"),
         origin="; ".join(f"{d.task}: {d.origin}" for d in datasets),
-        # One sample among real files makes the whole a sample.
+        # If one part is a sample, the whole counts as a sample.
         source=next(s for s in ("sample", "hub", "download", "local") if s in sources),
         notes=tuple(f"{d.task}: {note}" for d in datasets for note in d.notes),
         task_labels=task_labels,

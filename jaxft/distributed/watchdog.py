@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # EX_TEMPFAIL of sysexits.h: a scheduler may run the same command again, and it may then succeed.
-# Also used if the processes did not meet at the start: a host that comes late is no bad input.
+# Also used if the processes did not meet at the start: a host that comes late is not bad input.
 EXIT_LOST = 75
-HOLD_S = 1.0  # how long a line is held that may be the first of that page
+HOLD_S = 1.0  # how long a line that may be the first of that page is held back
 
 # The beginnings of the lines that C++ writes when a process is lost or cannot be reached.
 SUSPECT = re.compile(
@@ -57,7 +57,9 @@ class Connection:
 
 def explain(text: str, connection: Connection) -> str:
     """Returns the line that replaces a text of C++."""
-    text = text[text.index(FATAL) :]  # warnings come before it, and with some settings much else
+    text = text[
+        text.index(FATAL) :
+    ]  # warnings precede it, and with some settings much other output
     where = f"at {connection.address} (process {connection.process} of {connection.processes})"
     if "RegisterTask" in text and "ALREADY_EXISTS" in text:
         return f"two processes have the number {connection.process} {where}"

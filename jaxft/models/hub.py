@@ -41,6 +41,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
 )
 WEIGHT_FILES = (
     "model.safetensors",
@@ -86,7 +87,7 @@ def looks_local(name: str) -> bool:
 
 
 def siblings(path: Path) -> str:
-    """Says which directories stand where a missing one was looked for."""
+    """Returns a note on the directories next to the place of a missing one."""
     if not path.parent.is_dir():
         return f" ({path.parent} does not exist either)"
     names = sorted(p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != ".")

@@ -4,7 +4,7 @@ save(workdir / "adapter", trained, {"labels": [...], "base_model": {...}, ...})
 trained, settings = load(workdir / "adapter")
 
 settings.json says all that using them takes, and how to know that they are what was saved: the
-sha256 of the file, and each leaf's path, shape and dtype.
+sha256 of the file and of the settings, and each leaf's path, shape and dtype.
 """
 
 import hashlib
@@ -35,8 +35,18 @@ def save(directory: Path, trained: Mapping[str, Any], settings: Mapping[str, Any
         "sha256": hashlib.sha256(data).hexdigest(),
         "parameters": {path: signature(x) for path, x in arrays.items()},
     }
+    content = {**settings, **own}
+    content["settings_sha256"] = digest(content)
     replace_bytes(directory / LEAVES, data)
-    replace_text(directory / SETTINGS, json.dumps({**settings, **own}, indent=1) + "\n")
+    replace_text(directory / SETTINGS, json.dumps(content, indent=1) + "\n")
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """sha256 of the settings but the base model's name: that may move to another directory."""
+    content = {name: x for name, x in settings.items() if name != "settings_sha256"}
+    base = content.get("base_model", {})
+    content["base_model"] = {name: x for name, x in base.items() if name != "name"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def signature(x: Any) -> list[Any]:
@@ -77,6 +87,8 @@ def read_settings(directory: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid JSON ({str(err).splitlines()[0]})") from err
     if not isinstance(settings, dict) or "labels" not in settings:
         raise InputError(f"{path}: not written by jaxft.train: no field 'labels'")
+    if "settings_sha256" in settings and settings["settings_sha256"] != digest(settings):
+        raise InputError(f"{path}: not what was saved (its own sha256 differs)")
     return settings
 
 

@@ -116,7 +116,7 @@ def after_dense(dense_paths: Set[str], *, size: int, activation: str) -> Inserti
 def open_block(call: Call, size: int, activation: str) -> tuple[jax.Array, jax.Array, Bottleneck]:
     """Returns dropout(dense(x)), the residual, and the block's adapter as its child `adapter`."""
     block = call.module
-    x, residual = call.args
+    x, residual = call.args[:2]  # ours take `deterministic` after them, transformers' as a keyword
     h = block.dropout(block.dense(x), deterministic=call.deterministic)
     adapter = Bottleneck(size, activation, block.dtype, parent=block.scope.push("adapter"))
     return h, residual, adapter

@@ -3,8 +3,8 @@
     bytes_by_partition(labels, param_shapes, opt_state_shapes)
     # {"frozen": {"params_bytes": 90852864, "grad_bytes": 0, "opt_state_bytes": 0}, "adapter": ...}
 
-Works on arrays and ShapeDtypeStructs alike, so a plan and a run are counted by one function. What
-is spread over devices counts with the share of one of them.
+Works on arrays and on ShapeDtypeStructs, so that plans and runs are counted by the same function.
+Of an array that is spread over devices, the share of one device counts.
 """
 
 import math
@@ -39,7 +39,7 @@ def bytes_by_partition(
     for path, x in params.items():
         row = table[partition_of(labels[path])]
         row["params_bytes"] += nbytes(x)
-        # A gradient has its parameter's shape and dtype; of a frozen parameter there is none.
+        # A gradient has its parameter's shape and dtype; frozen parameters have none.
         row["grad_bytes"] += 0 if labels[path] == "frozen" else nbytes(x)
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
         table[owner(key_path, labels)]["opt_state_bytes"] += nbytes(leaf)

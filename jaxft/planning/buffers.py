@@ -1,4 +1,4 @@
-"""What XLA's buffer assignment holds at the moment a step needs most: gradients, activations, rest.
+"""The content of XLA's buffers at the peak of a step: gradients, activations, workspace.
 
     with dumped() as (options, read):
         executable = lowered.compile(compiler_options=options)
@@ -23,7 +23,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 KINDS = ("gradients", "activations", "workspace")
 
 # The fields read here, with their numbers in XLA's xla/service/hlo.proto and xla/xla_data.proto.
-# Nobody publishes these messages for Python without TensorFlow; unnamed fields are passed over.
+# Only TensorFlow publishes these messages for Python; fields not listed here are skipped.
 Field = tuple[int, str]
 MESSAGES: dict[str, dict[str, Field]] = {
     "HloProto": {
@@ -58,7 +58,7 @@ MESSAGES: dict[str, dict[str, Field]] = {
 }
 ALLOC, FREE, SHARE_WITH = range(3)  # HeapSimulatorTrace.Event.Kind
 
-# Moves a value or gives it another shape: what reads its output reads the value itself.
+# These move a value or reshape it: readers of their output read the value itself.
 PASS_THROUGH = ("bitcast", "get-tuple-element", "tuple", "copy", "transpose", "reshape")
 
 
@@ -86,8 +86,8 @@ def message_class(name: str) -> Any:
 def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
     """Yields `(compiler options, read)`; `read()` gives the compiled HloProto, or None.
 
-    XLA hands the assignment out by its debugging dump alone. None if there is no dump, or none
-    with an assignment: an executable from JAX's compilation cache is dumped without.
+    XLA exposes the buffer assignment only through its debug dump. None if there is no dump or no
+    assignment in it: an executable from JAX's compilation cache is dumped without one.
     """
     with tempfile.TemporaryDirectory(prefix="jaxft-hlo-") as folder:
 
@@ -103,14 +103,14 @@ def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
 
 
 def peak_by_kind(hlo: Any, temporaries: int) -> dict[str, int]:
-    """Returns the bytes of a program's temporaries by kind, at its peak; they add up to all.
+    """Returns the bytes of a program's temporaries by kind, at its peak; they add up to the total.
 
     `gradients` are written by the backward pass and read by the optimizer; `activations` are
     written by the forward pass, and at the peak they wait for the backward pass; `workspace` is
     all else: intermediate results, and the gaps between the buffers.
 
     Args:
-      hlo: what `dumped` reads.
+      hlo: as `dumped` reads it.
       temporaries: the size of XLA's block (`jaxft.planning.compiled.compiled_bytes`).
     """
     assignment = hlo.buffer_assignment

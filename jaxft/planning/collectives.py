@@ -1,4 +1,4 @@
-"""What a compiled program sends between its devices, read from XLA's text of it.
+"""The collectives that a compiled program sends between its devices, read from its HLO text.
 
     executable = jax.jit(step).lower(*shapes).compile()
     found = collectives(executable.as_text())
@@ -7,8 +7,8 @@
 
 The text is HLO after optimization, of one device's program. The compilers write the same collective
 in different ways. CPU's writes `all-reduce`; GPU's the halves `all-reduce-start` and `-done`; TPU's
-a fusion named `all-reduce-scatter`, or one `all-gather` once for each of the fusions that it goes
-on behind, or a loop of permutes that multiplies the parts as they come.
+a fusion named `all-reduce-scatter`, or one `all-gather` printed in each of the fusions that it
+overlaps, or a loop of permutes that multiplies the parts as they arrive.
 """
 
 import math
@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-# How XLA names the computation of a TPU's fusion that does no more than a reduce-scatter: inside it
-# stand an all-reduce and the slice of the result that a device keeps.
+# XLA's name for the computation of a TPU fusion that is only a reduce-scatter: it contains an
+# all-reduce and the slice of the result that a device keeps.
 SCATTER = "all-reduce-scatter"
 
-# Give a value another form: what reads their output reads the value itself.
+# These give a value another form: readers of their output read the value itself.
 PASS_THROUGH = ("bitcast", "convert", "copy")
 
 # The attributes that name computations.
@@ -35,7 +35,7 @@ CALLED = re.compile(
 
 @dataclass(frozen=True)
 class Collective:
-    """Operations that are alike, and how many of them a step does.
+    """Equal collectives, and the number of them in a step.
 
     Attributes:
       kind: one of `KINDS`.
@@ -43,8 +43,8 @@ class Collective:
         parts that a device exchanges; of a permute what a device sends. A tuple's arrays add up.
       group: devices that do it together; a permute has a sender and a receiver.
       count: how often a step does it, trips of loops included.
-      is_exact: whether `count` is; not if a loop does not tell its trips, which then counts as one,
-        or if a condition decides: then all of its branches count.
+      is_exact: whether `count` is exact. It is not if the trips of a loop are unknown (it then
+        counts once) or if there is a condition (all of its branches then count).
     """
 
     kind: str
@@ -84,7 +84,7 @@ class Program:
 
 
 def collectives(hlo_text: str) -> list[Collective]:
-    """Returns what a program sends, those alike as one with their count.
+    """Returns the collectives of a program; equal ones are merged and counted.
 
     Args:
       hlo_text: `executable.as_text()`.
@@ -97,8 +97,8 @@ def collectives(hlo_text: str) -> list[Collective]:
         if chain is None:
             counts[replace(found, count=1)] += found.count
         else:
-            # One that goes on behind several fusions, and is written down in each; in those of a
-            # loop that it outlasts, too.
+            # An asynchronous collective that overlaps several fusions is printed in each of them,
+            # including fusions inside a loop; count it once.
             before = chains.get(chain[0], found)
             chains[chain[0]] = min(before, found, key=lambda one: one.count)
     for found in chains.values():
@@ -107,7 +107,7 @@ def collectives(hlo_text: str) -> list[Collective]:
 
 
 def moved_bytes(found: Iterable[Collective]) -> dict[str, int]:
-    """Returns kind -> bytes that one device sends in a step; it receives as many."""
+    """Returns kind -> bytes that one device sends in a step; it receives the same number."""
     moved = dict.fromkeys(KINDS, 0.0)
     for one in found:
         moved[one.kind] += one.count * one.bytes * sent_share(one.kind, one.group)
@@ -115,11 +115,11 @@ def moved_bytes(found: Iterable[Collective]) -> dict[str, int]:
 
 
 def sent_share(kind: str, group: int) -> float:
-    """Returns what one device sends, by the bytes of the whole array.
+    """Returns the bytes that one device sends, given those of the whole array.
 
-    The least there can be, and what rings need: 2(n-1)/n of an all-reduce (Patarasuk and Yuan 2009,
-    https://doi.org/10.1016/j.jpdc.2008.09.002), (n-1)/n of an all-gather, a reduce-scatter and an
-    all-to-all (Thakur et al. 2005, https://doi.org/10.1177/1094342005051521).
+    The least possible, which ring algorithms reach: 2(n-1)/n of an all-reduce (Patarasuk and Yuan
+    2009, https://doi.org/10.1016/j.jpdc.2008.09.002), (n-1)/n of an all-gather, a reduce-scatter
+    and an all-to-all (Thakur et al. 2005, https://doi.org/10.1177/1094342005051521).
 
     Args:
       kind: one of `KINDS`.
@@ -157,7 +157,7 @@ def walk(
 
 
 def is_scatter(computation: str, kind: str) -> bool:
-    """Whether it is the all-reduce in a TPU's fusion of which a device keeps its part alone."""
+    """Whether it is the all-reduce in a TPU fusion of which a device keeps only its part."""
     return kind == "all-reduce" and computation.startswith(SCATTER)
 
 
@@ -179,7 +179,7 @@ def calls(
 
 
 def trip_count(program: Program, caller: Computation, loop: Instruction) -> int | None:
-    """Returns how often a loop runs: what the compiler noted, else what its counter says.
+    """Returns how often a loop runs: from the compiler's note, else from its counter.
 
     TPU's compiler drops the note. None if the loop is not `for (i = start; i < limit; i += step)`.
     """
@@ -203,7 +203,7 @@ def trip_count(program: Program, caller: Computation, loop: Instruction) -> int 
 
 
 def step_of(body: Computation, index: int) -> int | None:
-    """What a loop's body adds to one element of its state; None if it does anything else."""
+    """The number that a loop's body adds to an element of its state; None if it does more."""
     following = element(body, root(body).name, index)
     if following is None or following.opcode != "add":
         return None
@@ -214,7 +214,7 @@ def step_of(body: Computation, index: int) -> int | None:
 
 
 def element(computation: Computation, name: str, index: int) -> Instruction | None:
-    """What stands at a place of a tuple; None if its making is not in the computation."""
+    """The element of a tuple; None if the tuple is not made in this computation."""
     made = source(computation, name)
     if made is None or made.opcode != "tuple":
         return None
@@ -265,8 +265,8 @@ def size_and_group(instruction: Instruction, devices: int) -> tuple[int, int]:
 def result_shape(instruction: Instruction) -> str:
     """The shape that a collective yields in the end.
 
-    The first half of one in two halves yields (operands, results, ...). An all-reduce's yields the
-    results alone, unless its operands stand in a tuple of their own.
+    The first half of one in two halves yields (operands, results, ...). An all-reduce yields only
+    the results, unless its operands are in a tuple.
     """
     parts = top_level(instruction.shape)
     if instruction.opcode == "all-reduce-start" and not parts[0].startswith("("):
@@ -291,7 +291,7 @@ def top_level(shape: str) -> list[str]:
 def shape_bytes(shape: str) -> int:
     """Returns the bytes of the arrays in a shape, as in `(bf16[8,128]{1,0:T(8,128)}, s32[])`.
 
-    Without what a layout's tiles add: padding is not sent.
+    Tile padding is not counted, because it is not sent.
     """
     return sum(
         math.ceil(bits(dtype) * math.prod(int(side) for side in re.findall(r"\d+", sides)) / 8)
@@ -312,7 +312,7 @@ def group_size(attributes: str, devices: int) -> int:
       attributes: with `replica_groups` in one of XLA's forms: `{{0,1},{2,3}}`, `[2,4]<=[8]` for two
         groups of four, `mesh['a'=2,'b'=4] {'b'}` for groups along axis b; or with
         `source_target_pairs`.
-      devices: what `{}` means.
+      devices: the group that `{}` means.
     """
     pairs = re.search(r"source_target_pairs=(\{(?:\{\d+,\d+\},?)*\})", attributes)
     if pairs:
@@ -363,7 +363,7 @@ def parse(hlo_text: str) -> Program:
 
 def parse_line(line: str) -> Instruction | None:
     """Returns the instruction of a line; None if there is none in it."""
-    # Nothing inside a shape is a space, a word and a parenthesis; an opcode is.
+    # Only an opcode is a word between a space and a parenthesis; shapes contain none.
     match = re.match(r" +(ROOT )?%([\w.\-]+) = (.+?) ([a-z][a-z0-9\-]*)\(", line)
     if match is None:
         return None

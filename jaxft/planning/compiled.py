@@ -1,4 +1,4 @@
-"""What XLA says that a compiled step needs, and what the device says that it used.
+"""The memory of a compiled step according to XLA, and the memory that the device measured.
 
 compiled_bytes(run_train.compile(128))   # {"arguments": ..., "temporaries": ..., "peak": ...}
 measured_peak()                          # (bytes, how they were measured)
@@ -15,8 +15,8 @@ import jax
 def compiled_bytes(executable: Any) -> dict[str, int]:
     """Returns the bytes of a compiled function's buffers, for one device.
 
-    `peak` is arguments + outputs + temporaries - aliased: XLA's own peak figure is none on the CPU
-    backend. `aliased` are outputs written into donated arguments.
+    `peak` is arguments + outputs + temporaries - aliased: XLA reports no peak on the CPU backend.
+    `aliased` are outputs written into donated arguments.
     """
     stats = executable.memory_analysis()
     parts = {
@@ -30,7 +30,7 @@ def compiled_bytes(executable: Any) -> dict[str, int]:
 
 
 def flops(stage: Any) -> float | None:
-    """Returns the floating-point operations XLA counts in one call on one device, if it tells.
+    """Returns the floating-point operations that XLA counts in one call on one device, if known.
 
     Args:
       stage: a compiled function, or a lowered one, whose operations are not optimized yet.
@@ -69,7 +69,7 @@ class ResidentGrowth:
     growth = ResidentGrowth()
     ...                          # allocate, run
     growth.note()                # from here on it does not count
-    growth.bytes()               # None where the kernel does not tell
+    growth.bytes()               # None if the kernel does not report it
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class ResidentGrowth:
             CLEAR_REFS.write_text("5")
             self._base = status_bytes("VmRSS")
         except OSError:
-            pass  # another system, or a container that may not write there: no figure then
+            pass  # another system, or a container without write access: there is no figure
 
     def note(self) -> None:
         """Ends the measurement, the first time that it is called."""
@@ -104,12 +104,12 @@ class ResidentGrowth:
 def huge_pages() -> int:
     """Returns the bytes that the process has from the pool of huge pages (vm.nr_hugepages).
 
-    They are not in its resident set: proc_pid_status(5) tells of them on a line of their own. An
-    allocator takes them where it is told to, as glibc's by GLIBC_TUNABLES=glibc.malloc.hugetlb=2.
+    They are not in its resident set; proc_pid_status(5) has a separate line for them. An allocator
+    uses them only if configured, as glibc's is by GLIBC_TUNABLES=glibc.malloc.hugetlb=2.
     """
     try:
         return status_bytes("HugetlbPages")
-    except (FileNotFoundError, KeyError):  # another system, or a kernel that has none
+    except (FileNotFoundError, KeyError):  # another system, or a kernel without huge pages
         return 0
 
 

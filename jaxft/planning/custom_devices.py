@@ -1,4 +1,4 @@
-"""The GPUs that a user describes in `config.memory.devices`, beside the ones jaxft knows.
+"""The GPUs that a user describes in `config.memory.devices`, together with those jaxft knows.
 
 known([{"name": "a6000", "like": "3090", "memory_gib": 48, "core_count": 84}])["a6000"]
 """

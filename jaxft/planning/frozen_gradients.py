@@ -2,9 +2,9 @@
 
     check(run_train.largest(), model, run_train.shapes(128))       # InputError if it does
 
-Nothing in jaxft should: `training/step.py` derives by the trained leaves alone. But one line can
-undo it without changing a result, a clip over all parameters for example, and then PEFT costs what
-full fine-tuning does: on BERT-base, batch 32, length 128, head only, 6242 MiB instead of 685.
+`training/step.py` differentiates only the trained leaves. But one line, such as a clip over all
+parameters, can undo this without changing a result, and PEFT then costs as much as full
+fine-tuning: on BERT-base, batch 32, length 128, head only, 6242 MiB instead of 685.
 """
 
 import math
@@ -15,32 +15,41 @@ import jax
 
 from jaxft.errors import InputError
 from jaxft.planning.compiled import flops
+from jaxft.training.objectives import Losses
 from jaxft.training.partition import split
 from jaxft.training.state import Model, sharded_shape
-from jaxft.training.step import loss_and_grads
+from jaxft.training.step import loss_and_grads, losses
 
-# What a step may cost beyond the gradients that were asked for. XLA counts an optimized program
-# differently (measured: 1 % on MiniLM), and an optimizer does some operations a parameter.
+# The operations that a step may take beyond those of the trained gradients. XLA counts an optimized
+# program differently (measured: 1 % on MiniLM), and an optimizer does some operations a parameter.
 SLACK = 0.1
 OPTIMIZER_FLOPS = 100  # a trained parameter; AdamW with clipping takes about 20
 
 
-def check(executable: Any, model: Model, arguments: tuple[Any, ...], seeds: int = 1) -> None:
+def check(
+    executable: Any,
+    model: Model,
+    arguments: tuple[Any, ...],
+    seeds: int = 1,
+    losses: Losses = losses,
+) -> None:
     """Raises InputError if a step does the operations of the frozen leaves' gradients as well.
 
     Args:
       executable: the compiled training step.
       arguments: its `(state, frozen, batch, key, ...)` as ShapeDtypeStructs; those of one seed.
       seeds: how many train together.
+      losses: of each example, which the step minimises.
     """
     trained, frozen = split(model.shapes, model.labels)
     found = flops(executable)
     if not frozen or found is None:
         return
     tokens, devices = arguments[2]["ids"].size, len(arguments[2]["ids"].sharding.device_set)
-    needed = gradient_flops(model, arguments)
+    needed = gradient_flops(model, arguments, losses)
     allowed = (1 + SLACK) * needed + OPTIMIZER_FLOPS * sum(x.size for x in trained.values())
-    # The gradient of a Dense kernel takes a product over all tokens. Half of them are the alarm.
+    # The gradient of a Dense kernel takes a product over all tokens. Half of these operations are
+    # the threshold.
     allowed += kernel_gradient_flops(model, frozen, tokens) / 2
     found = found * devices / seeds
     if found > allowed:
@@ -59,20 +68,22 @@ def kernel_gradient_flops(model: Model, frozen: dict[str, Any], tokens: int) -> 
     kernels = [
         x for path, x in frozen.items() if path.endswith("/kernel") and in_layer(path) is not None
     ]
-    return 2.0 * tokens * sum(x.size for x in kernels)
+    layers = model.backbone.config.num_hidden_layers
+    # Of a loop over the layers XLA counts the operations once.
+    return 2.0 * tokens * sum(x.size for x in kernels) / (layers if model.backbone.scans else 1)
 
 
-def gradient_flops(model: Model, arguments: tuple[Any, ...]) -> float:
+def gradient_flops(model: Model, arguments: tuple[Any, ...], losses: Losses = losses) -> float:
     """Operations of the loss and its gradient by the trained leaves, before XLA optimizes them.
 
     Args:
       arguments: `(state, frozen, batch, key, ...)` as ShapeDtypeStructs.
     """
-    # Counted by the present backend, wherever the program itself is compiled for.
+    # Counted by the present backend, whatever device the program is compiled for.
     here = partial(sharded_shape, sharding=None)
     state, frozen, batch, key = jax.tree.map(here, arguments[:4])
 
     def derive(trained: Any, frozen: Any, batch: Any, key: Any) -> Any:
-        return loss_and_grads(model.forward, trained, frozen, batch, key)
+        return loss_and_grads(model.forward, trained, frozen, batch, key, losses)
 
     return flops(jax.jit(derive).lower(state.trained, frozen, batch, key)) or math.inf

@@ -17,7 +17,7 @@ def target_config(gpu: Gpu) -> dict[str, Any]:
     architecture = ARCHITECTURES[gpu.compute_capability]
     capability = {"major": major, "minor": minor}
     if major >= 9:
-        # ACCELERATED_FEATURES, as in sm_90a: what XLA takes of a real one.
+        # ACCELERATED_FEATURES, as in sm_90a: the value that XLA uses for a real GPU.
         capability["feature_extension"] = 2
     return {
         "gpu_device_info": {

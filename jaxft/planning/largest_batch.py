@@ -12,8 +12,8 @@ def largest_batch(peak_of: Callable[[int], float], limit: float, step: int) -> i
     """Returns the largest multiple of `step` whose peak is within the limit; 0 if not even `step`.
 
     Memory grows almost in proportion to the batch, so a line between a batch that fits and one that
-    does not points at the answer. Where it is no line (close to a device's limit XLA recomputes of
-    its own accord), halving every third time bounds the number of trials.
+    does not points at the answer. Where memory is not linear (close to a device's limit XLA
+    rematerialises by itself), halving every third time bounds the number of trials.
 
     Args:
       peak_of: examples -> bytes; infinity for a program that the compiler refuses as too large.
@@ -42,8 +42,8 @@ def bracket(
 ) -> tuple[int, int]:
     """Returns a batch that fits and one that does not, and notes the peaks of all it tries.
 
-    Each is the first that the line through the two before says is too large, if that is no more
-    than eight times the last.
+    Each guess extrapolates linearly from the previous two to the first batch expected not to fit,
+    growing at most eightfold.
     """
     before, batch = 0, step
     while peaks[batch] <= limit:

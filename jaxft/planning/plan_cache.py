@@ -4,7 +4,7 @@
         row = row_of(job, compiled(job), "roberta-base")
     planned(job)                               # for this process's devices
 
-What is cached is what XLA says. What was measured never is.
+XLA's figures are cached; measurements never are.
 """
 
 import json
@@ -29,15 +29,16 @@ from jaxft.errors import InputError
 from jaxft.io import replace_text
 from jaxft.planning import planner, targets
 from jaxft.planning.planner import Job, Row
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 
 
 @contextmanager
 def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callable[[Job], Row]]:
-    """Yields `plan` for a target: from the cache, else compiled in a process of its own.
+    """Yields `plan` for a target: from the cache, else compiled in another process.
 
-    JAX chooses its platforms once a process, and a compiler for an absent device wants others than
-    this one has; it may also die of a program that is too large without taking this process along.
+    JAX chooses its platforms once per process, and a compiler for an absent device needs others
+    than this process has. It may also die of a program that is too large without ending this
+    process.
 
     Args:
       measures: whether the jobs run their steps, each in a process that has allocated nothing yet.
@@ -73,8 +74,8 @@ def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callabl
 def main_hidden() -> Iterator[None]:
     """Keeps new processes from running the caller's script again.
 
-    A spawned process imports the script it was started from, which would plan once more. None of
-    what is sent to it is defined there.
+    A spawned process imports the script it was started from, which would plan again. Nothing that
+    is sent to the process is defined in that script.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -96,7 +97,7 @@ def in_worker(pool: ProcessPoolExecutor, function: Callable[[Any], Any], argumen
 
 
 def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> Row:
-    """Returns a job's plan for a target as its backend describes it; `cached`: where it is from."""
+    """Returns a job's plan for a target, with `cached`: whether it is from the cache."""
     job = replace(job, target=target)
     found = None if job.steps else read_cached(job)
     if found:
@@ -109,26 +110,26 @@ def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> 
 def plan_afresh(job: Job) -> Row:
     """Returns a job's plan without JAX's compilation cache, for a process that does only that.
 
-    The breakdown is read from a dump that an executable of that cache comes without.
+    The breakdown is read from XLA's dump, which executables of that cache do not have.
     """
     jax.config.update("jax_enable_compilation_cache", False)
     return planner.plan(job)
 
 
-def planned(job: Job, program: ByLength | None = None) -> Row:
+def planned(job: Job, program: CompiledByLength | None = None) -> Row:
     """Returns the plan of a job for this process's devices, from the cache or compiled here.
 
     Args:
       job: its target is "here"; it measures nothing.
-      program: the step of this very job, if the caller has it. If it is compiled here, the
-        executable stays in it.
+      program: the step of this job, if the caller has it. If it is compiled here, it keeps the
+        executable.
     """
     job = replace(job, target=targets.described(job.target))
     found = read_cached(job)
     if found:
         return found
     plan = planner.plan(job, program)
-    # An executable from JAX's own cache comes without what the breakdown is read from.
+    # Executables from JAX's own cache have no dump, from which the breakdown is read.
     if "temporaries" not in (plan["breakdown"] or {}) or job.target.facts["platform"] == "tpu":
         write_cached(job, plan)
     return plan
@@ -158,7 +159,7 @@ def row_of(job: Job, plan: Row, model: str, label: str = "") -> Row:
 
     Args:
       model: its name.
-      label: what the method is called in the table; its own name if empty.
+      label: the method's name in the table; its own name if empty.
     """
     return {
         "model": model,

@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxft import plugins
 from jaxft.errors import InputError
@@ -31,44 +32,48 @@ from jaxft.planning.collectives import collectives, moved_bytes
 from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
+from jaxft.training import objectives
 from jaxft.training.mesh import make_mesh
-from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scaling
 from jaxft.training.partition import count
-from jaxft.training.programs import ByLength, train_program
+from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, build_model, sharded_shape
+from jaxft.training.state import Model, build_model, sharded_shape, without_scan
 from jaxft.training.step import train_step
 from jaxft.training.trials import train_steps
 
 Row = dict[str, Any]
 
-# The modules that a plan comes from, and the variables by which compilers are set.
-COUNTED = ("planning/*.py", "models/*.py", "peft/*.py", "training/*.py")
+# The modules that compute a plan, and the environment variables that configure compilers.
+COUNTED = tuple(f"{package}/**/*.py" for package in ("planning", "models", "peft", "training"))
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
-# Whose versions the compiled program depends on; those not installed are left out.
+# Packages whose versions affect the compiled program; those not installed are left out.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "jax-cuda12-pjrt", "libtpu")
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that determines a plan.
+    """Everything that determines a plan.
 
     Attributes:
       architecture: a checkpoint's config (`config.json`).
-      fresh: parameters that the checkpoint lacks; they are trained with the head.
+      newly_initialised: parameters that the checkpoint lacks; they are trained with the head.
       method, options: as `jaxft.peft.methods.build` takes them.
       clip, accumulate: of the optimizer; they cost memory, its other settings do not.
-      batch_size: examples a step, over all devices; of several seeds each has as many.
+      batch_size: examples of a step, over all devices; each of several seeds has this number.
       length: tokens a text is padded to.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
       seeds: how many train together (`jaxft.training.trials`).
+      num_labels: the number of logits.
       steps: how many steps to run on the present device, to measure; 0 compiles only.
+      objective: its loss is compiled, without class weights and label smoothing.
+      model: the other options of `jaxft.models.backbone.from_config`, by name.
     """
 
     architecture: dict[str, Any]
     num_labels: int
-    fresh: tuple[str, ...]
+    newly_initialised: tuple[str, ...]
     dtype: str
     remat: str
     method: str
@@ -81,16 +86,18 @@ class Job:
     mesh: dict[str, int]
     seeds: int = 1
     steps: int = 0
+    objective: str = "single_label"
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan(job: Job, program: ByLength | None = None) -> Row:
+def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     """Compiles a job's training step and returns what it needs.
 
     Args:
       program: the step, if the caller has made it; the executable stays in it.
 
     Returns:
-      memory_bytes: of one device, or None if it does not tell.
+      memory_bytes: of one device, or None if unknown.
       parameters: partition -> count, with `trained` and `total`; of one seed.
       partitions: partition -> bytes of parameters, gradients and optimizer state, on one device;
         of all seeds that train together.
@@ -98,12 +105,13 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
         None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
       flops: floating-point operations of a step over all devices, before XLA optimizes it.
-      flops_per_device: those that XLA counts on one device, recomputation included.
+      flops_per_device: those that XLA counts on one device, recomputation included; None where
+        layers are looped over, whose operations it counts once.
       collectives: what one device's program exchanges with others, a dict for each
         `jaxft.planning.collectives.Collective`; None for a program that was refused.
       moved: kind of collective -> bytes that a device sends in a step.
       compile_s: seconds to trace and compile.
-      measured: what `measure` found, for a job with steps.
+      measured: the result of `measure`, for a job with steps.
 
     Raises:
       InputError: the batch does not divide over the devices, a setting is not valid, or the
@@ -113,18 +121,18 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
     model = make_model(job)
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
-    has_norm = job.clip > 0
-    program = program or train_program(
-        model, optimizer, mesh, job.batch_size, log_norm=has_norm, seeds=job.seeds
-    )
+    program = program or make_program(job, model, optimizer, mesh)
     shapes = program.shapes(job.length)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
     executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
-    # The same step without a mesh: the present backend knows nothing of another's devices.
-    one = partial(train_step, model.forward, optimizer, log_norm=has_norm)
+    # The same step without a mesh, because the present backend cannot place it on absent devices,
+    # and with its layers one by one, because XLA counts the operations of a loop's body once.
+    plain = without_scan(model) if model.backbone.scans else model
+    losses = objectives.find(job.objective).losses
+    one = partial(train_step, plain.forward, optimizer, log_norm=job.clip > 0, losses=losses)
     undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
@@ -133,9 +141,11 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
         "partitions": partitions,
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
-        # By the present backend's count of the program before XLA optimizes it: alike for all.
+        # Counted by the present backend before XLA optimizes the program: the same for all devices.
         "flops": flops(jax.jit(undivided).lower(*shapes_here)),
-        "flops_per_device": flops(executable) if executable else None,
+        "flops_per_device": (
+            flops(executable) if executable and not model.backbone.scans else None
+        ),
         "collectives": exchanged and [asdict(found) for found in exchanged],
         "moved": moved_bytes(exchanged or ()),
         "compile_s": program.compile_s,
@@ -144,18 +154,19 @@ def plan(job: Job, program: ByLength | None = None) -> Row:
 
 
 def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
-    """Returns the optimizer; its rates are any, for they change neither memory nor operations."""
+    """Returns the optimizer; any rates do: they change neither memory nor FLOP."""
     return make_optimizer(
         model.labels,
         make_schedule("constant", 1e-3, total_steps=1, warmup=0.0),
         weight_decay=0.01,
         clip=job.clip,
         accumulate=job.accumulate,
+        scales_loss=needs_scaling(job.dtype),
     )
 
 
-def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
-    """Returns the executable for a job's target and its HloProto, which TPUs' compiler keeps.
+def compile_for(job: Job, program: CompiledByLength) -> tuple[Any, Any]:
+    """Returns the executable for a job's target and its HloProto; None for the proto of a TPU.
 
     `(None, None)` if the compiler refuses the program as too large for the device.
     """
@@ -172,14 +183,33 @@ def compile_for(job: Job, program: ByLength) -> tuple[Any, Any]:
         return executable, read()
 
 
+def make_program(
+    job: Job, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> CompiledByLength:
+    """Returns the training step of a job; compiles nothing."""
+    objective = objectives.find(job.objective)
+    return train_program(
+        model,
+        optimizer,
+        mesh,
+        job.batch_size,
+        log_norm=job.clip > 0,
+        seeds=job.seeds,
+        losses=objective.losses,
+        target=objective.target(job.num_labels),
+    )
+
+
 def make_model(job: Job) -> Model:
     """Returns the method's model, shapes only."""
-    backbone = backbones.from_config(job.architecture, job.num_labels, job.dtype, job.remat)
+    backbone = backbones.from_config(
+        job.architecture, job.num_labels, job.dtype, job.remat, **job.model
+    )
     if job.length > backbone.max_length:
         raise InputError(
             f"length: {job.length}; the model's position table holds {backbone.max_length} tokens"
         )
-    return build_model(backbone, list(job.fresh), job.method, job.options)
+    return build_model(backbone, list(job.newly_initialised), job.method, job.options)
 
 
 def breakdown(partitions: Row, compiled: dict[str, int], hlo: Any) -> dict[str, int]:
@@ -187,8 +217,8 @@ def breakdown(partitions: Row, compiled: dict[str, int], hlo: Any) -> dict[str, 
 
     `frozen` and `trained` parameters and the `optimizer`'s state are the arguments; `gradients`,
     `activations` and `workspace` are the temporaries (`jaxft.planning.buffers`), left undivided as
-    `temporaries` where the compiler tells no more; `other` is the batch, the metrics and what a
-    device's layout adds to the arguments.
+    `temporaries` if the compiler does not distinguish them; `other` is the batch, the metrics and
+    what a device's layout adds to the arguments.
     """
     trained = [row for name, row in partitions.items() if name != "frozen"]
     parts = {
@@ -227,7 +257,7 @@ def measure(executable: Any, shapes: tuple[Any, ...], steps: int) -> Row:
 
 
 def filled(x: jax.ShapeDtypeStruct) -> jax.Array:
-    """An array of a shape: every page of it is written, so that all of it is resident."""
+    """Returns an array of this shape with all pages written, so that all of it is resident."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.device_put(jax.random.split(jax.random.key(0), x.shape), x.sharding)
     value = 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 1
@@ -237,7 +267,7 @@ def filled(x: jax.ShapeDtypeStruct) -> jax.Array:
 def cache_key(job: Job) -> str:
     """Returns a digest of all that determines a plan: the job, jaxft's code, the compilers.
 
-    Not the steps to be measured: a measurement is never taken from a cache.
+    The number of steps is left out, because measurements are never cached.
     """
     versions = {}
     for name in PACKAGES:
@@ -256,5 +286,5 @@ def cache_key(job: Job) -> str:
 
 
 def code_digest() -> str:
-    """sha256 over the modules that a plan comes from."""
+    """sha256 over the modules that compute a plan."""
     return digest_files(Path(__file__).parents[1], COUNTED)

@@ -1,4 +1,4 @@
-"""How a step scales on paper: what computing and sending it take at the least, on 1 to 256 devices.
+"""How a step scales in theory: lower bounds for computing and sending, on 1 to 256 devices.
 
     scaling(row)                  # row: a plan for a mesh, as `python -m jaxft.memory` makes it
     # [{"devices": 1, "examples": 4, "compute_s": 0.0012, "interconnect_s": 0.0, ...}, ...]
@@ -7,10 +7,10 @@
 Nothing is measured. Computing takes operations / peak, at full use of it:
 `compute = FLOP of a device / FLOP/s of the device in bfloat16`.
 
-Sending takes what rings send (`jaxft.planning.collectives.sent_share`), B bytes of the whole array,
-by what links carry in one direction. n GPUs are k = n/8 hosts of g = 8, or one host of g = n. They
-reduce or gather inside the hosts and between them at once, each GPU a g-th through the network
-(https://jax-ml.github.io/scaling-book/gpus):
+Sending takes the bytes that rings send (`jaxft.planning.collectives.sent_share`; B bytes is the
+whole array), divided by the rate of the links in one direction. n GPUs are k = n/8 hosts of g = 8,
+or one host of g = n. They reduce or gather inside the hosts and between them at once, each GPU a
+g-th through the network (https://jax-ml.github.io/scaling-book/gpus):
 `interconnect = max(share(g) B / NVLink of a GPU, share(k) B / network of a host)`.
 
 A TPU sends along all of its links at once. In a slice that does not close to a torus the chips at a
@@ -18,8 +18,8 @@ corner have half of them, and the others wait (https://jax-ml.github.io/scaling-
 `interconnect = share(n) B / (links at a corner of the slice x bytes/s of a link, one direction)`.
 
 The step takes at least the larger one if all is sent while computing (`overlapped`), their sum if
-nothing is (`apart`). Left out, so that a real step takes longer: reading and writing memory, the
-latency of each message, and every operation that runs below peak, float32 matrices above all.
+nothing is (`apart`). A real step takes longer, because this leaves out: reading and writing memory,
+the latency of each message, and every operation that runs below peak, float32 matrices above all.
 """
 
 import math
@@ -39,10 +39,10 @@ COUNTS = tuple(2**power for power in range(9))  # devices
 
 # GPUs in a host: DGX A100, DGX H100, DGX H200; also g2-standard-96.
 HOST = 8
-# bytes/s that a host sends to others, one direction: assumptions, for one may connect hosts as one
-# likes. NVIDIA's reference systems have an adapter for each GPU: 200 Gbit/s in DGX A100 ("DGX
-# SuperPOD: Scalable Infrastructure for AI Leadership", RA-09950-001), 400 Gbit/s in DGX H100 and
-# H200 ("DGX BasePOD: Reference Architecture", core components).
+# bytes/s that a host sends to others, in one direction. These are assumptions; hosts can be
+# connected in many ways. NVIDIA's reference systems have an adapter for each GPU: 200 Gbit/s in DGX
+# A100 ("DGX SuperPOD: Scalable Infrastructure for AI Leadership", RA-09950-001), 400 Gbit/s in DGX
+# H100 and H200 ("DGX BasePOD: Reference Architecture", core components).
 DGX_A100, DGX_H100 = HOST * 25_000_000_000, HOST * 50_000_000_000
 NETWORKS = {"a100-40": DGX_A100, "a100-80": DGX_A100, "h100": DGX_H100, "h200": DGX_H100}
 # Of all others, 100 Gbit/s: Google Compute Engine's g2-standard-96, eight L4 ("GPU machine types").
@@ -59,7 +59,7 @@ def scaling(
     counts: Sequence[int] = COUNTS,
     custom: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """Returns, for each number of devices, what a step takes at the least.
+    """Returns a lower bound for the time of a step, for each number of devices.
 
     Args:
       row: of a plan on several devices along `data` or along `fsdp`: `target`, `devices`, `mesh`,
@@ -73,7 +73,7 @@ def scaling(
 
     Returns:
       devices, examples: how many, over all devices.
-      compute_s, interconnect_s: seconds that computing and sending take at the least.
+      compute_s, interconnect_s: lower bounds for computing and sending, in seconds.
       bound_s: the larger of both.
       overlapped, apart: the share of the time that is computing, if all is sent meanwhile, and if
         all is sent before or after.
@@ -81,7 +81,7 @@ def scaling(
 
     Raises:
       InputError: the row is of one device, of devices without figures, of a mesh with several axes,
-        or of a program that was refused; or so many devices cannot be had.
+        or of a program that was refused; or there is no slice or host of this size.
     """
     check_choice(batch, ("grows", "stays"), "batch")
     check_row(row)
@@ -121,7 +121,7 @@ def bounds(compute: float, interconnect: float) -> dict[str, float]:
 
 
 def check_row(row: Row) -> None:
-    """Raises InputError unless the row tells what more devices would send."""
+    """Raises InputError unless the row determines what more devices would send."""
     if row["devices"] == 1:
         raise InputError(f"scaling: {row['target']!r} is one device; expected a plan for several")
     if row["collectives"] is None:
@@ -147,7 +147,7 @@ def device_of(target: str, custom: Sequence[Mapping[str, Any]] = ()) -> Gpu | Tp
 
 
 def interconnect_seconds(row: Row, device: Gpu | Tpu, network: int, count: int) -> float:
-    """Returns seconds that sending takes on so many devices.
+    """Returns the seconds that sending takes on this number of devices.
 
     Args:
       network: bytes/s that a host sends to others.
@@ -161,8 +161,8 @@ def interconnect_seconds(row: Row, device: Gpu | Tpu, network: int, count: int) 
 def arrays(collectives: Sequence[Row], devices: int) -> list[tuple[str, float]]:
     """Returns (kind, bytes of the whole array) of what a step does on all devices together.
 
-    TPU's compiler turns a gather, or a scatter, and the product beside it into permutes along a
-    ring of the devices: they count as a gather of as many bytes.
+    The TPU compiler turns a gather or a scatter together with its matrix product into permutes
+    along a ring of the devices; they count as a gather of the same number of bytes.
     """
     found = []
     for one in collectives:
@@ -179,7 +179,7 @@ def arrays(collectives: Sequence[Row], devices: int) -> list[tuple[str, float]]:
 
 
 def seconds(kind: str, size: float, device: Gpu | Tpu, network: int, count: int) -> float:
-    """Returns seconds that a collective takes; the formulas stand above.
+    """Returns the seconds that a collective takes; the formulas are in the module's docstring.
 
     Args:
       kind: one of `jaxft.planning.collectives.KINDS`, no permute.
@@ -192,7 +192,7 @@ def seconds(kind: str, size: float, device: Gpu | Tpu, network: int, count: int)
     if count > HOST and count % HOST:
         raise InputError(f"scaling: {count} GPUs; expected at most {HOST}, or full hosts of {HOST}")
     inside, hosts = min(count, HOST), max(1, count // HOST)
-    # Each device has an array of its own to exchange, others have one together.
+    # In an all-to-all each device exchanges its own array; other kinds share one array.
     arrays_inside, arrays_between = (1 / hosts, inside) if kind == "all-to-all" else (1, 1)
     return size * max(
         arrays_inside * sent_share(kind, inside) / device.link_bandwidth,
@@ -214,12 +214,12 @@ def torus_bandwidth(tpu: Tpu, chips: int) -> float:
     links = sum(
         (2 if is_ring else 1) * (side > 1) for side, is_ring in zip(sides, closed, strict=True)
     )
-    # Stated are two directions of two links along each side.
+    # The stated figure is for both directions of two links along each side.
     return links * tpu.interconnect_bandwidth / (4 * len(sides))
 
 
 def sides_of(tpu: Tpu, chips: int) -> tuple[int, ...]:
-    """Returns the sides of the slice of so many chips; of several the one offered last."""
+    """Returns the sides of the slice with this number of chips; of several, the last one."""
     offered = {
         math.prod(sides): sides
         for sides in (tuple(map(int, shape.split("x"))) for shape in tpu.shapes)

@@ -1,11 +1,11 @@
-"""Accelerators that XLA compiles for without owning one: their facts, and how to ask for them.
+"""Accelerators that XLA can compile for without having one, and how to select them.
 
     target = parse("h100:8")        # also "v5e:2x4", "cpu:4", "here"
     with_env = {**os.environ, **environment(target.platform)}   # of the process that compiles
     devices_of(target)              # 8 devices that hold shapes, no arrays
-    compiler_options(target)        # what lower(...).compile(compiler_options=...) takes
+    compiler_options(target)        # for lower(...).compile(compiler_options=...)
 
-Nothing here imports JAX before a device is asked for: it reads the environment when it is imported.
+JAX reads the environment when it is imported, so it is imported only when a device is needed.
 """
 
 import importlib.util
@@ -20,14 +20,14 @@ from jaxft.planning.custom_devices import known
 from jaxft.planning.devices import ALIASES, PRESENT, Tpu
 from jaxft.planning.gpu_config import target_config, text_proto
 
-MOST_DEVICES = 1024  # on one host; no host has so many, but a mistyped count is told as such
+MOST_DEVICES = 1024  # on one host; no host has that many, but it catches a mistyped count
 
 ENVIRONMENTS = {
-    # Nothing may start on a GPU that is there after all: the plan is made on the host.
+    # The plan is made on the host, so nothing may start on a GPU that is present.
     "cuda": {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"},
     # The first spares a search for Google's metadata server. libtpu locks itself to one process,
-    # which only a process that takes the chips needs. The last three quiet it: it else complains
-    # that it knows no host and no accelerator, and keeps logs beside other temporary files.
+    # which only a process that takes the chips needs. The last three silence it: otherwise it warns
+    # that it finds no host and no accelerator, and writes logs to the temporary directory.
     "tpu": {
         "TPU_SKIP_MDS_QUERY": "1",
         "JAX_PLATFORMS": "cpu",
@@ -50,7 +50,7 @@ class Target:
     platform: str  # key in ENVIRONMENTS; "here" is the present backend
     kind: str  # key in known(custom), or "cpu", "here"
     devices: int
-    memory_bytes: int | None  # of one device; None where the backend does not tell
+    memory_bytes: int | None  # of one device; None if the backend does not report it
     facts: dict[str, Any]  # what determines the compilation, ready for JSON
 
 
@@ -61,7 +61,7 @@ def environment(platform: str) -> dict[str, str]:
 
 def compiler_options(target: Target) -> dict[str, Any]:
     """Returns the options that compiling for `target` needs."""
-    # Autotuning measures kernels, which takes the GPU.
+    # Autotuning measures kernels, which needs the GPU.
     return {"xla_gpu_autotune_level": 0} if target.platform == "cuda" else {}
 
 
@@ -79,7 +79,7 @@ def parse(text: str, custom: Sequence[Mapping[str, Any]] = ()) -> Target:
       custom: the user's own GPUs, see `known`.
 
     Raises:
-      InputError: naming what is valid and the nearest valid name.
+      InputError: naming the valid names and the nearest one.
     """
     name = text.strip()
     kind, colon, size = name.lower().partition(":")
@@ -125,7 +125,8 @@ def _slice(name: str, kind: str, tpu: Tpu, shape: str) -> Target:
     x, y = (int(side) for side in shape.split("x")[:2])
     facts = {
         "topology_name": f"{kind}:{shape}",
-        # XLA takes 2x2x1 chips for a host unless told, and no slice that hosts do not fill.
+        # XLA assumes hosts of 2x2x1 chips unless configured, and refuses slices that hosts do not
+        # fill.
         "chips_per_host_bounds": [math.gcd(x, 2), math.gcd(y, 2), 1],
         **dict(tpu.keywords),
     }
@@ -133,12 +134,13 @@ def _slice(name: str, kind: str, tpu: Tpu, shape: str) -> Target:
 
 
 def _present(name: str, kind: str, count: int) -> Target:
-    # What the device is, `described` tells: here the backend would start, and take a GPU's memory.
+    # `described` adds the facts of the device: here the backend would start and claim a GPU's
+    # memory.
     return Target(name, "here", kind, count, None, {})
 
 
 def described(target: Target) -> Target:
-    """Returns the target with its memory and facts, which for the present backend it has to tell.
+    """Returns the target with its memory and facts, which the present backend must report.
 
     Call it where `devices_of` is called.
     """

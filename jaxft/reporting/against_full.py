@@ -1,14 +1,17 @@
-"""Full fine-tuning against PEFT over seeds, and how little a few seeds can show.
+"""Full fine-tuning against PEFT over seeds, with a note on how weak tests of few seeds are.
 
-compare(cells_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
+compare(groups_of_a_model)       # Comparison(model="roberta-base", table=..., notes=[...])
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxft.reporting.aggregate import Cell
-from jaxft.reporting.formats import NONE, points
-from jaxft.reporting.measures import MEASURES, over
+from jaxft.reporting.aggregate import RunGroup
+from jaxft.reporting.facts import main_metric, metrics, shown_metrics
+from jaxft.reporting.formats import NONE, points, signed
+from jaxft.reporting.measures import measure, over
+from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import Paired, holm, paired, reach, spread
 from jaxft.reporting.table import (
     Entry,
@@ -16,12 +19,12 @@ from jaxft.reporting.table import (
     name_entry,
     number_entry,
     p_entry,
-    points_entry,
     score_entry,
+    value_entry,
 )
+from jaxft.training.objectives import Metric
 
 SIGNIFICANT = 0.05
-SCORES = {"test_macro_f1": "macro-F1", "test_accuracy": "accuracy"}  # measure -> its name
 
 HEADS = (
     *("method", "score", "n", "full", "PEFT", "difference", "95 % interval"),
@@ -31,7 +34,11 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Full fine-tuning of a model against its other cells; without a table if nothing is paired."""
+    """Full fine-tuning of a model against its other groups.
+
+    Attributes:
+      table: None if no seed of full fine-tuning has a partner.
+    """
 
     model: str
     table: Table | None
@@ -40,35 +47,35 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell beside full fine-tuning in one score: seed -> share, over the seeds of both."""
+    """A group and full fine-tuning in one score: seed -> share, over the seeds of both."""
 
     label: str
-    score: str
+    metric: Metric
     full: dict[int, float]
     other: dict[int, float]
     result: Paired
 
 
-def compare(cells: Sequence[Cell]) -> Comparison | None:
-    """Returns full fine-tuning of a model against its other cells; None if a side is missing.
+def compare(groups: Sequence[RunGroup]) -> Comparison | None:
+    """Returns full fine-tuning of a model against its other groups; None if a side is missing.
 
-    Of several full cells the best on dev by macro-F1 is taken: dev is what settings are chosen on.
+    If there are several full groups, the best one by the main score on dev is used, because
+    settings are chosen on dev.
     """
-    fulls = [cell for cell in cells if cell.method == "full"]
-    others = [cell for cell in cells if cell.method != "full"]
+    fulls = [group for group in groups if group.method == "full"]
+    others = [group for group in groups if group.method != "full"]
     if not fulls or not others:
         return None
-    full = max(fulls, key=dev_f1)
-    pairs = [p for other in others for key in SCORES if (p := make_pair(full, other, key))]
-    notes = (
-        [f"Full stands for {full.label}, the best on dev of {len(fulls)}."]
-        if len(fulls) > 1
-        else []
-    )
+    full = max(fulls, key=dev_merit)
+    tested = tested_metrics(full.first)
+    pairs = [
+        p for other in others for key, m in tested.items() if (p := make_pair(full, other, key, m))
+    ]
+    notes = [f"Full is {full.label}, the best of {len(fulls)} on dev."] if len(fulls) > 1 else []
     left = [other.label for other in others if other.label not in {pair.label for pair in pairs}]
     if left:
         names = ", ".join(left)
-        notes.append(f"Not tested, for want of two seeds in common with {full.label}: {names}.")
+        notes.append(f"Not tested, fewer than two seeds in common with {full.label}: {names}.")
     if not pairs:
         return Comparison(full.model, None, notes)
     corrected = holm([pair.result.p for pair in pairs])
@@ -76,40 +83,52 @@ def compare(cells: Sequence[Cell]) -> Comparison | None:
     return Comparison(full.model, Table(HEADS, rows), [*notes, *weakness(pairs)])
 
 
-def dev_f1(cell: Cell) -> float:
-    """Mean dev macro-F1; a cell with a run that has none comes last."""
-    found = over(cell, "dev_macro_f1")
-    return found.mean if found else -1.0
+def tested_metrics(results: RunResults) -> dict[str, Metric]:
+    """Returns the scores that are compared: the main one, and then the other shares in tables."""
+    known, main = metrics(results), main_metric(results)
+    others = {name: m for name, m in shown_metrics(results).items() if m.is_share and name != main}
+    return {main: known[main], **others}
 
 
-def make_pair(full: Cell, other: Cell, key: str) -> Pair | None:
+def dev_merit(group: RunGroup) -> float:
+    """Mean main score on dev, more being better; a group with a run that has none comes last."""
+    name = main_metric(group.first)
+    found = over(group, f"dev_{name}")
+    if not found:
+        return -math.inf
+    return -found.mean if metrics(group.first)[name].lower_is_better else found.mean
+
+
+def make_pair(full: RunGroup, other: RunGroup, key: str, metric: Metric) -> Pair | None:
     """Returns the scores of the seeds that both have; None with fewer than two."""
     before, after = scores(full, key), scores(other, key)
     common = sorted(before.keys() & after.keys())
     before, after = ({seed: found[seed] for seed in common} for found in (before, after))
     result = paired(list(before.values()), list(after.values()))
-    return Pair(other.label, SCORES[key], before, after, result) if result else None
+    return Pair(other.label, metric, before, after, result) if result else None
 
 
-def scores(cell: Cell, key: str) -> dict[int, float]:
-    """Seed -> one of `MEASURES`, of the runs that have it."""
-    found = {run.seed: MEASURES[key](run.results) for run in cell.runs}
+def scores(group: RunGroup, key: str) -> dict[int, float]:
+    """Seed -> a test score, of the runs that have it."""
+    found = {run.seed: measure(run.results, f"test_{key}") for run in group.runs}
     return {seed: score for seed, score in found.items() if score is not None}
 
 
 def make_row(pair: Pair, corrected: float | None) -> tuple[Entry, ...]:
     """Both means, the difference, and the conclusion."""
-    result = pair.result
+    result, is_share = pair.result, pair.metric.is_share
+    as_points = points if is_share else signed
+    entry = score_entry if is_share else value_entry
     interval = Entry(NONE)
     if result.low is not None and result.high is not None:
-        interval = Entry(f"{points(result.low)} to {points(result.high)}", result.low)
+        interval = Entry(f"{as_points(result.low)} to {as_points(result.high)}", result.low)
     return (
         name_entry(pair.label),
-        name_entry(pair.score),
+        name_entry(pair.metric.title),
         number_entry(result.n),
-        score_entry(spread(list(pair.full.values()))),
-        score_entry(spread(list(pair.other.values()))),
-        points_entry(result.difference),
+        entry(spread(list(pair.full.values()))),
+        entry(spread(list(pair.other.values()))),
+        Entry(as_points(result.difference), result.difference),
         interval,
         p_entry(result.p),
         p_entry(corrected),

@@ -1,10 +1,10 @@
-"""Run directories, sorted into cells: runs that differ in nothing but the seed.
+"""Run directories, sorted into groups: runs that differ in nothing but the seed.
 
     finished, unfinished = find([Path("runs")])
-    cells, notes = make_cells([read_run(directory) for directory in finished])
+    groups, notes = make_groups([read_run(directory) for directory in finished])
 
-A cell is a task, a model, a method, and a variant: the other fields of the config that differ
-between the cells of that method. Everything is read from results.json and env.json; no config is
+A group is a task, a model, a method, and a variant: the other fields of the config that differ
+between the groups of that method. Everything is read from results.json and env.json; no config is
 executed.
 """
 
@@ -18,27 +18,38 @@ from typing import Any
 
 from jaxft.errors import InputError
 from jaxft.reporting.facts import is_diverged
-from jaxft.reporting.schema import Run, RunResults, flat
+from jaxft.reporting.schema import ADDED, Run, RunResults, flat
 
 # The order of methods in a report; any others follow by name. It is not read from the registry in
 # jaxft.peft, because that loads JAX.
 METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 
-# Fields of a config in which two runs of one cell may differ: the seed, the places of files (the
+# Fields of a config in which two runs of one group may differ: the seed, the places of files (the
 # fingerprints in env.json show whether the data are the same), and fields that change no score.
 FREE = {
     *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source", "plugins"),
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
 }
 
-# Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); one that is not
-# named here, and every field of a method that is not, tells cells apart.
+# Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); all other fields,
+# and all fields of other methods, distinguish groups.
 LORA = {"rank", "alpha", "dropout", "targets"}
 BOTTLENECK = {"size", "activation", "train_layer_norm"}
 UNREAD = {
     **dict.fromkeys(("full", "head", "bitfit"), LORA | BOTTLENECK | {"layers"}),
     "lora": BOTTLENECK,
     **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
+}
+
+# Fields that an older jaxft did not write, with the values that they had in effect.
+NEWER = {
+    **ADDED,
+    "objective": "single_label",
+    "metric": "macro_f1",
+    # transformers' Flax classes, with one dropout mask of attention for a whole batch.
+    "model.implementation": "transformers",
+    **{f"data.splits.{split}": "" for split in ("train", "dev", "test")},
+    "data.label_separator": "",
 }
 
 # Digests in env.json of the data and the weights of a run, the most precise first; an
@@ -51,19 +62,19 @@ ORIGINS = {
 # Names of fields that are too long for a table.
 SHORT = {"learning_rate": "lr", "batch_size": "batch", "max_length": "length"}
 
-# What of results.json the same training gives again, to the bit; times and measured bytes differ.
+# The fields of results.json that a repeated run reproduces to the bit; times and bytes differ.
 REPEATED = ("test", "test_unseen", "dev", "last", "history")
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunGroup:
     """The runs of one setting, by seed.
 
     Attributes:
-      model: without the folders in front of it, where it is a directory.
-      variant: `rank 16, lr 0.0003`; empty if the method has one cell only.
+      model: only the last part of the path if it is a directory.
+      variant: `rank 16, lr 0.0003`; empty if the method has one group only.
       runs: those that have a result.
-      diverged: those whose loss or logits became NaN or infinite: no figure of theirs counts.
+      diverged: those whose loss or logits became NaN or infinite; their figures are not used.
     """
 
     task: str
@@ -75,7 +86,7 @@ class Cell:
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
-        """All runs, for what does not depend on how they went."""
+        """All runs, for facts that do not depend on their scores."""
         return (*self.runs, *self.diverged)
 
     @property
@@ -85,7 +96,7 @@ class Cell:
 
     @property
     def first(self) -> RunResults:
-        """The results of the lowest seed, for what all runs of the cell share."""
+        """The results of the lowest seed, for facts that all runs of the group share."""
         return self.all_runs[0].results
 
 
@@ -125,56 +136,59 @@ def is_finished(directory: Path) -> bool:
     return (directory / "DONE").exists()
 
 
-# ---------------------------------------------------------------- cells
+# ---------------------------------------------------------------- groups
 
 
-def make_cells(runs: Sequence[Run]) -> tuple[list[Cell], list[str]]:
-    """Returns the cells, by task, model, method and variant, and notes on runs left out.
+def make_groups(runs: Sequence[Run]) -> tuple[list[RunGroup], list[str]]:
+    """Returns the groups, by task, model, method and variant, and notes on runs left out.
 
     The order of `runs` changes nothing.
 
     Raises:
-      InputError: one cell holds different data or weights, or a seed twice with different scores;
-        or the cells of a task have different test sets.
+      InputError: one group holds different data or weights, or a seed twice with different scores;
+        or the groups of a task have different test sets.
     """
     runs = sorted(runs, key=lambda run: str(run.directory))
-    groups: dict[Hashable, list[Run]] = {}
+    by_key: dict[Hashable, list[Run]] = {}
     for run in runs:
-        groups.setdefault(cell_key(run), []).append(run)
-    for group in groups.values():
-        check_same_origin(group)
+        by_key.setdefault(group_key(run), []).append(run)
+    for same in by_key.values():
+        check_same_origin(same)
     kept, notes = {}, check_test_sets(runs)
-    for key, group in groups.items():
-        kept[key], left_out = without_repeats(group)
+    for key, same in by_key.items():
+        kept[key], left_out = without_repeats(same)
         notes += left_out
     variants = variant_names(kept)
     models = short_names({run.results["model"] for run in runs})
-    cells = []
-    for key, group in kept.items():
-        first = group[0].results
+    groups = []
+    for key, members in kept.items():
+        first = members[0].results
         model = models[first["model"]]
-        sound = tuple(run for run in group if not is_diverged(run.results))
-        lost = tuple(run for run in group if is_diverged(run.results))
-        cells.append(Cell(first["task"], model, first["method"], variants[key], sound, lost))
-    return sorted(cells, key=order), notes
+        sound = tuple(run for run in members if not is_diverged(run.results))
+        lost = tuple(run for run in members if is_diverged(run.results))
+        groups.append(RunGroup(first["task"], model, first["method"], variants[key], sound, lost))
+    return sorted(groups, key=order), notes
 
 
 def settings(results: RunResults) -> dict[str, Any]:
-    """The fields of a run's config that tell its cell, dotted."""
+    """The fields of a run's config that determine its group, by their dotted names."""
     unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
     fields = flat(results["config"])
+    # Those that an older jaxft did not write; "auto" is the same as what it chose.
+    fields |= {name: x for name, x in NEWER.items() if name not in fields}
+    fields |= {name: results.get(name, NEWER[name]) for name in ("objective", "metric")}
     return {name: x for name, x in fields.items() if name not in FREE | unread}
 
 
-def cell_key(run: Run) -> Hashable:
-    """The key that all runs of a cell share."""
+def group_key(run: Run) -> Hashable:
+    """The key that all runs of a group share."""
     results = run.results
     fields = json.dumps(settings(results), sort_keys=True)
     return results["task"], results["model"], results["method"], fields
 
 
 def check_same_origin(runs: Sequence[Run]) -> None:
-    """Raises InputError if runs of a cell were made from different data or weights."""
+    """Raises InputError if runs of a group were made from different data or weights."""
     for what, names in ORIGINS.items():
         first = runs[0]
         for run in runs[1:]:
@@ -194,7 +208,7 @@ def differ(one: Run, other: Run, names: Sequence[str]) -> bool:
 
 
 def origin(run: Run, what: str) -> str:
-    """A run's most telling digest of its data or its model, as text."""
+    """A run's most precise digest of its data or its model, as text."""
     env: Mapping[str, Any] = run.env
     name = next(name for name in ORIGINS[what] if name in env)
     return json.dumps(env[name], sort_keys=True)
@@ -204,8 +218,8 @@ def check_test_sets(runs: Sequence[Run]) -> list[str]:
     """Raises InputError if runs of a task are known to be tested on different texts.
 
     Returns:
-      notes on tasks for which this is unknown: their runs differ in their data somewhere, and
-      some, of an older jaxft, do not say where.
+      notes on tasks for which this is unknown: their runs differ in some data, and runs of an older
+      jaxft do not record in which split.
     """
     seen: dict[str, Run] = {}
     unknown: dict[str, None] = {}
@@ -232,7 +246,7 @@ def test_differs(one: Run, other: Run) -> bool:
     if "splits_sha256" in one.env and "splits_sha256" in other.env:
         return one.env["splits_sha256"]["test"] != other.env["splits_sha256"]["test"]
     supports = support(one), support(other)
-    return all(supports) and supports[0] != supports[1]  # empty: nobody knows
+    return all(supports) and supports[0] != supports[1]  # empty if unknown
 
 
 def support(run: Run) -> dict[str, int]:
@@ -250,7 +264,7 @@ def repeated_part(run: Run) -> list[Any]:
 
 
 def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Returns a cell's runs by seed, each seed once, and a note for each run left out.
+    """Returns a group's runs by seed, each seed once, and a note for each run left out.
 
     Raises:
       InputError: two runs of a seed have different scores.
@@ -273,15 +287,15 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 # ---------------------------------------------------------------- names
 
 
-def variant_names(groups: Mapping[Hashable, Sequence[Run]]) -> dict[Hashable, str]:
-    """Returns for each cell the fields that tell it from others of its task, model and method."""
+def variant_names(members: Mapping[Hashable, Sequence[Run]]) -> dict[Hashable, str]:
+    """Returns for each group the fields that distinguish it within its task, model and method."""
     families: dict[tuple[str, ...], list[Hashable]] = {}
-    for key, group in groups.items():
-        run = group[0].results
+    for key, runs in members.items():
+        run = runs[0].results
         families.setdefault((run["task"], run["model"], run["method"]), []).append(key)
     names = {}
     for keys in families.values():
-        fields = {key: settings(groups[key][0].results) for key in keys}
+        fields = {key: settings(members[key][0].results) for key in keys}
         differing = [name for name in next(iter(fields.values())) if is_varied(name, fields)]
         # A field that only some configs have: an older jaxft wrote the others.
         differing += sorted({n for f in fields.values() for n in f} - set(fields[keys[0]]))
@@ -297,7 +311,7 @@ def is_varied(name: str, fields: Mapping[Hashable, Mapping[str, Any]]) -> bool:
 
 
 def short(name: str, names: Sequence[str]) -> str:
-    """`method.rank` -> `rank`, unless another field is called so, too."""
+    """`method.rank` -> `rank`, unless another field has the same last name."""
     last = [n.rpartition(".")[2] for n in (name, *names)]
     return SHORT.get(last[0], last[0]) if last.count(last[0]) == 2 else name
 
@@ -310,7 +324,7 @@ def shown(value: Any) -> str:
 
 
 def short_names(models: Iterable[str]) -> dict[str, str]:
-    """Directories without the folders in front, where that tells them apart; hub ids as they are.
+    """Returns the last part of each directory if it is unique, and hub ids as they are.
 
     short_names(["/data/roberta", "allenai/scibert"])
     # {"/data/roberta": "roberta", "allenai/scibert": "allenai/scibert"}
@@ -320,20 +334,20 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
     return {model: name if taken.count(name) == 1 else model for model, name in names.items()}
 
 
-def order(cell: Cell) -> tuple[Any, ...]:
-    """Methods in the order of jaxft's own list, numbers in names by their size."""
+def order(group: RunGroup) -> tuple[Any, ...]:
+    """The sort key: methods in the order of METHOD_ORDER, numbers in names by their size."""
     place = len(METHOD_ORDER)
-    if cell.method in METHOD_ORDER:
-        place = METHOD_ORDER.index(cell.method)
-    numbers = tuple(float(x) for x in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", cell.variant))
-    return cell.task, cell.model, place, cell.method, numbers, cell.variant
+    if group.method in METHOD_ORDER:
+        place = METHOD_ORDER.index(group.method)
+    numbers = tuple(float(x) for x in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", group.variant))
+    return group.task, group.model, place, group.method, numbers, group.variant
 
 
-def one_model(cells: Sequence[Cell]) -> bool:
-    """Whether all cells are of one model."""
-    return len({cell.model for cell in cells}) == 1
+def one_model(groups: Sequence[RunGroup]) -> bool:
+    """Whether all groups are of one model."""
+    return len({group.model for group in groups}) == 1
 
 
-def name_of(cell: Cell, cells: Sequence[Cell]) -> str:
-    """The cell's label, after its model if there are several."""
-    return cell.label if one_model(cells) else f"{cell.model}: {cell.label}"
+def name_of(group: RunGroup, groups: Sequence[RunGroup]) -> str:
+    """The group's label, after its model if there are several."""
+    return group.label if one_model(groups) else f"{group.model}: {group.label}"

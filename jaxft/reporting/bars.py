@@ -34,8 +34,8 @@ from jaxft.reporting.plans import (
 from jaxft.reporting.plots import BLUE, GREEN, GREY, VERMILION, save
 from jaxft.reporting.schema import PlanRow
 
-# From the axis on: the kinds that hardly differ between methods come first, so that ends can be
-# compared.
+# In the order of drawing: kinds that hardly differ between methods come first, so that the ends of
+# the bars can be compared.
 KINDS = {
     "frozen": ("frozen parameters", "#BBBBBB"),
     "trained": ("trained parameters", BLUE),
@@ -47,13 +47,13 @@ KINDS = {
 }
 DARK = "#222222"
 
-# name -> (bytes, decimals): GiB as soon as there is one, to be read at a glance.
+# name -> (bytes, decimals): GiB from 1 GiB on, for readability.
 UNITS = {"MiB": (2**20, 0), "GiB": (2**30, 2)}
 LABEL_WIDTH = 40
 
 # Inches.
 WIDTH, BAR, GAP, PANEL, AROUND = 10.0, 0.3, 0.15, 0.62, 1.25
-CHARACTER = 0.075  # the mean of a label's characters, at its size, generously
+CHARACTER = 0.075  # the mean width of a label's characters, rounded up
 FONT = 9
 
 
@@ -91,7 +91,7 @@ def draw(rows: Sequence[PlanRow], *, title: str = "") -> Figure:
 
 
 def panels_of(rows: Sequence[PlanRow]) -> list[list[PlanRow]]:
-    """The groups of rows, in each the rows of a method together, in the order of the methods."""
+    """The groups of rows; in each, the rows are in the order of the methods."""
     names = list(dict.fromkeys(row["label"] for row in rows))
     return [sorted(group, key=lambda row: names.index(row["label"])) for group in groups(rows)]
 
@@ -132,12 +132,12 @@ def segments(row: PlanRow) -> dict[str, int]:
 
 
 def kinds(rows: Sequence[PlanRow]) -> list[str]:
-    """The kinds that are not nothing throughout, in the order of drawing."""
+    """The kinds that are not zero everywhere, in the order of drawing."""
     return [kind for kind in KINDS if any(segments(row).get(kind) for row in rows)]
 
 
 def places(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[float]:
-    """The bars' places on the axis: apart between methods where a method has several bars."""
+    """The positions of the bars, with gaps between methods if a method has several bars."""
     place, found = 0.0, [0.0]
     are_apart = remats_vary(rows) or has_several_seeds(rows)
     for before, row in pairwise(panel):
@@ -170,7 +170,7 @@ def write_ends(axes: Axes, panel: Sequence[PlanRow], y: Sequence[float], unit: s
         at: Any = (in_unit(peak(row), unit), place)
         where: Any = axes.transData
         for text, style in end_texts(row, panel, unit):
-            # A white background: the line of the device's memory may pass here.
+            # A white background, because the line of the device's memory may cross the text.
             style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 2}}
             style |= {"fontsize": FONT, "va": "center", "textcoords": "offset points"}
             note = axes.annotate(text, at, (5, 0), xycoords=where, **style)
@@ -186,7 +186,7 @@ def end_texts(
         size = f"{in_unit(peak(row), unit):,.{UNITS[unit][1]}f}"
         texts.append((f"{size} {unit}", {"color": DARK}))
     saved = saved_share(row, panel)
-    # Full itself saves nothing of itself.
+    # Full fine-tuning has no saving to show.
     if saved is not None and full_row(row, panel) is not row:
         texts.append((saved_text(saved), {"color": DARK, "weight": "bold"}))
     if does_not_fit(row):
@@ -251,7 +251,7 @@ def shown_memory(row: PlanRow, rows: Sequence[PlanRow], unit: str) -> float | No
 
 
 def add_legend(figure: Figure, rows: Sequence[PlanRow]) -> None:
-    """The kinds that occur, in one line if they go into it."""
+    """The kinds that occur, in one line if they fit."""
     handles = [Patch(color=KINDS[kind][1], label=KINDS[kind][0]) for kind in kinds(rows)]
     style: dict[str, Any] = {"frameon": False, "fontsize": FONT, "handlelength": 1.0}
     style |= {"columnspacing": 1.4, "handletextpad": 0.5}

@@ -1,14 +1,14 @@
-"""Memory of a cell's training step: one run alone, by partition, and runs that trained together.
+"""Memory of a group's training step: one run alone, by partition, and runs that trained together.
 
-memory_table(cells)         # a row for each cell, from the planner's row of one run
-together_table(cells)       # a row for each cell whose runs trained in one program
+memory_table(groups)         # a row for each group, from the planner's row of one run
+together_table(groups)       # a row for each group whose runs trained in one program
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from jaxft.reporting.aggregate import Cell, name_of
+from jaxft.reporting.aggregate import RunGroup, name_of
 from jaxft.reporting.facts import (
     alone_peak,
     compiled_peak,
@@ -45,25 +45,25 @@ PARTS = {
 # ---------------------------------------------------------------- one run alone
 
 
-def alone(cell: Cell) -> PlanRow | None:
-    """The planner's row of one run of a cell; None if there is no plan of it.
+def alone(group: RunGroup) -> PlanRow | None:
+    """The planner's row of one run of a group; None if there is no plan of it.
 
-    A run of an older jaxft that trained alone has one without the breakdown of temporaries.
+    For a run of an older jaxft that trained alone, temporaries are not broken down.
     """
-    results = cell.first
+    results = group.first
     plan, compiled = results["memory"].get("plan"), results["memory"].get("compiled")
     if plan:
-        row = {**plan, "model": cell.model, "method": cell.method, "label": cell.label}
+        row = {**plan, "model": group.model, "method": group.method, "label": group.label}
         return cast(PlanRow, row)
     if not compiled or runs_together(results) > 1:
         return None
-    return row_of_program(cell, results, compiled)
+    return row_of_program(group, results, compiled)
 
 
-def row_of_program(cell: Cell, results: RunResults, compiled: Compiled) -> PlanRow:
+def row_of_program(group: RunGroup, results: RunResults, compiled: Compiled) -> PlanRow:
     """The planner's row made from the program of a run that trained alone."""
     memory, config = results["memory"], results["config"]
-    devices = len(cell.all_runs[0].env["devices"])
+    devices = len(group.all_runs[0].env["devices"])
     sizes = partitions(memory)
     trained = [x for name, x in sizes.items() if name != "frozen"]
     breakdown = {
@@ -73,9 +73,9 @@ def row_of_program(cell: Cell, results: RunResults, compiled: Compiled) -> PlanR
         "temporaries": compiled["temporaries"],
     }
     return {
-        "model": cell.model,
-        "method": cell.method,
-        "label": cell.label,
+        "model": group.model,
+        "method": group.method,
+        "label": group.label,
         "remat": config["model"]["remat"],
         "dtype": config["model"]["dtype"],
         "target": memory.get("device", "unknown"),
@@ -100,29 +100,29 @@ def mesh_sizes(mesh: Mapping[str, int], devices: int) -> dict[str, int]:
     return {axis: size if size > 0 else devices // known for axis, size in mesh.items()}
 
 
-def memory_parts(cell: Cell) -> dict[str, int]:
+def memory_parts(group: RunGroup) -> dict[str, int]:
     """The peak of one run alone by purpose, in bytes; empty without a plan."""
-    row = alone(cell)
+    row = alone(group)
     return parts(row) if row else {}
 
 
-def memory_table(cells: Sequence[Cell]) -> Table | None:
-    """The memory of a step of one run alone, by partition; None if no cell has a plan."""
-    rows = [alone(cell) for cell in cells]
+def memory_table(groups: Sequence[RunGroup]) -> Table | None:
+    """The memory of a step of one run alone, by partition; None if no group has a plan."""
+    rows = [alone(group) for group in groups]
     if not any(rows):
         return None
     lines = []
-    for cell, row in zip(cells, rows, strict=True):
+    for group, row in zip(groups, rows, strict=True):
         sizes = parts(row) if row else {}
-        of_model = zip(cells, rows, strict=True)
-        comparable = [x for other, x in of_model if x and other.model == cell.model]
+        of_model = zip(groups, rows, strict=True)
+        comparable = [x for other, x in of_model if x and other.model == group.model]
         lines.append(
             (
-                name_entry(name_of(cell, cells)),
+                name_entry(name_of(group, groups)),
                 *(bytes_entry(sizes.get(kind)) for kind in PARTS.values()),
                 bytes_entry(peak(row) if row else None),
                 share_entry(saved_share(row, comparable) if row else None),
-                *measured_entries(cell if runs_together(cell.first) == 1 else None),
+                *measured_entries(group if runs_together(group.first) == 1 else None),
             )
         )
     heads = ("method", *PARTS, "peak", "saved", "measured", "above")
@@ -132,33 +132,33 @@ def memory_table(cells: Sequence[Cell]) -> Table | None:
 # ---------------------------------------------------------------- runs that trained together
 
 
-def together_table(cells: Sequence[Cell]) -> Table | None:
+def together_table(groups: Sequence[RunGroup]) -> Table | None:
     """Memory and time of runs that trained in one program; None if there are none."""
-    together = [cell for cell in cells if runs_together(cell.first) > 1]
+    together = [group for group in groups if runs_together(group.first) > 1]
     if not together:
         return None
     heads = ("method", "runs together", "peak", "to one", "measured", "above", "time")
-    return Table(heads, [together_row(cell, name_of(cell, cells)) for cell in together])
+    return Table(heads, [together_row(group, name_of(group, groups)) for group in together])
 
 
-def together_row(cell: Cell, name: str) -> tuple[Entry, ...]:
-    """The entries of a cell whose runs trained in one program."""
-    results = [run.results for run in cell.runs]
+def together_row(group: RunGroup, name: str) -> tuple[Entry, ...]:
+    """The entries of a group whose runs trained in one program."""
+    results = [run.results for run in group.runs]
     whole, one = spread(list(map(compiled_peak, results))), spread(list(map(alone_peak, results)))
     factor = whole.mean / one.mean if whole and one else None
     return (
         name_entry(name),
-        number_entry(runs_together(cell.first)),
+        number_entry(runs_together(group.first)),
         size_entry(whole),
         Entry(NONE if factor is None else f"{factor:.2f}x", factor),
-        *measured_entries(cell),
+        *measured_entries(group),
         time_entry(spread([x["timing"].get("train_s") for x in results])),
     )
 
 
-def measured_entries(cell: Cell | None) -> tuple[Entry, Entry]:
-    """The bytes that a cell's program was measured to use, and how much above XLA's; or dashes."""
-    growths = [measured_growth(run.results["memory"]) for run in cell.runs] if cell else []
+def measured_entries(group: RunGroup | None) -> tuple[Entry, Entry]:
+    """The measured bytes of a group's program, and their excess over XLA's; or dashes."""
+    growths = [measured_growth(run.results["memory"]) for run in group.runs] if group else []
     above = spread([percent for _, percent in growths])
     if above is None:
         return Entry(NONE), Entry(NONE)

@@ -1,4 +1,4 @@
-"""A report as Markdown, with the pictures beside it, and its tables as LaTeX for a paper.
+"""A report as Markdown with links to its pictures, and its tables as LaTeX for a paper.
 
 Path("report.md").write_text(markdown(report, pictures))
 Path("report.tex").write_text(latex(report))
@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from jaxft.reporting.markup import bullets, escape_markdown, escaped_bullets, fenced
-from jaxft.reporting.summary import TERMS, Report, Section
+from jaxft.reporting.summary import Report, Section
 
 Files = Sequence[tuple[str, str]]  # (path from the report's folder, description)
 Pictures = Mapping[str, Sequence[tuple[str, Files]]]  # task -> (title, files)
 
-# Columns that fit the width of a page: the scores, the costs, and the tests.
-SCORES = ("method", "n", "accuracy", "macro-F1", "unseen acc.", "unseen F1", "doubt")
+# Columns that fit the width of a page: the costs, and the tests; the scores are the others.
 COSTS = ("method", "trained", "peak", "time")
 TESTS = ("method", "score", "n", "difference", "95 % interval", "p", "p (Holm)", "verdict")
 
@@ -37,7 +36,7 @@ def markdown(report: Report, pictures: Pictures) -> str:
             "## Unfinished runs, not in the report",
             bullets(f"`{path}`" for path in report.unfinished),
         ]
-    parts += ["## Terms", bullets(TERMS)]
+    parts += ["## Terms", bullets(report.terms)]
     parts += ["## Repeat", fenced("sh", "\n".join(report.commands))]
     return "\n\n".join(parts) + "\n"
 
@@ -83,9 +82,10 @@ def latex(report: Report) -> str:
 def latex_tables(section: Section, label: str) -> list[str]:
     """The tables of a task; `label` begins the label of each."""
     name, main = f"{section.task}: {section.caption}", section.table
-    costs = replace(main, rows=main.rows[: len(section.cells)], marked=frozenset()).pick(COSTS)
+    scores = [head for head in main.heads if head not in COSTS[1:]]
+    costs = replace(main, rows=main.rows[: len(section.groups)], marked=frozenset()).pick(COSTS)
     found = [
-        ("scores", main.pick(SCORES), f"{name}; percent, mean ± standard deviation over seeds"),
+        ("scores", main.pick(scores), f"{name}; percent, mean ± standard deviation over seeds"),
         ("costs", costs, f"{name}; costs"),
     ]
     if section.memory:

@@ -1,93 +1,91 @@
-"""Notes below the table of a task: on everything that changes the meaning of its scores.
+"""Notes below the table of a task, on everything that affects the meaning of its scores.
 
-task_notes(cells)       # ["52 of 139 test texts also occur in train", "One seed only: ...", ...]
+task_notes(groups)       # ["52 of 139 test texts also occur in train", "One seed only: ...", ...]
 """
 
 from collections.abc import Sequence
 
-from jaxft.reporting.aggregate import Cell, name_of, origin
+from jaxft.reporting.aggregate import RunGroup, name_of, origin
 from jaxft.reporting.costs import alone
-from jaxft.reporting.facts import divergence, notes
-from jaxft.reporting.formats import metric_name
+from jaxft.reporting.facts import divergence, metric_title, notes
 from jaxft.reporting.measures import over
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import sampling_error
 
 
-def task_notes(cells: Sequence[Cell]) -> list[str]:
-    """Returns the notes on the cells of a task."""
-    results = cells[0].first
+def task_notes(groups: Sequence[RunGroup]) -> list[str]:
+    """Returns the notes on the groups of a task."""
+    results = groups[0].first
     return [
         *(line.removeprefix("note: ") for line in notes(results)),
-        *divergence_notes(cells),
-        *select_note(cells),
+        *divergence_notes(groups),
+        *select_note(groups),
         *few_shot_note(results),
-        *origin_notes(cells),
-        *plan_notes(cells),
-        *spread_notes(cells),
-        *device_notes(cells),
-        *sampling_note(cells[0]),
+        *origin_notes(groups),
+        *plan_notes(groups),
+        *spread_notes(groups),
+        *device_notes(groups),
+        *sampling_note(groups[0]),
     ]
 
 
-def divergence_notes(cells: Sequence[Cell]) -> list[str]:
+def divergence_notes(groups: Sequence[RunGroup]) -> list[str]:
     """The runs that diverged, and where."""
     return [
-        f"Diverged, in no mean and no test: {run.directory} ({name_of(cell, cells)}, seed "
+        f"Diverged, in no mean and no test: {run.directory} ({name_of(group, groups)}, seed "
         f"{run.seed}) at {divergence(run.results)}."
-        for cell in cells
-        for run in cell.diverged
+        for group in groups
+        for run in group.diverged
     ]
 
 
-def select_note(cells: Sequence[Cell]) -> list[str]:
-    """The epoch whose weights were tested; none if it differs, as the cells' names say it then."""
-    selects = {(cell.first["select"], cell.first.get("metric", "macro_f1")) for cell in cells}
+def select_note(groups: Sequence[RunGroup]) -> list[str]:
+    """The epoch whose weights were tested; none if groups differ, as their names then say."""
+    first = groups[0].first
+    selects = {(group.first["select"], group.first.get("metric", "macro_f1")) for group in groups}
     if len(selects) > 1:
         return []
     select, metric = selects.pop()
-    best = f"the epoch that is best on dev by {metric_name(metric)}"
+    best = f"the epoch that is best on dev by {metric_title(first, metric)}"
     return [f"Each run is scored after {best if select == 'best' else 'its last epoch'}."]
 
 
 def few_shot_note(results: RunResults) -> list[str]:
-    """That the epoch of a few-shot run is chosen on more texts than it was trained on."""
+    """A note if the epoch of a few-shot run is chosen on more texts than it was trained on."""
     data = results["data"]
     is_few = results["task"].endswith("_fs") and results["select"] == "best"
     if not is_few or not {"dev", "train"} <= data.keys():
         return []
     return [
-        f"The epoch is chosen on the whole dev split: {data['dev']:,} labelled texts beside the "
-        f"{data['train']:,} that were trained on."
+        f"The epoch is chosen on the whole dev split: {data['dev']:,} labelled texts, "
+        f"in addition to the {data['train']:,} that were trained on."
     ]
 
 
-def origin_notes(cells: Sequence[Cell]) -> list[str]:
-    """That cells with the same model name began with different weights or tokenizers."""
+def origin_notes(groups: Sequence[RunGroup]) -> list[str]:
+    """A note if groups with the same model name started from different weights or tokenizers."""
     digests: dict[str, set[str]] = {}
-    for cell in cells:
-        digests.setdefault(cell.model, set()).add(origin(cell.all_runs[0], "weights"))
+    for group in groups:
+        digests.setdefault(group.model, set()).add(origin(group.all_runs[0], "weights"))
     return [
-        f"The cells of {model} began with {len(found)} different checkpoints (weights, config.json "
-        "or tokenizer) of that name; only those of one are compared with each other."
+        f"The runs of {model} began with {len(found)} different checkpoints (weights, config.json "
+        "or tokenizer) of that name; only runs of the same checkpoint are compared."
         for model, found in digests.items()
         if len(found) > 1
     ]
 
 
-def plan_notes(cells: Sequence[Cell]) -> list[str]:
-    """The cells for which the memory of one run alone is not known."""
-    missing = [name_of(cell, cells) for cell in cells if alone(cell) is None]
+def plan_notes(groups: Sequence[RunGroup]) -> list[str]:
+    """The groups for which the memory of one run alone is not known."""
+    missing = [name_of(group, groups) for group in groups if alone(group) is None]
     if not missing:
         return []
-    return [
-        f"{', '.join(missing)}: the runs do not say what one of them takes alone; --plan plans it."
-    ]
+    return [f"{', '.join(missing)}: the results lack the memory of one run alone; --plan adds it."]
 
 
-def spread_notes(cells: Sequence[Cell]) -> list[str]:
-    """The cells that have a single seed."""
-    single = [name_of(cell, cells) for cell in cells if len(cell.runs) == 1]
+def spread_notes(groups: Sequence[RunGroup]) -> list[str]:
+    """The groups that have a single seed."""
+    single = [name_of(group, groups) for group in groups if len(group.runs) == 1]
     if not single:
         return []
     return [
@@ -96,23 +94,23 @@ def spread_notes(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def device_notes(cells: Sequence[Cell]) -> list[str]:
-    """The cells whose runs used several kinds of device."""
+def device_notes(groups: Sequence[RunGroup]) -> list[str]:
+    """The groups whose runs used several kinds of device."""
     lines = []
-    for cell in cells:
-        found = {run.results["memory"].get("device", "unknown") for run in cell.all_runs}
+    for group in groups:
+        found = {run.results["memory"].get("device", "unknown") for run in group.all_runs}
         devices = sorted(found)
         if len(devices) > 1:
             lines.append(
-                f"{name_of(cell, cells)} ran on {' and '.join(devices)}: its memory and time are "
+                f"{name_of(group, groups)} ran on {' and '.join(devices)}: its memory and time are "
                 "means over both."
             )
     return lines
 
 
-def sampling_note(cell: Cell) -> list[str]:
-    """How uncertain the size of the test set leaves the accuracy of the first cell."""
-    accuracy, examples = over(cell, "test_accuracy"), cell.first["test"].get("examples")
+def sampling_note(group: RunGroup) -> list[str]:
+    """The uncertainty of the first group's accuracy that follows from the size of the test set."""
+    accuracy, examples = over(group, "test_accuracy"), group.first["test"].get("examples")
     if not accuracy or not examples or not 0 < accuracy.mean < 1:
         return []
     error = 100 * sampling_error(accuracy.mean, examples)

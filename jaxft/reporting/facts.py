@@ -1,4 +1,4 @@
-"""Facts about one run that several tables need, from its results.json.
+"""Facts about a run that several tables show, from its results.json.
 
 warnings(results)       # ["COLLAPSED: predicts 'Background' throughout; ..."]
 notes(results)          # ["note: 52 of 139 test texts also occur in train"]
@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxft.data.tasks import title
-from jaxft.reporting.formats import NONE, figure, shorten
+from jaxft.reporting.formats import NONE, figure, metric_name, shorten
 from jaxft.reporting.schema import Memory, RunResults, Scores
+from jaxft.training.objectives import SINGLE_LABEL, Metric
 
 LABEL_WIDTH = 40
+BASELINE_WIDTH = 60
 # (split, the other split, number of examples of the split: None is the data report's count)
 DEV_OVERLAPS = (("test", "dev", None), ("dev", "train", None))
 
@@ -45,6 +47,56 @@ def examples_of(scores: Scores) -> str:
         return f"{scores['examples']:,}"
     confusion = scores.get("confusion")
     return f"{sum(map(sum, confusion)):,}" if confusion else NONE
+
+
+# ---------------------------------------------------------------- the objective
+
+
+def metrics(results: RunResults) -> dict[str, Metric]:
+    """The scores of a run by name; those of an older run are of one class a text."""
+    if "metrics" not in results:
+        return dict(SINGLE_LABEL.metrics)
+    return {
+        name: Metric(**{**fields, "hub": tuple(fields["hub"])})
+        for name, fields in results["metrics"].items()
+    }
+
+
+def shown_metrics(results: RunResults) -> dict[str, Metric]:
+    """The scores that tables show, by name."""
+    known = metrics(results)
+    return {name: known[name] for name in results.get("shown", SINGLE_LABEL.shown)}
+
+
+def main_metric(results: RunResults) -> str:
+    """The score by which runs of an objective are compared first."""
+    return results.get("shown", SINGLE_LABEL.shown)[-1]
+
+
+def metric_title(results: RunResults, name: str) -> str:
+    """The name of a score in a sentence."""
+    known = metrics(results)
+    return known[name].title if name in known else metric_name(name)
+
+
+def figure_of(scores: Mapping[str, Any], name: str) -> float | None:
+    """A score of a split by its name; None if it does not exist."""
+    return scores.get(name)
+
+
+def baseline_name(results: RunResults) -> str:
+    """What the prediction without a model is called."""
+    if results.get("objective", SINGLE_LABEL.name) == SINGLE_LABEL.name:
+        return majority_name(results)
+    return shorten(results.get("baseline", "baseline"), BASELINE_WIDTH)
+
+
+def baseline_scores(scores: Scores) -> Scores:
+    """The scores on a split of the prediction without a model."""
+    if "baseline" not in scores:
+        return majority_scores(scores)
+    found: Any = {**scores["baseline"], "examples": scores.get("examples", 0)}
+    return found
 
 
 # ---------------------------------------------------------------- the majority class
@@ -84,7 +136,7 @@ def compiled_peak(results: RunResults) -> float | None:
 
 
 def alone_peak(results: RunResults) -> float | None:
-    """XLA's peak of one run alone: as planned, or of the program itself if it trained one run."""
+    """XLA's peak of one run alone: from its plan, or of its program if it trained one run."""
     plan = results["memory"].get("plan")
     if plan and plan["compiled"]:
         return plan["compiled"]["peak"]
@@ -98,9 +150,9 @@ def own_seconds(results: RunResults) -> float | None:
 
 
 def measured_growth(memory: Memory) -> tuple[float | None, float | None]:
-    """Returns the bytes that training was measured to use, and by how many percent above XLA's.
+    """Returns the measured bytes of training, and their excess over XLA's in percent.
 
-    An older jaxft measured the evaluation too, and gave the fields other names.
+    An older jaxft included the evaluation, under other field names.
     """
     if "measured_growth" in memory:
         return memory["measured_growth"], memory["measured_growth_percent"]
@@ -127,7 +179,7 @@ def divergence(results: RunResults) -> str:
 
 
 def warnings(results: RunResults) -> list[str]:
-    """The reasons why a run has no usable result: it diverged, or predicts a single class."""
+    """The reasons why a run has no usable result: it diverged, or predicts the same throughout."""
     alarms = []
     if is_diverged(results):
         found = results.get("diverged")
@@ -140,7 +192,7 @@ def warnings(results: RunResults) -> list[str]:
 
 
 def collapses(results: RunResults) -> list[str]:
-    """A line if one class is predicted for all of test, or for a part of a merged task."""
+    """A line if the same is predicted for all of test, or for a part of a merged task."""
     parts = [("", results["test"])]
     parts += [(f" on {name}", scores) for name, scores in results.get("tasks", {}).items()]
     return [
@@ -151,11 +203,21 @@ def collapses(results: RunResults) -> list[str]:
 
 
 def collapsed_line(where: str, scores: Scores, labels: Sequence[str]) -> str:
-    """The line on a split for which one class is predicted throughout."""
+    """The line on a split for which the same is predicted throughout."""
+    if "confusion" not in scores:
+        return f"COLLAPSED{where}: predicts {constant_text(scores)} for every text"
     return (
         f"COLLAPSED{where}: predicts {predicted_class(scores, labels)!r} throughout; "
-        f"accuracy {figure(scores['accuracy'])} is no more than the share of that class"
+        f"accuracy {figure(scores.get('accuracy'))} is no more than the share of that class"
     )
+
+
+def constant_text(scores: Scores) -> str:
+    """The one prediction of a collapsed run: a number, or labels."""
+    constant = scores.get("constant")
+    if isinstance(constant, list):
+        return ", ".join(map(repr, constant)) or "no label"
+    return f"{constant:.4g}" if isinstance(constant, float) else repr(constant)
 
 
 def predicted_class(scores: Scores, labels: Sequence[str]) -> str:

@@ -4,7 +4,7 @@
     print(fit_table(fitted))      # those of `--fit`: the largest batch of each method
     Path("plan.md").write_text(markdown(rows))
 
-A table for each group of rows (`jaxft.reporting.plans`). XLA's figures are of one device.
+Each group of rows (`jaxft.reporting.plans`) has a table. XLA's figures are of one device.
 """
 
 import textwrap
@@ -47,7 +47,7 @@ from jaxft.reporting.table import (
 
 Columns = dict[str, list[Entry]]
 
-# Columns that stay even if they are empty.
+# Columns that are kept even if they are empty.
 ALWAYS = ("method", "trained", "params", "gradients", "optimizer", "peak", "saved")
 
 TERMS = (
@@ -57,8 +57,8 @@ TERMS = (
     "workspace."
 )
 TERMS_UNDIVIDED = (
-    "temporaries: live gradients, activations and workspace, where the compiler does not tell them "
-    "apart. Peak = params + optimizer + temporaries."
+    "temporaries: live gradients, activations and workspace, if the compiler does not "
+    "distinguish them. Peak = params + optimizer + temporaries."
 )
 TERMS_FLOPS = "GFLOP: of one step, all devices together."
 TERMS_MOVED = (
@@ -66,15 +66,17 @@ TERMS_MOVED = (
     "program: reduced (all-reduce), gathered (all-gather), scattered (reduce-scatter) and other."
 )
 TERMS_SEEDS = (
-    "seeds: how many train together in one step, each with a batch of its own of this size; "
-    "trained: by each; saved: against full fine-tuning of as many; to one: the peak as a multiple "
-    "of that of one seed."
+    "seeds: how many train together in one step, each with its own batch of this size; "
+    "trained: by each; saved: against full fine-tuning of the same number of seeds; to one: the "
+    "peak as a multiple of that of one seed."
 )
 TERMS_FIT = (
     "largest batch: examples a step, over all devices, whose peak is within the limit; to full: as "
     "a multiple of the largest batch of full fine-tuning."
 )
-TERMS_FIT_SEEDS = "seeds: how many train together in one step, each with such a batch of its own."
+TERMS_FIT_SEEDS = (
+    "seeds: how many train together in one step, each with its own batch of this size."
+)
 
 
 # ---------------------------------------------------------------- text and Markdown
@@ -170,7 +172,7 @@ def cost_columns(group: Sequence[PlanRow], unit: str) -> Columns:
 def name_columns(
     group: Sequence[PlanRow], rows: Sequence[PlanRow], *, with_batch: bool = True
 ) -> Columns:
-    """The columns that tell the rows of a group apart; `rows` are those of all groups."""
+    """The columns that distinguish the rows of a group; `rows` are those of all groups."""
     columns = {"method": [name_entry(shorten(row["label"], LABEL_WIDTH)) for row in group]}
     if remats_vary(rows):
         columns["remat"] = [name_entry(row["remat"]) for row in group]

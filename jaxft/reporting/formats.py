@@ -20,7 +20,7 @@ def figure(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """`1,234`, or `0.83` where whole numbers would hide it."""
+    """`1,234`, or `0.83` for small numbers."""
     if value is None:
         return NONE
     return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
@@ -36,7 +36,7 @@ def percent(part: int, total: int) -> str:
 
 def share(value: float | None) -> str:
     """`62.3%`, or a dash for None."""
-    # Plus 0: a saving of -0.0 is none.
+    # Plus 0 turns -0.0 into 0.0.
     return NONE if value is None else f"{round(100 * value, 1) + 0:.1f}%"
 
 
@@ -48,6 +48,12 @@ def times(value: float | None) -> str:
 def points(difference: float) -> str:
     """`+1.2`, in points of percent, with a true minus sign; a figure that rounds to 0 has none."""
     text = f"{100 * difference:+.1f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
+
+
+def signed(difference: float) -> str:
+    """`+0.123`, in a score's own unit, with a true minus sign."""
+    text = f"{difference:+.3f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
 
 
@@ -93,7 +99,7 @@ def counted(n: int, noun: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cuts the middle out of a text longer than `width`, because both ends tell labels apart."""
+    """Cuts the middle out of a text longer than `width`; labels may differ at either end."""
     text = " ".join(text.split())
     if len(text) <= width:
         return text
@@ -102,7 +108,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def capitalised(text: str) -> str:
-    """Only the first letter: str.capitalize would lower the rest."""
+    """Only the first letter, because str.capitalize would lower the rest."""
     return text[:1].upper() + text[1:]
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-from jaxft.reporting import aggregate
+from jaxft.reporting import aggregate, facts
 from jaxft.reporting.schema import RunResults, flat
 from jaxft.training.selection import best_entry
 
@@ -20,14 +20,14 @@ Setting = str | float | bool  # the types that TensorBoard knows
 
 # Fields that only some tasks read, and what those are called.
 OF_TASKS = {
-    **dict.fromkeys(("data.hub", "data.labels", "data.columns."), "custom"),
+    **dict.fromkeys(("data.hub", "data.labels", "data.columns.", "data.label_separator"), "custom"),
     "data.few_shot": "_fs",
 }
 
 
 def settings(results: Mapping[str, Any]) -> dict[str, Setting]:
     """Returns a run's settings, of the types that TensorBoard knows, given its results.json."""
-    # Shortened as among all fields, so that runs of other methods have the same names.
+    # Shortened among all fields, so that runs of other methods get the same names.
     names = list(flat(results["config"]))
     fields = aggregate.settings(cast(RunResults, results))
     task, model, method = (fields.pop(name) for name in ("task", "model.name", "method.name"))
@@ -46,7 +46,7 @@ def is_read(field: str, task: str) -> bool:
 
 
 def as_setting(value: Any) -> Setting:
-    """Numbers and booleans as they are, all else as a text."""
+    """Returns numbers and booleans as they are, anything else as text."""
     return value if isinstance(value, int | float) else aggregate.shown(value)
 
 
@@ -59,13 +59,14 @@ def scores(results: Mapping[str, Any]) -> dict[str, float]:
         results["timing"],
         best_entry(results["history"], results.get("metric", "macro_f1")),
     )
+    run = cast(RunResults, results)
+    main = facts.main_metric(run)
     found = {
-        "best_dev_macro_f1": best["dev"]["macro_f1"] if best else None,
-        "test_accuracy": results["test"]["accuracy"],
-        "test_macro_f1": results["test"]["macro_f1"],
-        "test_unseen_macro_f1": results["test_unseen"]["macro_f1"],
+        f"best_dev_{main}": best["dev"].get(main) if best else None,
+        **{f"test_{name}": results["test"].get(name) for name in facts.shown_metrics(run)},
+        f"test_unseen_{main}": results["test_unseen"].get(main),
         "trained_parameters": results["parameters"]["trained"],
-        # Its share, where several runs took their steps together.
+        # Its share, if several runs trained together.
         "training_seconds": timing["train_s"] / timing["seeds_together"],
     }
     return {f"Result/{n}": x for n, x in found.items() if x is not None and math.isfinite(x)}

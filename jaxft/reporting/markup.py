@@ -41,7 +41,7 @@ def escape_latex(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """Returns one line that neither ends a table's cell nor opens a tag."""
     line = one_line(text).replace("|", "\\|")
-    # Inside `code` an entity would show as it is written, and a tag opens nothing.
+    # Inside `code` an entity would be shown literally, and a tag has no effect.
     is_code = len(line) > 1 and line[0] == line[-1] == "`" and "`" not in line[1:-1]
     return line if is_code else line.replace("<", "&lt;").replace("`", "\\`")
 

@@ -4,7 +4,7 @@ Path("runs/acl/README.md").write_text(model_card(results, command="python -m jax
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ from typing import Any, cast
 from huggingface_hub import EvalResult, ModelCardData
 
 from jaxft.models.hub import MINILM_HUB_ID
-from jaxft.reporting import facts, tables
+from jaxft.reporting import facts, figures_of_test, tables
 from jaxft.reporting.formats import (
     capitalised,
     figure,
@@ -20,9 +20,18 @@ from jaxft.reporting.formats import (
 )
 from jaxft.reporting.markup import bullets, escape_markdown, escaped_bullets, fenced
 from jaxft.reporting.schema import RunResults, Scores, flat
-from jaxft.reporting.table import Entry, Table, bytes_entry, name_entry, number_entry, of_texts
+from jaxft.reporting.table import (
+    Entry,
+    Table,
+    bytes_entry,
+    figure_entry,
+    name_entry,
+    number_entry,
+    of_texts,
+)
+from jaxft.training.objectives import SINGLE_LABEL
 
-# Fields of a config that the card says elsewhere, or that say nothing about training.
+# Fields of a config that the card shows elsewhere, or that do not concern training.
 ELSEWHERE = ("task", "model.name", "method.name", "seed", "eval_batch_size", "save_every")
 
 
@@ -60,7 +69,7 @@ def front_matter(results: RunResults) -> str:
         pipeline_tag="text-classification",
         base_model=base if is_hub_id(base) else None,
         tags=["jaxft", "jax", "text-classification", results["method"], *task_tags(results)],
-        metrics=["accuracy", "f1"],
+        metrics=hub_metrics(results),
         model_name=run_name(results),
         eval_results=evaluations(results) or None,
     )
@@ -69,8 +78,8 @@ def front_matter(results: RunResults) -> str:
 
 def evaluations(results: RunResults) -> list[EvalResult]:
     """The scores on test; a run that diverged has none."""
-    test = results["test"]
-    metrics = (("accuracy", "Accuracy", test["accuracy"]), ("f1", "Macro F1", test["macro_f1"]))
+    test, shown = results["test"], facts.shown_metrics(results)
+    metrics = [(*m.hub, facts.figure_of(test, name)) for name, m in shown.items() if m.hub[0]]
     return [
         EvalResult(
             task_type="text-classification",
@@ -86,10 +95,16 @@ def evaluations(results: RunResults) -> list[EvalResult]:
     ]
 
 
+def hub_metrics(results: RunResults) -> list[str]:
+    """The ids of the scores on a hub, each once."""
+    shown = facts.shown_metrics(results).values()
+    return list(dict.fromkeys(metric.hub[0] for metric in shown if metric.hub[0]))
+
+
 def is_hub_id(model: str) -> bool:
     """Whether a model's name is valid as `base_model`, which a directory is not.
 
-    `mine` or `checkpoints/mine` looks like a hub id, but where the run was made it is there.
+    A directory `mine` or `checkpoints/mine` looks like a hub id too, so the disk is checked.
     """
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
     return not looks_local and not Path(model).is_dir()
@@ -111,10 +126,11 @@ def introduction(results: RunResults) -> str:
     """The model in a paragraph, and warnings for a reader who stops here."""
     names = facts.dataset_names(results["task"])
     share = percent(results["parameters"]["trained"], results["parameters"]["total"])
+    classes = f", {len(results['labels'])} classes" if results["labels"] else ""
     text = (
-        f"A text classifier: `{results['model']}` fine-tuned with the method "
-        f"`{results['method']}` for {escape_markdown(names)}{sample_suffix(results)}, "
-        f"{len(results['labels'])} classes. {share} of its parameters were trained. "
+        f"{results.get('description', SINGLE_LABEL.description)}: `{results['model']}` fine-tuned "
+        f"with the method `{results['method']}` for {escape_markdown(names)}"
+        f"{sample_suffix(results)}{classes}. {share} of its parameters were trained. "
         "Written by [jaxft](#versions) from the run's `results.json`."
     )
     alarms = [f"> **{escape_markdown(line)}**" for line in facts.warnings(results)]
@@ -130,17 +146,21 @@ def introduction(results: RunResults) -> str:
 
 def result_section(results: RunResults) -> str:
     """The score table, the table of classes, of tasks if several, and the plots."""
-    scores = tables.split_table(results)
+    scores, has_classes = tables.split_table(results), "per_class" in results["test"]
     scores = replace(scores, rows=[*scores.rows, *other_epoch(results)])
     parts = [
         f"{capitalised(tables.epoch_line(results))}.",
         scores.markdown(),
-        tables.class_table(results["test"]).markdown(),
+        *([tables.class_table(results["test"]).markdown()] if has_classes else []),
     ]
     if results.get("tasks"):
         parts.append(tables.task_table(results["tasks"], "majority accuracy").markdown())
-    parts.append("![Loss, accuracy and macro-F1 by epoch](plots/learning_curves.png)")
-    parts.append("![Confusion matrix of the test split](plots/confusion_test.png)")
+    shares = [m.title for m in facts.shown_metrics(results).values() if m.is_share]
+    drawn = " and ".join([", ".join(["Loss", *shares[:-1]]), *shares[-1:]])
+    parts.append(f"![{drawn} by epoch](plots/learning_curves.png)")
+    figure = figures_of_test.figure_of(results)
+    if figure:
+        parts.append(f"![{figure[1]}](plots/{figure[0]})")
     return "\n\n".join(parts)
 
 
@@ -149,7 +169,8 @@ def other_epoch(results: RunResults) -> list[tuple[Entry, ...]]:
     last = results["last"]
     if "test" not in last or results["selected_epoch"] == last["epoch"]:
         return []
-    return [tables.score_row(f"for comparison: test, epoch {last['epoch']}", last["test"])]
+    name, metrics = f"for comparison: test, epoch {last['epoch']}", facts.shown_metrics(results)
+    return [tables.score_row(name, last["test"], metrics)]
 
 
 def data_section(results: RunResults) -> str:
@@ -159,6 +180,8 @@ def data_section(results: RunResults) -> str:
     rows = []
     if all("classes" in split for split in splits.values()):
         rows = [(n, *(split["classes"].get(n, 0) for split in splits.values())) for n in labels]
+    if all("no_class" in split for split in splits.values()):
+        rows.append(("none of them", *(split["no_class"] for split in splits.values())))
     sizes = [split.get("examples", split.get("size")) for split in splits.values()]
     entries = [
         (name_entry(n), *map(number_entry, counts)) for n, *counts in [*rows, ("all", *sizes)]
@@ -166,12 +189,23 @@ def data_section(results: RunResults) -> str:
     parts = [f"Origin: {escape_markdown(data.get('origin', 'unknown'))}."]
     if data.get("notes"):
         parts.append(escaped_bullets(data["notes"]))
-    counts = Table(("examples", *splits), entries)
+    counts = Table(("examples", *splits), [*entries, *value_rows(list(splits.values()))])
     return "\n\n".join([*parts, counts.markdown(), data_doubts(data)])
 
 
+def value_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[Entry, ...]]:
+    """The range of the numbers in each split, where labels are numbers."""
+    values = [split.get("values", {}) for split in splits]
+    if not any(values):
+        return []
+    return [
+        (name_entry(f"{name} number"), *(figure_entry(own.get(name)) for own in values))
+        for name in ("lowest", "mean", "highest")
+    ]
+
+
 def data_doubts(data: Mapping[str, Any]) -> str:
-    """Repeats and cuts, as far as the data report counts them."""
+    """Duplicates, overlaps and truncation, as far as the data report counts them."""
     counted = [
         ("train examples that repeat an earlier text", data.get("train_duplicates")),
         ("train texts that carry several labels", data.get("train_conflicts")),
@@ -259,25 +293,29 @@ def limits(results: RunResults) -> list[str]:
     if facts.is_sample(results):
         lines.append(f"The data is a bundled sample made for trying jaxft out, not {names}.")
     test = results["test"]
-    lines += below_majority(test) + unseen_limit(results, test)
+    lines += below_baseline(results, test) + unseen_limit(results, test)
     lines.append(
         f"One seed ({results['seed']}) only: no spread. Another seed gives other scores, and a "
         "difference to another run may be no more than that."
     )
     if results["select"] == "best":
         lines.append(
-            "The epoch was chosen on dev, so the dev scores are higher than those to expect; the "
+            "The epoch was chosen on dev, so the dev scores are optimistic; the "
             "test split was not used to choose."
         )
-    lines.append(
-        "It knows its classes only, and gives one of them to any text, whatever its language or "
-        "subject. It was not examined for bias or for misuse."
-    )
+    limit = results.get("limit", SINGLE_LABEL.limit)
+    lines.append(f"{limit} It was not examined for bias or for misuse.")
     return lines
 
 
-def below_majority(test: Scores) -> list[str]:
-    """A line if predicting one class throughout scores as high."""
+def below_baseline(results: RunResults, test: Scores) -> list[str]:
+    """A line if a prediction without a model is as good."""
+    if "baseline" in test:
+        loss, floor = test.get("loss"), test["baseline"].get("loss")
+        if loss is None or floor is None or loss < floor:
+            return []
+        name = escape_markdown(facts.baseline_name(results))
+        return [f"Its loss is no lower than that of predicting the same throughout: {name}."]
     share = test.get("majority_accuracy")
     accuracy = test.get("accuracy")
     if share is None or test.get("collapsed") or accuracy is None or accuracy > share:
@@ -292,11 +330,13 @@ def unseen_limit(results: RunResults, test: Scores) -> list[str]:
     repeated = seen if "test_in_dev" in data else data.get("test_in_train")
     if not repeated:
         return []
-    unseen = results["test_unseen"].get("macro_f1")
+    name = facts.main_metric(results)
+    title = facts.metric_title(results, name)
+    unseen, whole = facts.figure_of(results["test_unseen"], name), facts.figure_of(test, name)
     ending = (
         "no test text is left without them"
         if unseen is None
-        else f"without them its macro-F1 is {figure(unseen)}, not {figure(test['macro_f1'])}"
+        else f"without them its {title} is {figure(unseen)}, not {figure(whole)}"
     )
     total = f"{test['examples']:,}" if test.get("examples") else "the"
     where = facts.unseen_in(data).replace(", ", " or ")

@@ -1,6 +1,6 @@
-"""A report as one HTML page that needs nothing else: no network, no file beside it.
+"""A report as one self-contained HTML page: it needs no network and no other file.
 
-    Path("report.html").write_text(page(report, cells))
+    Path("report.html").write_text(page(report, groups))
 
 The template is in jaxft/reporting/template: page.html, which includes page.css and page.js. Every
 text is escaped by jinja2; only the curves' SVG, which matplotlib makes, is taken as it is.
@@ -14,49 +14,50 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxft.reporting import bars, curves
-from jaxft.reporting.aggregate import Cell
-from jaxft.reporting.facts import majority_scores
+from jaxft.reporting.aggregate import RunGroup
+from jaxft.reporting.facts import baseline_scores, figure_of, main_metric, metrics, shown_metrics
 from jaxft.reporting.formats import NONE, human_bytes, shorten
 from jaxft.reporting.pictures import by_model, confusion, plan_rows
 from jaxft.reporting.plans import peak, title_of
 from jaxft.reporting.schema import PlanRow
-from jaxft.reporting.summary import TERMS, Report, Section
+from jaxft.reporting.summary import Report, Section
 
 LABEL_WIDTH = 26
 STRIP = 120  # units across a strip of dots
 EDGE = 6  # of them left free at either end, for the dots' size
 
 
-def page(report: Report, cells: Sequence[Cell]) -> str:
+def page(report: Report, groups: Sequence[RunGroup]) -> str:
     """Returns the page."""
     loader = PackageLoader("jaxft.reporting", "template")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    looks = curves.styles(cells)
+    looks = curves.styles(groups)
     sections = [
         {
             "content": section,
             "strips": strips(section),
-            "groups": [
-                group_view(group, looks, prefix=f"s{number}g{i}")
-                for i, group in enumerate(by_model(section.cells))
+            "views": [
+                model_view(of_model, looks, prefix=f"s{number}g{i}")
+                for i, of_model in enumerate(by_model(section.groups))
             ],
         }
         for number, section in enumerate(report.sections)
     ]
     template = environment.get_template("page.html")
-    return template.render(report=report, sections=sections, terms=TERMS) + "\n"
+    return template.render(report=report, sections=sections, terms=report.terms) + "\n"
 
 
-def group_view(cells: Sequence[Cell], looks: curves.Looks, prefix: str) -> Mapping[str, Any]:
-    """The pictures of the cells of a task and a model."""
-    rows = plan_rows(cells)
+def model_view(groups: Sequence[RunGroup], looks: curves.Looks, prefix: str) -> Mapping[str, Any]:
+    """The pictures of the groups of a task and a model."""
+    rows = plan_rows(groups)
     return {
-        "model": cells[0].model,
-        "looks": [{"label": cell.label, "colour": looks[cell.label][0]} for cell in cells],
+        "model": groups[0].model,
+        "looks": [{"label": group.label, "colour": looks[group.label][0]} for group in groups],
         "curves": [
-            curve(cells, name, looks, f"{prefix}p{i}") for i, name in enumerate(curves.PANELS)
+            curve(groups, name, looks, f"{prefix}p{i}")
+            for i, name in enumerate(curves.panels_of(shown_metrics(groups[0].first)))
         ],
-        "matrices": [matrix for cell in cells if (matrix := matrix_view(cell))],
+        "matrices": [matrix for group in groups if (matrix := matrix_view(group))],
         "kinds": [
             dict(zip(("name", "colour"), bars.KINDS[k], strict=True)) for k in bars.kinds(rows)
         ],
@@ -64,10 +65,10 @@ def group_view(cells: Sequence[Cell], looks: curves.Looks, prefix: str) -> Mappi
     }
 
 
-def curve(cells: Sequence[Cell], name: str, looks: curves.Looks, prefix: str) -> str:
+def curve(groups: Sequence[RunGroup], name: str, looks: curves.Looks, prefix: str) -> str:
     """A panel of learning curves; the page has one legend for all of them."""
-    figure = curves.panel(cells, name, looks, legend=False)
-    says = html.escape(f"{name} by epoch of {', '.join(cell.label for cell in cells)}")
+    figure = curves.panel(groups, name, looks, legend=False)
+    says = html.escape(f"{name} by epoch of {', '.join(group.label for group in groups)}")
     return curves.inline_svg(figure, prefix=prefix, label=says)
 
 
@@ -75,10 +76,16 @@ def curve(cells: Sequence[Cell], name: str, looks: curves.Looks, prefix: str) ->
 
 
 def strips(section: Section) -> Mapping[str, Any]:
-    """A row of dots for each row of the task's table, the majority's last, on one scale."""
-    shares = [[run.results["test"]["macro_f1"] for run in cell.runs] for cell in section.cells]
-    majority = majority_scores(section.cells[0].first["test"])["macro_f1"]
-    every = [x for x in [*chain(*shares), majority] if x is not None]
+    """A row of dots for each row of the task's table, the baseline's last, on one scale."""
+    first = section.groups[0].first
+    name = main_metric(first)
+    metric = metrics(first)[name]
+    scale = 100 if metric.is_share else 1
+    shares = [
+        [figure_of(run.results["test"], name) for run in group.runs] for group in section.groups
+    ]
+    floor = figure_of(baseline_scores(first["test"]), name)
+    every = [x for x in [*chain(*shares), floor] if x is not None]
     low, high = min(every, default=0.0), max(every, default=1.0)
 
     def place(share: float) -> float:
@@ -87,17 +94,18 @@ def strips(section: Section) -> Mapping[str, Any]:
 
     def view(row: Sequence[float | None]) -> Mapping[str, Any]:
         known = [x for x in row if x is not None]
-        says = ", ".join(f"{100 * x:.1f}" for x in known) or NONE
+        says = ", ".join(f"{scale * x:.1f}" for x in known) or NONE
         return {
             "seeds": [place(x) for x in known],
-            "majority": None if majority is None else place(majority),
+            "majority": None if floor is None else place(floor),
             "says": says,
         }
 
     return {
-        "beside": "macro-F1",
-        "low": f"{100 * low:.1f}",
-        "high": f"{100 * high:.1f}",
+        "beside": metric.title,
+        "baseline": "the baseline" if "baseline" in first["test"] else "the majority class",
+        "low": f"{scale * low:.1f}",
+        "high": f"{scale * high:.1f}",
         "rows": [view(row) for row in [*shares, []]],
     }
 
@@ -105,15 +113,15 @@ def strips(section: Section) -> Mapping[str, Any]:
 # ---------------------------------------------------------------- matrices and bars
 
 
-def matrix_view(cell: Cell) -> Mapping[str, Any] | None:
+def matrix_view(group: RunGroup) -> Mapping[str, Any] | None:
     """Counts over seeds with their percent of the true class; None without test examples."""
-    counts_CxC = confusion(cell)
+    counts_CxC = confusion(group)
     if counts_CxC is None:
         return None
     return {
-        "label": cell.label,
-        "runs": f"sum of {len(cell.runs)} seeds" if len(cell.runs) > 1 else "one seed",
-        "labels": [shorten(label, LABEL_WIDTH) for label in cell.first["labels"]],
+        "label": group.label,
+        "runs": f"sum of {len(group.runs)} seeds" if len(group.runs) > 1 else "one seed",
+        "labels": [shorten(label, LABEL_WIDTH) for label in group.first["labels"]],
         "rows": [
             [
                 {"count": int(n), "percent": round(100 * int(n) / max(int(row.sum()), 1))}

@@ -16,7 +16,7 @@ from jaxft.reporting.schema import PlanRow
 
 
 def group_key(row: PlanRow) -> tuple[Any, ...]:
-    """The conditions that the rows of a group share; of a fit the limit, not the batch it found."""
+    """The conditions that the rows of a group share; for a fit the limit instead of the batch."""
     fit = row.get("fit")
     batch, limit = (None, fit["limit"]) if fit else (row["batch_size"], None)
     mesh = tuple(row["mesh"].values())
@@ -99,7 +99,7 @@ def parts(row: PlanRow) -> dict[str, int]:
 
 
 def saved_share(row: PlanRow, rows: Sequence[PlanRow]) -> float | None:
-    """Returns how much less than full's the row's peak is, by full's; below 0 if it is more.
+    """Returns the saving of the row's peak as a share of full's; below 0 if it is more.
 
     None if there is no full row in the row's group, or none at the same batch.
 
@@ -143,13 +143,13 @@ def moved(row: PlanRow, *kinds: str) -> int | None:
 
 
 def measured(row: PlanRow) -> int | None:
-    """Returns the bytes that the steps of a plan were measured to use."""
+    """Returns the measured bytes of a plan's steps."""
     found = row.get("measured")
     return found["bytes"] if found else None
 
 
 def measured_error(row: PlanRow) -> float | None:
-    """Returns by how much the measured bytes exceed the compiled ones, as a share of these."""
+    """Returns the excess of the measured bytes over the compiled ones, as a share of these."""
     part = ratio(measured(row), peak(row))
     return None if part is None else part - 1
 

@@ -1,14 +1,15 @@
-"""The two figures of a run: learning curves and confusion matrix.
+"""The figures of a run: learning curves and confusion matrix; for other labels see figures_of_test.
 
     learning_curves(results["history"], "curves.png", title="acl_sup, lora")
     confusion_matrix(results["test"], results["labels"], "confusion.png", title="acl_sup, test")
 
 Figures are made without pyplot, so nothing is global and no display is needed. Colours are of
-Okabe and Ito's palette, which colour-blind readers can tell apart; markers do so in grey too.
+Okabe and Ito's palette, which colour-blind readers can distinguish; markers also work in grey.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxft.reporting.formats import shorten
+from jaxft.training.objectives import SINGLE_LABEL, Metric
 from jaxft.training.selection import best_entry
 
 DPI = 150
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+SCORE_LOOKS = ((BLUE, "o"), (GREEN, "^"), ("#CC79A7", "D"))  # (colour, marker) of each score
 LABEL_WIDTH = 26
 
 
@@ -35,13 +38,19 @@ def learning_curves(
     *,
     title: str,
     selected: int | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    baseline: str = "majority class",
+    loss_name: str = SINGLE_LABEL.loss_name,
 ) -> None:
-    """Writes a PNG: losses by epoch to the left, accuracy and macro-F1 on dev to the right.
+    """Writes a PNG: losses by epoch to the left, the scores on dev to the right.
 
     Args:
       history: the epochs, one at least: `{"epoch", "train_loss", "dev": {"loss", ...}}`.
       selected: the epoch, from 1, whose scores are reported, to be marked; without it the best on
         dev by macro-F1 is marked as just that.
+      metrics: the scores by name, of which shares are drawn; accuracy and macro-F1 by default.
+      baseline: the name of the prediction without a model, whose score is a line.
+      loss_name: what the axis of the losses is called.
     """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     figure.suptitle(title, fontsize=12, parse_math=False)
@@ -49,23 +58,38 @@ def learning_curves(
     epochs = [row["epoch"] for row in history]
     draw_line(left, epochs, [row["train_loss"] for row in history], "train", BLUE, "o")
     draw_line(left, epochs, dev_series(history, "loss"), "dev", VERMILION, "s")
-    draw_line(right, epochs, dev_series(history, "accuracy"), "accuracy", BLUE, "o")
-    draw_line(right, epochs, dev_series(history, "macro_f1"), "macro-F1", GREEN, "^")
-    majority = history[-1]["dev"].get("majority_accuracy")
-    if majority is not None:
-        style: dict[str, Any] = {"color": VERMILION, "linestyle": "--", "linewidth": 1.4}
-        right.axhline(majority, label="majority class, accuracy", **style)
-    finish(left, "loss (nats)", epochs)
+    draw_scores(right, history, metrics or SINGLE_LABEL.shown_metrics(), baseline)
+    finish(left, loss_name, epochs)
     finish(right, "score on dev", epochs)
-    right.set_ylim(-0.02, 1.02)
     best = best_entry([dict(row) for row in history])
     if selected or best:
         epoch = selected or best["epoch"]  # type: ignore[index]  # one of them is there
         mark_epoch([left, right], epoch, "reported" if selected else "best on dev")
     for axes in (left, right):
-        # Below the panel: inside, there is a history whose lines it would cover.
+        # Below the panel, because inside it would cover the lines of some histories.
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     save(figure, path)
+
+
+def draw_scores(
+    axes: Axes, history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], baseline: str
+) -> None:
+    """A line for each score that is a share, and one for the prediction without a model."""
+    epochs, lowest = [row["epoch"] for row in history], 0.0
+    shares = {name: metric.title for name, metric in metrics.items() if metric.is_share}
+    for (name, title), look in zip(shares.items(), cycle(SCORE_LOOKS)):  # cycle has no end
+        values = dev_series(history, name)
+        draw_line(axes, epochs, values, title, *look)
+        lowest = min([lowest, *(x for x in values if x is not None and np.isfinite(x))])
+    dev = history[-1]["dev"]
+    floor, of = dev.get("majority_accuracy"), "accuracy"
+    if "baseline" in dev and shares:
+        name, of = list(shares.items())[-1]
+        floor = dev["baseline"][name]
+    if floor is not None:
+        style: dict[str, Any] = {"color": VERMILION, "linestyle": "--", "linewidth": 1.4}
+        axes.axhline(floor, label=f"{baseline.partition(' (')[0]}, {of}", **style)
+    axes.set_ylim(lowest - 0.02, 1.02)
 
 
 def dev_series(history: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
@@ -76,8 +100,8 @@ def draw_line(
     axes: Axes, x: Sequence[int], y: Sequence[float | None], name: str, color: str, marker: str
 ) -> None:
     values = np.array([np.nan if v is None else v for v in y], float)
-    values[~np.isfinite(values)] = np.nan  # a loss that ran away leaves a gap, not an empty axis
-    # Markers on hundreds of epochs would be one thick band.
+    values[~np.isfinite(values)] = np.nan  # a diverged loss leaves a gap, not an empty axis
+    # Markers on hundreds of epochs would merge into a thick band.
     style: dict[str, Any] = {"marker": marker, "markersize": 5, "markevery": max(1, len(x) // 40)}
     axes.plot(x, values, label=name, color=color, linewidth=1.8, **style)
 
@@ -141,7 +165,7 @@ def figure_size(names: Sequence[str]) -> tuple[float, float]:
 
 
 def tilt(names: Sequence[str]) -> dict[str, Any]:
-    """Names wider than a cell are set at an angle, ending at their column."""
+    """Names wider than a cell are rotated, with their end at their column."""
     if max(map(len, names)) <= 8:
         return {}
     return {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
@@ -178,7 +202,7 @@ def save(figure: Figure, path: str | PathLike[str]) -> None:
     """Writes the PNG, and the folder it goes to."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        # Labels in a script that the font lacks show as boxes; no reason to stop or to complain.
+        # Labels in a script that the font lacks show as boxes, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         # Tight: long labels may reach over the figure's edge, and are not to be cut. No version of
         # matplotlib in the file: equal runs write equal bytes.

@@ -4,8 +4,8 @@
     print(scaling_markdown(tables))
     scaling_plot(tables, "scaling.png", title="roberta-base on H100, 8 examples a device")
 
-Colours are of Okabe and Ito's palette, as in the other plots; where they do not last for all
-tables, marks go on.
+Colours are of Okabe and Ito's palette, as in the other plots; if there are more tables than
+colours, the marks change.
 """
 
 import math
@@ -39,7 +39,7 @@ TERMS = (
     "rates, and the larger of both. Computing's share of the time: if nothing is sent meanwhile, "
     "and if all is."
 )
-TERMS_INEXACT = "Some of what is sent stands in loops whose trips are not known; each counts once."
+TERMS_INEXACT = "Some collectives are in loops whose trips are unknown; each counts once."
 
 
 # ---------------------------------------------------------------- table
@@ -60,7 +60,7 @@ def scaling_markdown(tables: Mapping[str, Lines]) -> str:
 
 
 def bound_by(table: Lines) -> str:
-    """Says on which of a table's numbers of devices sending takes longer than computing."""
+    """Returns a sentence on the numbers of devices at which sending takes longer than computing."""
     ranges = []
     for is_sending, lines in groupby(table, lambda x: x["interconnect_s"] > x["compute_s"]):
         counts = [line["devices"] for line in lines]
@@ -116,7 +116,7 @@ def draw(tables: Mapping[str, Lines], *, title: str = "") -> Figure:
         finish(axes, counts)
     left.set_yscale("log")
     low, high = left.get_ylim()
-    # 1, 2 and 5 of ten are too many names for many powers of it.
+    # Labels at 1, 2 and 5 would be too many for several powers of ten.
     subs = (1.0, 2.0, 5.0) if high < 1e6 * low else (1.0,)
     left.yaxis.set_major_locator(LogLocator(10, subs, numticks=30))
     # One digit: a power of ten is not always exact.
@@ -142,7 +142,7 @@ def draw_times(axes: Axes, table: Lines, style: dict[str, Any]) -> None:
     """Computing dashed, sending as a line with marks."""
     counts = [line["devices"] for line in table]
     compute = [1000 * line["compute_s"] for line in table]
-    # One device sends nothing, of which there is no logarithm.
+    # One device sends nothing, and 0 has no logarithm.
     sending = [1000 * line["interconnect_s"] or math.nan for line in table]
     axes.plot(counts, compute, color=style["color"], linewidth=1.6, linestyle="--")
     axes.plot(counts, sending, linewidth=1.8, **style)
@@ -177,7 +177,7 @@ def add_legends(figure: Figure, left: Axes, right: Axes, labels: Sequence[str]) 
     shares = {"all sent while computing": marks, "nothing sent meanwhile": {"linestyle": ":"}}
     for axes, kinds in ((left, times), (right, shares)):
         handles = [Line2D([], [], label=name, **grey, **style) for name, style in kinds.items()]
-        # Above the panel: inside there are tables whose lines it would cover.
+        # Above the panel, because inside it would cover lines.
         style: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 2}
         style |= {"columnspacing": 1.4, "borderpad": 0.2}
         axes.legend(handles=handles, frameon=False, fontsize=FONT, **style)

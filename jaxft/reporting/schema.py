@@ -29,25 +29,32 @@ class ClassScores(TypedDict):
 
 
 class Scores(TypedDict):
-    """The scores of one split (`jaxft.training.metrics.score`).
+    """The scores of one split (`jaxft.training.objectives`), those of classes with one a text.
+
+    Other objectives have other scores, which `RunResults.metrics` describes, beside `examples`,
+    `loss`, `collapsed` and `finite`.
 
     Attributes:
       confusion: counts, a row for each true class and a column for each predicted one.
       majority_accuracy: of predicting train's most frequent class for every example.
       collapsed: whether one class is predicted for every example.
       finite: whether all logits were finite; without it nothing is scored.
+      baseline: the scores of a prediction without a model; not of one class a text.
+      constant: the one prediction of a collapsed run; not of one class a text.
     """
 
     examples: NotRequired[int]
-    accuracy: float | None
+    accuracy: NotRequired[float | None]
     micro_f1: NotRequired[float | None]
-    macro_f1: float | None
+    macro_f1: NotRequired[float | None]
     loss: NotRequired[float | None]
     per_class: NotRequired[dict[str, ClassScores]]
     confusion: NotRequired[list[list[int]] | None]
     majority_accuracy: NotRequired[float | None]
     collapsed: NotRequired[bool | None]
     finite: NotRequired[bool]
+    baseline: NotRequired[dict[str, float | None]]
+    constant: NotRequired[Any]
 
 
 class Epoch(TypedDict):
@@ -164,7 +171,7 @@ class PlanRow(TypedDict):
 
 
 class Memory(TypedDict, total=False):
-    """Memory of a run; beside these fields it has a `PartitionBytes` for each partition.
+    """Memory of a run; in addition to these fields it has a `PartitionBytes` for each partition.
 
     Attributes:
       compiled: of the program that ran, with all runs that trained together.
@@ -188,10 +195,10 @@ class Memory(TypedDict, total=False):
 
 
 class Timing(TypedDict, total=False):
-    """Seconds of a run, of all the runs that trained together with it.
+    """Times of a run, in seconds, together with those that trained with it.
 
     Attributes:
-      seeds_together: how many runs that are, itself included.
+      seeds_together: the number of these runs.
       examples_per_s, tokens_per_s: over all of them.
       padding_fraction: the share of the computed tokens that are padding.
       compiled_shapes: how many shapes of a batch were compiled.
@@ -212,6 +219,12 @@ class RunResults(TypedDict):
     Attributes:
       select: "best" or "last": the epoch whose weights are tested.
       metric: the dev score by which the best epoch is chosen; macro_f1 in older runs.
+      objective: its name; the fields from there to `limit` are missing from older runs, whose texts
+        have one class each.
+      metrics: name -> fields of a `jaxft.training.objectives.Metric`; `shown` are those in tables,
+        by the last of which methods are compared.
+      baseline: the name of the prediction without a model.
+      plot, loss_name, description, limit: as `jaxft.training.objectives.Objective` has them.
       best_epoch: the best on dev, from 1; None if no epoch was finite.
       selected_epoch: the epoch, from 1, whose scores are `test`, `test_unseen` and `dev`.
       test_unseen: the scores on test texts that are not in train or dev.
@@ -231,6 +244,14 @@ class RunResults(TypedDict):
     labels: list[str]
     select: str
     metric: NotRequired[str]
+    objective: NotRequired[str]
+    metrics: NotRequired[dict[str, dict[str, Any]]]
+    shown: NotRequired[list[str]]
+    baseline: NotRequired[str]
+    plot: NotRequired[str]
+    loss_name: NotRequired[str]
+    description: NotRequired[str]
+    limit: NotRequired[str]
     config: Mapping[str, Any]
     best_epoch: int | None
     selected_epoch: int
@@ -269,6 +290,19 @@ class RunEnv(TypedDict):
 
 # ---------------------------------------------------------------- reading
 
+# Fields of a config that came after the first runs, with the value that changes nothing.
+ADDED = {
+    "objective": "auto",
+    "metric": "auto",
+    "class_weights": "",
+    "label_smoothing": 0.0,
+    "model.frozen_dtype": "float32",
+    "model.attention": "xla",
+    "model.attention_dropout": -1.0,
+    "model.scan": "off",
+    "model.implementation": "jaxft",
+}
+
 # The fields without which there is nothing to report; older runs have all of them.
 RESULTS_FIELDS = (
     *("task", "model", "method", "seed", "labels", "select", "config", "history"),
@@ -276,9 +310,8 @@ RESULTS_FIELDS = (
     *("parameters", "memory", "timing", "data"),
 )
 ENV_FIELDS = ("command", "data_sha256", "weights_sha256", "devices")
-SCORE_FIELDS = ("accuracy", "macro_f1")
+SCORE_FIELDS = ("accuracy", "macro_f1")  # of a run that does not say which it shows
 NESTED_FIELDS = {
-    **dict.fromkeys(("test", "test_unseen", "dev"), SCORE_FIELDS),
     "last": ("epoch",),
     "parameters": ("trained", "total"),
 }
@@ -315,7 +348,9 @@ def make_run(directory: Path, results: Any, env: Any) -> Run:
       InputError: one of them lacks a field that jaxft.train writes.
     """
     check_fields(directory / "results.json", results, RESULTS_FIELDS)
-    for name, fields in NESTED_FIELDS.items():
+    shown = tuple(results.get("shown", SCORE_FIELDS))
+    scores = dict.fromkeys(("test", "test_unseen", "dev"), shown)
+    for name, fields in {**scores, **NESTED_FIELDS}.items():
         check_fields(directory / "results.json", results[name], fields, f"{name}.")
     check_fields(directory / "env.json", env, ENV_FIELDS)
     return Run(directory, cast(RunResults, results), cast(RunEnv, env))

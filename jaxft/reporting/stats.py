@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, and whether two methods differ by more than the seeds do.
+"""Mean and spread over seeds, and tests of whether two methods differ.
 
 spread([0.71, 0.68, 0.74])                       # Spread(mean=0.71, std=0.03, n=3)
 paired([0.71, 0.68], [0.74, 0.70])               # the second less the first, seed by seed
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # of all intervals
-EQUAL = 1e-9  # differences of shares that are rounding alone
+EQUAL = 1e-9  # differences of shares below this are rounding errors
 
 
 @dataclass(frozen=True)

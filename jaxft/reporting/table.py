@@ -23,11 +23,11 @@ from jaxft.reporting.formats import (
     human_bytes,
     human_seconds,
     percent,
-    points,
     share,
 )
 from jaxft.reporting.markup import escape_latex, escape_markdown, no_formula
 from jaxft.reporting.stats import Spread
+from jaxft.training.objectives import Metric
 
 Align = Literal["left", "right"]
 WIDTH = 100  # of notes in a terminal
@@ -36,7 +36,7 @@ LONG = 40  # characters of a text that the page may break into lines
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell: a text to read and a value to sort by; without a value it sorts last."""
+    """A table cell: a text to read and a value to sort by; without a value it sorts last."""
 
     text: str
     value: float | str | None = None
@@ -89,7 +89,7 @@ class Table:
     classes: Mapping[str, str] = field(default_factory=dict)
 
     def align(self, column: int) -> Align:
-        """The side on which a column's entries end up."""
+        """The alignment of a column."""
         return "left" if column == 0 or self.heads[column] in self.left else "right"
 
     def is_numeric(self, column: int) -> bool:
@@ -121,7 +121,7 @@ class Table:
         return replace(self, heads=tuple(self.heads[i] for i in places), rows=rows)
 
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as they are read."""
+        """The rows as text."""
         return [tuple(entry.text for entry in row) for row in self.rows]
 
     def text(self, *, ruled: bool = False) -> str:
@@ -226,7 +226,7 @@ def latex_line(cells: Sequence[str]) -> str:
 
 
 def csv_line(values: Sequence[float | str | None]) -> str:
-    """A line of a CSV file; no text in it is a formula or ends the line."""
+    """A line of a CSV file, with formulas and line breaks in texts neutralised."""
     file = io.StringIO()
     # The writer quotes a lone \r only if the line's end has one.
     writer = csv.writer(file, lineterminator="\r\n")
@@ -265,9 +265,29 @@ def score_entry(found: Spread | None) -> Entry:
     return Entry(f"{100 * found.mean:.1f} ± {std}", found.mean)
 
 
+def value_entry(found: Spread | None) -> Entry:
+    """`0.512 ± 0.034`, of a score that is no share, such as an error."""
+    if found is None:
+        return Entry(NONE)
+    std = NONE if found.std is None else f"{found.std:.3f}"
+    return Entry(f"{found.mean:.3f} ± {std}", found.mean)
+
+
+def metric_entry(found: Spread | None, metric: Metric) -> Entry:
+    """Mean and spread of a score: in percent, or in its own unit if it is no share."""
+    return score_entry(found) if metric.is_share else value_entry(found)
+
+
 def percent_entry(value: float | None) -> Entry:
     """`65.0`, in percent, of a share that has no seeds."""
     return Entry(NONE) if value is None else Entry(f"{100 * value:.1f}", value)
+
+
+def plain_entry(value: float | None, metric: Metric) -> Entry:
+    """A score that has no seeds: in percent, or in its own unit if it is no share."""
+    if value is None or metric.is_share:
+        return percent_entry(value)
+    return Entry(f"{value:.3f}", value)
 
 
 def share_entry(value: float | None) -> Entry:
@@ -288,11 +308,6 @@ def size_entry(found: Spread | None) -> Entry:
 def time_entry(found: Spread | None) -> Entry:
     """`2 min 03 s`: the mean over seeds."""
     return Entry(human_seconds(found.mean), found.mean) if found else Entry(NONE)
-
-
-def points_entry(difference: float) -> Entry:
-    """`+1.2` points of percent."""
-    return Entry(points(difference), difference)
 
 
 def p_entry(p: float | None) -> Entry:

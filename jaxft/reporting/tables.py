@@ -4,21 +4,25 @@ print(parameter_table(results["parameters"], results["memory"]))
 print(result_table(json.loads(Path("runs/acl/results.json").read_text())))
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from jaxft.reporting.facts import (
+    BASELINE_WIDTH,
     LABEL_WIDTH,
+    baseline_name,
+    baseline_scores,
     collapsed_line,
     examples_of,
-    majority_name,
-    majority_scores,
+    figure_of,
     measured_growth,
+    metric_title,
     notes,
+    shown_metrics,
     unseen_in,
     warnings,
 )
-from jaxft.reporting.formats import human_bytes, human_seconds, metric_name, percent, rate, shorten
+from jaxft.reporting.formats import human_bytes, human_seconds, percent, rate, shorten
 from jaxft.reporting.schema import Memory, RunResults, Scores, partitions
 from jaxft.reporting.table import (
     Entry,
@@ -28,9 +32,9 @@ from jaxft.reporting.table import (
     name_entry,
     number_entry,
 )
+from jaxft.training.objectives import Metric
 
 BYTES = ("params_bytes", "grad_bytes", "opt_state_bytes")
-SCORE_HEADS = ("", "accuracy", "macro-F1", "loss", "examples")
 CLASS_HEADS = ("class", "precision", "recall", "F1", "support")
 PARTITION_HEADS = ("partition", "parameters", "share", "weights", "gradients", "optimizer")
 
@@ -69,7 +73,7 @@ def partition_costs(
     """Returns (name, parameters, bytes of weights, gradients and optimizer) a row, sums last."""
     known: Mapping[str, Mapping[str, Any]] = partitions(memory)
     names = ["frozen", *(["backbone"] if parameters.get("backbone") else []), "adapter", "head"]
-    # Counters of the optimizer that belong to no partition; without them the sums would be off.
+    # Counters of the optimizer that belong to no partition; without them the sums would be wrong.
     names += ["shared"] if "shared" in known else []
     costs = {name: tuple(known.get(name, {}).get(kind, 0) for kind in BYTES) for name in names}
     rows = [(name, parameters.get(name, 0), costs[name]) for name in names]
@@ -83,7 +87,7 @@ def partition_costs(
 
 
 def result_table(results: Mapping[str, Any]) -> str:
-    """Returns the scores, the costs and the doubts that a run prints at its end.
+    """Returns the scores, costs and warnings that a run prints at its end.
 
     Args:
       results: the content of results.json.
@@ -100,19 +104,26 @@ def result_table(results: Mapping[str, Any]) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def score_table(scores: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def score_table(
+    scores: Mapping[str, Any], labels: Sequence[str], baseline: str, metrics: Mapping[str, Metric]
+) -> str:
     """Returns the table of labelled texts that a finished run has predicted.
 
     Args:
-      scores: `jaxft.training.metrics.score`.
-      settings: of the run (`jaxft.models.trained`): its labels and the majority class of train.
+      scores: of the texts (`jaxft.training.objectives.Objective.scores`).
+      labels: of the run, in order.
+      baseline: the name of the prediction without a model.
+      metrics: the scores to show, by name.
     """
     found = cast(Scores, scores)
-    majority = f"majority ({shorten(settings.get('majority', 'class'), LABEL_WIDTH)})"
-    rows = [score_row("input", found), score_row(majority, majority_scores(found))]
-    blocks = [Table(SCORE_HEADS, rows).text(), class_table(found).text()]
+    name = shorten(baseline, BASELINE_WIDTH)
+    rows = [
+        score_row("input", found, metrics),
+        score_row(name, baseline_scores(found), metrics),
+    ]
+    blocks = [Table(score_heads(metrics), rows).text(), class_table(found).text()]
     if found["collapsed"]:
-        blocks.append(collapsed_line("", found, settings["labels"]))
+        blocks.append(collapsed_line("", found, labels))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -125,7 +136,8 @@ def headline(results: RunResults) -> str:
 def epoch_line(results: RunResults) -> str:
     """The epoch of the reported scores, and the reason for it."""
     last, best = results["last"]["epoch"], results["best_epoch"]
-    epoch, metric = results["selected_epoch"], metric_name(results.get("metric", "macro_f1"))
+    epoch = results["selected_epoch"]
+    metric = metric_title(results, results.get("metric", "macro_f1"))
     if best is None:
         return f"scores of epoch {epoch} of {last}, the last; none was finite"
     if results["select"] == "best":
@@ -135,20 +147,26 @@ def epoch_line(results: RunResults) -> str:
 
 
 def split_table(results: RunResults) -> Table:
-    """Returns the scores of test, unseen test, dev and the majority class."""
-    test = results["test"]
-    rows = [
-        score_row("test", test),
-        score_row(f"test unseen in {unseen_in(results['data'])}", results["test_unseen"]),
-        score_row("dev", results["dev"]),
-        score_row(majority_name(results), majority_scores(test)),
-    ]
-    return Table(SCORE_HEADS, rows)
+    """Returns the scores of test, unseen test, dev and the prediction without a model."""
+    splits = {
+        "test": results["test"],
+        f"test unseen in {unseen_in(results['data'])}": results["test_unseen"],
+        "dev": results["dev"],
+        baseline_name(results): baseline_scores(results["test"]),
+    }
+    metrics = shown_metrics(results)
+    rows = [score_row(name, scores, metrics) for name, scores in splits.items()]
+    return Table(score_heads(metrics), rows)
 
 
-def score_row(name: str, scores: Scores) -> tuple[Entry, ...]:
-    """The entries of a split: name, accuracy, macro-F1, loss and number of examples."""
-    figures = scores["accuracy"], scores["macro_f1"], scores.get("loss")
+def score_heads(metrics: Mapping[str, Metric]) -> tuple[str, ...]:
+    """The heads of `score_row`."""
+    return "", *(metric.title for metric in metrics.values()), "loss", "examples"
+
+
+def score_row(name: str, scores: Scores, metrics: Mapping[str, Metric]) -> tuple[Entry, ...]:
+    """The entries of a split: its name, the scores, the loss and the number of examples."""
+    figures = [figure_of(scores, key) for key in (*metrics, "loss")]
     return name_entry(name), *map(figure_entry, figures), examples_entry(scores)
 
 
@@ -175,7 +193,7 @@ def task_table(tasks: Mapping[str, Scores], majority: str = "majority") -> Table
     rows = [
         (
             name_entry(name),
-            *map(figure_entry, (s["accuracy"], s["macro_f1"], s.get("majority_accuracy"))),
+            *(figure_entry(figure_of(s, n)) for n in ("accuracy", "macro_f1", "majority_accuracy")),
             examples_entry(s),
         )
         for name, s in tasks.items()
@@ -221,6 +239,6 @@ def step_bytes(memory: Memory, runs: int) -> str:
 
 
 def measured_beside(memory: Memory) -> str:
-    """`, 612.0 MiB measured (+3.7%)`: the memory that training used, after the compiled figure."""
+    """`, 612.0 MiB measured (+3.7%)`: the memory that training used, after XLA's figure."""
     used, error = measured_growth(memory)
     return "" if used is None else f", {human_bytes(used)} measured ({error:+.1f}%)"

@@ -1,9 +1,9 @@
-"""From a config to the parts of a run; what train and predict build alike.
+"""From a config to the parts of a run, for training and for prediction.
 
     dataset = load_dataset(config)
     parts = load_parts(config, dataset.labels)          # directory, tokenizer, weights, model
 
-The only place, beside the commands, that reads a ConfigDict.
+Besides the commands and `jaxft.run`, nothing reads a ConfigDict.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import platform
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ from ml_collections import ConfigDict
 
 from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
+from jaxft.data.labels import as_number
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
+from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.peft import methods
+from jaxft.training import objectives
+from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.state import Model, build_model
 
 PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -39,22 +43,45 @@ class Parts:
     """A checkpoint and the model made of it.
 
     Attributes:
-      directory: where config, tokenizer and weights lie.
+      directory: with config.json, the tokenizer and the weights.
       weights: path -> float32 array, all of the backbone that the checkpoint has.
-      fresh: paths that are initialised instead.
+      newly_initialised: paths that are initialised instead.
     """
 
     directory: Path
     tokenizer: Any
     weights: dict[str, np.ndarray]
-    fresh: list[str]
+    newly_initialised: list[str]
     model: Model
 
 
+def named_objective(config: ConfigDict) -> Objective | None:
+    """Returns the objective that the config or the task names; None if the data decide.
+
+    Raises:
+      InputError: an unknown name, or tasks with several objectives.
+    """
+    name = config.get("objective", "auto")  # an older run has none
+    if name != "auto":
+        return objectives.find(name)
+    specs = [tasks.find(part.name) for part in tasks.parse_task(config.task)]
+    names = {spec.objective for spec in specs}
+    if len(names) > 1:
+        raise InputError(
+            f"task: {config.task!r} has several objectives; expected tasks with one of them"
+        )
+    return objectives.find(names.pop()) if any(names) else None
+
+
+def objective_of(config: ConfigDict, dataset: Dataset) -> Objective:
+    """Returns the objective of a run: as named, or the one of the kind of label in the data."""
+    return named_objective(config) or objectives.of_kind(dataset.kind)
+
+
 def load_dataset(config: ConfigDict) -> Dataset:
-    """Returns the dataset that `task` and `data` describe."""
-    data = config.data
-    return tasks.load(
+    """Returns the dataset that `task`, `data` and `objective` describe."""
+    data, objective = config.data, named_objective(config)
+    dataset = tasks.load(
         config.task,
         data_dir=data.dir or None,
         source=data.source,
@@ -63,8 +90,29 @@ def load_dataset(config: ConfigDict) -> Dataset:
         columns=Columns(**data.columns.to_dict()),
         labels=tuple(data.labels),
         hub=data.hub,
-        splits=data.get("splits", ConfigDict()).to_dict(),  # an older run has none
+        # An older run has none of these.
+        splits=data.get("splits", ConfigDict()).to_dict(),
+        separator=data.get("label_separator", ""),
+        kind=objective.kind if objective else None,
     )
+    if len(dataset.task_labels) > 1 and objective not in (None, objectives.SINGLE_LABEL):
+        raise InputError(
+            f"objective: {config.objective!r}; expected single_label, or a task that is not merged "
+            "with others"
+        )
+    if config.task != "custom":
+        return dataset
+    note = f"objective {objective.name}, as asked for" if objective else choice_note(dataset)
+    return replace(dataset, notes=(*dataset.notes, note))
+
+
+def choice_note(dataset: Dataset) -> str:
+    """Says which objective the data decided on, and how to choose another."""
+    objective = objectives.of_kind(dataset.kind)
+    note = f"objective {objective.name}, because a label is {dataset.kind.name}"
+    if all(as_number(label) is not None for label in dataset.labels):
+        note += "; if the labels are quantities, set --config.objective=regression"
+    return note
 
 
 def load_parts(
@@ -72,42 +120,53 @@ def load_parts(
     labels: Sequence[str],
     directory: Path | None = None,
     *,
+    objective: Objective = SINGLE_LABEL,
     trained: bool = False,
 ) -> Parts:
     """Returns the checkpoint's tokenizer and weights and the method's model.
 
     Args:
       config: with `model`, `method` and `data.max_length`.
-      labels: of the task, in order.
+      labels: of the task, in order; () where they are numbers.
+      objective: it says how many outputs the model has.
       directory: where the checkpoint is; None looks for `config.model.name`.
-      trained: whether all weights come from elsewhere, and none are read here.
+      trained: whether all weights come from elsewhere, so that none are read here.
     """
     directory = directory or hub.locate(config.model.name)
-    backbone = backbones.load(directory, len(labels), config.model.dtype, config.model.remat)
+    outputs = objective.outputs(labels)
+    backbone = backbones.load(directory, outputs, **model_options(config))
     tokenizer = encode.load_tokenizer(directory)
     encode.check_vocabulary(tokenizer, backbone.config.vocab_size, directory)
     encode.check_max_length(config.data.max_length, backbone.max_length)
     shapes = backbones.parameter_shapes(backbone)
     read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
-    arrays, fresh = read
-    model = build_model(backbone, fresh, config.method.name, method_options(config))
-    return Parts(directory, tokenizer, arrays, fresh, model)
+    arrays, newly_initialised = read
+    model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
+    return Parts(directory, tokenizer, arrays, newly_initialised, model)
 
 
-def read_model(config: ConfigDict, labels: Sequence[str]) -> tuple[dict[str, Any], list[str], int]:
-    """Returns a model's config, the parameters its checkpoint lacks, and the number of labels.
+def model_options(config: ConfigDict, *without: str) -> dict[str, Any]:
+    """Returns how a model is computed: `config.model` without the name, and without these."""
+    options = config.model.to_dict()
+    return {name: x for name, x in options.items() if name not in ("name", *without)}
 
-    Of a well-known model only its name is needed, of any other the config and the headers of its
-    weights: for the planner, which wants shapes.
+
+def read_model(
+    config: ConfigDict, labels: Sequence[str], objective: Objective = SINGLE_LABEL
+) -> tuple[dict[str, Any], list[str], int]:
+    """Returns a model's config, the parameters its checkpoint lacks, and the number of outputs.
+
+    For the planner, which needs shapes only. A well-known model needs no files; any other needs its
+    config and the headers of its weights.
     """
-    name = config.model.name
+    name, outputs = config.model.name, objective.outputs(labels)
     if name in ARCHITECTURES:
-        return ARCHITECTURES[name], [], len(labels)
+        return ARCHITECTURES[name], [], outputs
     directory = hub.locate(name)
-    backbone = backbones.load(directory, len(labels))
+    backbone = backbones.load(directory, outputs)
     shapes = backbones.parameter_shapes(backbone)
-    fresh = weights.read_fresh(directory, shapes, backbone.family, labels)
-    return backbones.read_config(directory), fresh, len(labels)
+    newly_initialised = weights.read_fresh(directory, shapes, backbone.family, labels)
+    return backbones.read_config(directory), newly_initialised, outputs
 
 
 def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
@@ -134,7 +193,7 @@ def split_targets(text: str) -> list[str]:
     split_targets(r".*/(query|value){1,2},key")     # [".*/(query|value){1,2}", "key"]
     """
     parts, depth = [""], 0
-    for token in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped bracket is none
+    for token in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped bracket is not a bracket
         depth += (token in "([{") - (token in ")]}")
         if token == "," and depth == 0:
             parts.append("")
@@ -144,7 +203,7 @@ def split_targets(text: str) -> list[str]:
 
 
 def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
-    """Returns what the columns of a run's own files are called; "" is a column that they lack."""
+    """Returns the names of the columns of a run's own files; "" for a column that they lack."""
     if config.task == "custom":
         return config.data.columns.to_dict()
     names = [part.name for part in tasks.parse_task(config.task)]
@@ -154,12 +213,12 @@ def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
 
 
 def trained_folder(method: str) -> str:
-    """Where in a run the trained leaves lie: a whole model, or what stands beside a backbone."""
+    """Returns the folder of a run's trained leaves: model/ for a whole model, else adapter/."""
     return "model" if method == "full" else "adapter"
 
 
 def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, Any]:
-    """Returns env.json: what, beside the config, determines a run."""
+    """Returns env.json: everything except the config that determines a run."""
     return {
         "command": shlex.join(["python", "-m", f"jaxft.{Path(argv[0]).stem}", *argv[1:]]),
         "python": platform.python_version(),
@@ -202,14 +261,19 @@ def weights_digest(directory: Path) -> str:
 
 
 def model_digests(directory: Path) -> dict[str, str]:
-    """sha256 of all that a checkpoint's predictions depend on: weights, config.json, tokenizer.
+    """sha256 of the files that a checkpoint's predictions depend on: weights, config, tokenizer."""
+    return {"weights": weights_digest(directory), **description_digests(directory)}
 
-    The number of heads, the activation and LayerNorm's epsilon are in config.json alone.
+
+def description_digests(directory: Path) -> dict[str, str]:
+    """sha256 of a checkpoint's config.json and of its tokenizer's files.
+
+    config.json counts because only it has the number of heads, the activation and LayerNorm's
+    epsilon.
     """
     present = [directory / name for name in hub.TOKENIZER_FILES if (directory / name).is_file()]
     tokenizer = "\n".join(f"{path.name} {sha256(path)}" for path in present)
     return {
-        "weights": weights_digest(directory),
         "config": sha256(directory / "config.json"),
         "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
     }

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,18 +23,16 @@ from jaxft.io import read_json
 from jaxft.models import trained as trained_files
 from jaxft.run import build
 from jaxft.run.inputs import Text, labelled, read_examples, to_examples_of
-from jaxft.run.scores import probabilities
-from jaxft.training import loop, mesh
-from jaxft.training.metrics import score
+from jaxft.training import loop, mesh, objectives
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength, eval_program
+from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Params
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left to predict with.
+    """The files of a run that prediction needs.
 
     Attributes:
       folder: where the trained leaves are.
@@ -49,7 +47,7 @@ class TrainedRun:
 
 
 def load_run(run: Path) -> TrainedRun:
-    """Returns what a finished run left.
+    """Returns the files of a finished run.
 
     Raises:
       InputError: the run is missing or not finished, or its files are not what was saved.
@@ -57,7 +55,9 @@ def load_run(run: Path) -> TrainedRun:
     if not run.is_dir():
         raise InputError(f"--run: no directory {run}")
     if not (run / "DONE").exists():
-        raise InputError(f"--run: {run} is not finished; its training command continues it")
+        raise InputError(
+            f"--run: {run} is not finished; run its training command again to continue it"
+        )
     folders = [run / name for name in ("adapter", "model") if (run / name).is_dir()]
     if not folders:
         raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
@@ -78,19 +78,14 @@ def load_parts(run: TrainedRun) -> build.Parts:
       InputError: the backbone is not the one that the run was trained on.
     """
     labels, settings = run.settings["labels"], run.settings
-    if (run.folder / "config.json").is_file():  # a whole model
-        with plugins_named(settings):
-            return build.load_parts(run.config, labels, run.folder, trained=True)
-    with plugins_named(settings):
-        parts = build.load_parts(run.config, labels)
+    objective = objectives.find(settings.get("objective", "single_label"))  # an older run has none
     known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
-    digests = build.model_digests(parts.directory)
-    changed = [name for name, digest in known.items() if digests[name] != digest]
-    if changed:
-        raise InputError(
-            f"{parts.directory}: not the model that the run was trained on: "
-            f"{' and '.join(changed)} changed since"
-        )
+    if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
+        folder = run.folder
+        check_digests(folder, known, build.description_digests(folder))
+        return build.load_parts(run.config, labels, folder, objective=objective, trained=True)
+    parts = build.load_parts(run.config, labels, objective=objective)
+    check_digests(parts.directory, known, build.model_digests(parts.directory))
     return parts
 
 
@@ -110,20 +105,14 @@ def plugins_named(settings: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"{err}; the run had plugins that are not loaded: {flag}") from err
 
 
-class Prediction(NamedTuple):
-    """The prediction for a text.
-
-    Attributes:
-      label: the most probable label.
-      probability: of that label, in [0, 1].
-      probabilities: label -> probability; they add up to 1.
-      truncated: whether the text was longer than the run's `data.max_length` and was cut.
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    truncated: bool
+def check_digests(directory: Path, known: dict[str, str], found: dict[str, str]) -> None:
+    """Raises InputError unless a model's files are those that the run was trained with."""
+    changed = [name for name in found if name in known and known[name] != found[name]]
+    if changed:
+        raise InputError(
+            f"{directory}: not the model that the run was trained on: "
+            f"{' and '.join(changed)} changed since"
+        )
 
 
 class Classifier:
@@ -131,7 +120,8 @@ class Classifier:
 
     Attributes:
       run: the parts that the run left.
-      labels: the labels in the order of the logits.
+      labels: the labels in the order of the logits; () if it predicts numbers.
+      objective: how logits become predictions and scores.
     """
 
     def __init__(self, run: TrainedRun) -> None:
@@ -143,31 +133,33 @@ class Classifier:
         """
         self.run = run
         self.labels = tuple(run.settings["labels"])
-        parts = load_parts(run)
+        self.objective = objectives.find(run.settings.get("objective", "single_label"))
+        with plugins_named(run.settings):
+            parts = load_parts(run)
         self._tokenizer, self._model = parts.tokenizer, parts.model
-        self._devices = mesh.make_mesh()  # of this machine, whatever trained the run
+        self._devices = mesh.make_mesh()  # this machine's, whatever the run was trained on
         self._trained, self._frozen = self._on_devices(parts)
 
-    def predict(self, texts: Sequence[Text]) -> list[Prediction]:
+    def predict(self, texts: Sequence[Text]) -> list[Any]:
         """Returns the prediction for each text, or for each pair if the run takes pairs.
+
+        A `Prediction` with a label; by objective a `MultiLabelPrediction` or a `ValuePrediction`
+        (`jaxft.training.objectives`).
 
         Raises:
           InputError: a text is not of the run's kind, or a logit is not finite.
         """
         logits_NxC, data = self.logits_of(to_examples_of(texts, self.run.settings))
         is_cut = data.lengths > self.run.settings["max_length"]
-        found = []
-        for row_C, cut in zip(probabilities(logits_NxC), is_cut, strict=True):
-            by_label = {name: float(p) for name, p in zip(self.labels, row_C, strict=True)}
-            label = self.labels[int(row_C.argmax())]
-            found.append(Prediction(label, by_label[label], by_label, bool(cut)))
-        return found
+        answers = self.objective.answers(logits_NxC, self.labels)
+        pairs = zip(answers, is_cut.tolist(), strict=True)
+        return [self.objective.answer(fields, cut) for fields, cut in pairs]
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
         """Returns logits_NxC (float32) of texts or pairs; see `predict`."""
         return self.logits_of(to_examples_of(texts, self.run.settings))[0]
 
-    def evaluate(self, data: str | Path | Sequence[tuple[Text, str]]) -> dict[str, Any]:
+    def evaluate(self, data: str | Path | Sequence[tuple[Text, Any]]) -> dict[str, Any]:
         """Returns the scores of labelled texts, as results.json has those of the test split.
 
         Args:
@@ -181,52 +173,64 @@ class Classifier:
             examples = read_examples(Path(data), settings, "")
         else:
             examples = labelled(data, settings)
-        if not examples or not examples[0].label:
+        if not examples or not examples[0].is_labelled:
             raise InputError(f"{data}: no column of labels; expected one to score the predictions")
         logits_NxC, encoded = self.logits_of(examples)
         return self.scores(logits_NxC, encoded.labels)
 
     def scores(self, logits_NxC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-        """Returns the scores of logits (float32) by their true classes (int32)."""
+        """Returns the scores of logits (float32) by their targets."""
+        baseline = self.baseline()
+        known = baseline or [0.0] * len(self.labels)
+        found = self.objective.scores(logits_NxC, labels_N, self.labels, known)
+        return found if baseline else found | {"majority_accuracy": None}
+
+    def baseline(self) -> list[float] | None:
+        """Returns the prediction of no model (`Objective.baseline`).
+
+        An older jaxft wrote the majority class of train, and one before it nothing.
+        """
         settings = self.run.settings
-        majority = self.labels.index(settings["majority"]) if "majority" in settings else 0
-        found = score(logits_NxC, labels_N, self.labels, majority)
-        if "majority" not in settings:  # an older jaxft did not write which class that is
-            found["majority_accuracy"] = None
-        return found
+        if "majority" in settings:
+            return [float(name == settings["majority"]) for name in self.labels]
+        return settings.get("baseline")
 
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
 
-        On the run's own test split the batches, and so the bits, are those of the run.
+        On the run's own test split the batches are those of the run, and so are the bits.
 
         Raises:
           InputError: a logit is not finite.
         """
         settings = self.run.settings
-        data = encode(self._tokenizer, examples, self.labels, settings["max_length"])
+        kind, limit = self.objective.kind, settings["max_length"]
+        data = encode(self._tokenizer, examples, self.labels, limit, kind)
         if not examples:
-            return np.zeros((0, len(self.labels)), np.float32), data
+            return np.zeros((0, self.objective.outputs(self.labels)), np.float32), data
         logits_NxC = loop.logits_of(
-            self._plan, data, self._program, self._trained, self._frozen, self._devices
+            self._loop_config, data, self._program, self._trained, self._frozen, self._devices
         )
         if not np.isfinite(logits_NxC).all():
             raise InputError("the model gives logits that are not finite; did training diverge?")
         return logits_NxC, data
 
     @cached_property
-    def _program(self) -> ByLength:
+    def _program(self) -> CompiledByLength:
         """The evaluation step; each length is compiled when it is first met."""
-        return eval_program(self._model, self._devices, self._plan.eval_batch_size)
+        target = self.objective.target(self.objective.outputs(self.labels))
+        return eval_program(
+            self._model, self._devices, self._loop_config.eval_batch_size, target=target
+        )
 
     @cached_property
-    def _plan(self) -> loop.Plan:
+    def _loop_config(self) -> loop.LoopConfig:
         settings = self.run.settings
-        return loop.Plan(
+        return loop.LoopConfig(
             batch_size=0,
             eval_batch_size=settings["eval_batch_size"],
             epochs=0,
-            # New texts may be longer than all that the buckets were chosen for.
+            # New texts may be longer than those that the buckets were chosen for.
             buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
         )
 
@@ -241,6 +245,9 @@ class Classifier:
         ]
         trained_files.check_leaves(self.run.folder / trained_files.LEAVES, *signatures)
         shardings = param_shardings(model.axes, model.shapes, self._devices)
-        everything = {**parts.weights, **trained}
+        frozen = {
+            path: np.asarray(x, model.shapes[path].dtype) for path, x in parts.weights.items()
+        }
+        everything = {**frozen, **trained}
         on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
         return split(on_devices, model.labels)

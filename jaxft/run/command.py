@@ -11,7 +11,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from jaxft import cli
+from jaxft import cli, hints
 from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import InputError
@@ -19,18 +19,18 @@ from jaxft.run.runner import run
 from jaxft.training import loop
 
 SYNOPSIS = """\
-Fine-tunes an encoder: text and a checkpoint in, an honest result and a run directory out.
+Fine-tunes an encoder on text: a checkpoint in, scores and a run directory out.
 
     python -m jaxft.train --config configs/acl_lora.py [--workdir DIR] [--config.FIELD=VALUE ...]
                           [--dry_run] [--distributed=auto|on|off] [--heartbeat SECONDS]
 
-The same command again continues an interrupted run. With --config.seeds=1,2,3 or
---config.optim.learning_rates=1e-3,3e-4 it is several runs, with both every seed with every rate.
-They train together where that costs little more than one (`jaxft.training.trials`); each leaves
-a directory as if it had trained alone. --dry_run loads and checks everything, prints
-the parameters by partition, compiles one step and stops. Started on several hosts at once, with the
-same config, it is one run (`jaxft.distributed.processes`); a host that is lost ends the others
-within --heartbeat and half a minute.
+The same command again continues an interrupted run. --config.seeds=1,2,3 or
+--config.optim.learning_rates=1e-3,3e-4 gives several runs; both give every seed with every rate.
+They train together where that costs little more than one run (`jaxft.training.trials`), and each
+leaves a directory as if it had trained alone. --dry_run loads and checks everything, prints the
+parameters by partition, compiles one step and stops. Started on several hosts with the same config,
+the processes form one run (`jaxft.distributed.processes`); if a host is lost, the others exit
+within --heartbeat plus half a minute.
 """
 
 
@@ -41,7 +41,7 @@ def process_flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "heartbeat",
         processes.HEARTBEAT_S,
-        "seconds without a sign of life after which a host is lost",
+        "seconds without a heartbeat after which a host counts as lost",
         flag_values=values,
     )
     return values
@@ -53,8 +53,8 @@ def run_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "workdir",
         "",
-        "run directory; for several runs the directory of theirs, or a name with {seed} or "
-        "{learning_rate} in it; default: runs/ and a name made from the config",
+        "run directory; for several runs their parent, or a name with {seed} or "
+        "{learning_rate}; default: a name made from the config, in runs/",
         values,
     )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
@@ -64,22 +64,22 @@ def run_flags() -> flags.FlagValues:
 def join_hosts(argv: list[str]) -> list[str]:
     """Joins the processes that --distributed names and returns the other arguments.
 
-    Before the config is read: a host on which that fails tells the others.
+    It comes before the config is read, so that a host on which that fails can notify the others.
     """
     values = process_flags()
-    values.set_gnu_getopt()  # --config FILE comes first, and ends the options otherwise
+    values.set_gnu_getopt()  # otherwise FILE in `--config FILE` would end the options
     try:
         rest = values(argv, known_only=True)
     except flags.Error as err:
-        raise InputError(cli.flag_message(err, "")) from err
+        raise InputError(hints.flag_message(err, argv, list(values), {})) from err
     processes.start(values.distributed, values.heartbeat)
     return rest
 
 
 def to_agree(config: ConfigDict, dry_run: bool) -> dict[str, Any]:
-    """Returns what the processes of a run must be given alike.
+    """Returns the settings that must be equal on all processes of a run.
 
-    Where the data lie is each host's own affair; what they are is compared once they are read.
+    data.dir may differ between hosts; the data themselves are compared after they have been read.
     """
     fields = flatten_dict(to_json(config), sep=".")
     del fields["data.dir"]

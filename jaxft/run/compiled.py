@@ -1,8 +1,8 @@
-"""The compiled programs of a run: its training step and its evaluation, for every length it meets.
+"""The compiled programs of a run: its training and evaluation steps, for every batch length.
 
 programs = compile_programs(setup, runs=1)      # how many train together
 programs.train(state, frozen, batch, keys)
-programs.alone["compiled"]["peak"]              # what a step of one of these runs needs alone
+programs.alone["compiled"]["peak"]              # the step of one run alone
 """
 
 from dataclasses import dataclass
@@ -21,76 +21,86 @@ from jaxft.run import build
 from jaxft.run.setup import Setup
 from jaxft.run.trials import rates_differ
 from jaxft.training import loop
-from jaxft.training.programs import ByLength, eval_program, train_program
+from jaxft.training.programs import CompiledByLength, eval_program, train_program
 
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiled steps of so many runs.
+    """The compiled steps of the runs that train together.
 
     Attributes:
-      alone: what a step of one of these runs alone needs, results.json's `memory.plan`.
+      alone: the memory of the step of one run alone, `memory.plan` in results.json.
     """
 
-    train: ByLength
-    evaluate: ByLength
+    train: CompiledByLength
+    evaluate: CompiledByLength
     alone: dict[str, Any] | None
 
 
-def programs(setup: Setup, runs: int) -> tuple[ByLength, ByLength]:
-    """Returns the training and the evaluation step of so many runs; compiles nothing."""
-    model, plan = setup.parts.model, setup.plan
+def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLength]:
+    """Returns the training and the evaluation step of `runs` runs; compiles nothing."""
+    model, loop_config = setup.parts.model, setup.loop_config
+    outputs = setup.objective.outputs(setup.dataset.labels)
+    target = setup.objective.target(outputs)
     run_train = train_program(
         model,
         setup.optimizer,
         setup.devices,
-        plan.batch_size,
+        loop_config.batch_size,
         log_norm=setup.config.optim.clip > 0,
         seeds=runs,
         rates_differ=rates_differ(setup.config),
-        objective=setup.objective,
+        losses=setup.losses,
+        target=target,
     )
-    return run_train, eval_program(model, setup.devices, plan.eval_batch_size, seeds=runs)
+    return run_train, eval_program(
+        model, setup.devices, loop_config.eval_batch_size, seeds=runs, target=target
+    )
 
 
 def compile_programs(setup: Setup, runs: int) -> Programs:
-    """Returns the two programs, compiled for every length that a run meets."""
+    """Returns the two programs, compiled for every batch length of the run."""
     run_train, run_eval = programs(setup, runs)
     alone = plan_alone(setup, run_train if runs == 1 else None)
-    run_train.compile_all(train_lengths(setup.plan, setup.data["train"], setup.plan.epochs))
-    evaluated = (eval_lengths(setup.plan, setup.data[split]) for split in ("dev", "test"))
+    run_train.compile_all(
+        train_lengths(setup.loop_config, setup.data["train"], setup.loop_config.epochs)
+    )
+    evaluated = (eval_lengths(setup.loop_config, setup.data[split]) for split in ("dev", "test"))
     run_eval.compile_all(chain.from_iterable(evaluated))
     longest = max(run_train.executables)
     one = programs(setup, 1)[0].shapes(longest)
-    frozen_gradients.check(run_train.largest(), setup.parts.model, one, runs)
+    model, losses = setup.parts.model, setup.losses
+    frozen_gradients.check(run_train.largest(), model, one, runs, losses)
     return Programs(run_train, run_eval, alone)
 
 
-def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | None:
+def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, Any] | None:
     """Returns the planner's row of one run alone, at the length that needs the most memory.
 
-    None for a run of several processes: what one of them has in its cache the others may not.
+    None for a run of several processes, because their plan caches may differ.
 
     Args:
-      run_train: the step of one run, if that is what trains here; the planner compiles it then.
+      run_train: the step of one run, if only one trains; the planner then compiles it for both.
     """
     if processes.count() > 1:
         return None
-    config, plan = setup.config, setup.plan
+    config, loop_config = setup.config, setup.loop_config
     shape = dict(setup.devices.shape)
     alone = {**shape, "seeds": 1, "data": shape["data"] * shape["seeds"]}
     job = Job(
         architecture=backbones.read_config(setup.parts.directory),
-        num_labels=len(setup.dataset.labels),
-        fresh=tuple(setup.parts.fresh),
+        num_labels=setup.objective.outputs(setup.dataset.labels),
+        objective=setup.objective.name,
+        newly_initialised=tuple(setup.parts.newly_initialised),
         dtype=config.model.dtype,
         remat=config.model.remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=config.method.name,
         options=build.method_options(config),
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
-        batch_size=plan.batch_size,
-        length=max(train_lengths(plan, setup.data["train"], plan.epochs)),
+        batch_size=loop_config.batch_size,
+        length=max(train_lengths(loop_config, setup.data["train"], loop_config.epochs)),
         target=plan_cache.here(setup.devices.size),
         mesh=alone,
     )
@@ -100,26 +110,29 @@ def plan_alone(setup: Setup, run_train: ByLength | None) -> dict[str, Any] | Non
     return {name: value for name, value in found.items() if name not in left_out}
 
 
-def train_lengths(plan: loop.Plan, data: Encoded, epochs: int) -> list[int]:
-    """The padded lengths of all batches of the first epochs: those of any seed."""
+def train_lengths(loop_config: loop.LoopConfig, data: Encoded, epochs: int) -> list[int]:
+    """The padded lengths of all batches of the first epochs; they are the same for any seed."""
     return [
         slot.length
         for epoch in range(epochs)
-        for slot in train_order(data.lengths, plan.buckets, plan.batch_size, 0, epoch)
+        for slot in train_order(data.lengths, loop_config.buckets, loop_config.batch_size, 0, epoch)
     ]
 
 
-def eval_lengths(plan: loop.Plan, data: Encoded) -> list[int]:
+def eval_lengths(loop_config: loop.LoopConfig, data: Encoded) -> list[int]:
     """The padded lengths of a split's evaluation batches."""
-    return [slot.length for slot in eval_order(data.lengths, plan.buckets, plan.eval_batch_size)]
+    return [
+        slot.length
+        for slot in eval_order(data.lengths, loop_config.buckets, loop_config.eval_batch_size)
+    ]
 
 
 def show_compiled(setup: Setup, runs: int) -> int:
-    """Compiles the longest step of so many runs, prints what it needs; returns the exit code."""
-    run_train, length = programs(setup, runs)[0], max(setup.plan.buckets)
+    """Compiles the longest step of `runs` runs, prints its memory and returns the exit code."""
+    run_train, length = programs(setup, runs)[0], max(setup.loop_config.buckets)
     executable = run_train.compile(length)
     sizes = compiled_bytes(executable)
-    batch = f"{setup.plan.batch_size} examples x {length} tokens"
+    batch = f"{setup.loop_config.batch_size} examples x {length} tokens"
     together = f"{runs} runs together, {batch} each" if runs > 1 else batch
     print(f"\none step of {together}, compiled for this device:")
     for name, size in sizes.items():

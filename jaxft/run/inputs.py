@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.data.examples import Columns, Example
+from jaxft.data.labels import CLASS, LabelKind
 from jaxft.data.readers import Row, read_decoded, read_rows, suffix_of, to_examples
 from jaxft.errors import InputError, check_choice
+from jaxft.training import objectives
 
 Text = str | tuple[str, str]
 
@@ -23,7 +25,7 @@ def read_examples(path: Path, settings: Mapping[str, Any], label: str = "") -> t
     """Returns the texts of a file, with their labels if it has a column of them.
 
     Args:
-      settings: of the run: whether it takes pairs, what its columns were called, its labels.
+      settings: of the run: whether it takes pairs, the names of its columns, its labels.
       label: the labels' column; "" for the run's own, if the file has it; "none" reads no labels.
 
     Raises:
@@ -35,7 +37,19 @@ def read_examples(path: Path, settings: Mapping[str, Any], label: str = "") -> t
         return lines_of(path)
     rows = read_rows(path)
     columns = choose_columns(path, rows[0], settings, label)
-    return to_examples(rows, task="", columns=columns, labels=settings["labels"])
+    return to_examples(
+        rows,
+        task="",
+        columns=columns,
+        labels=settings["labels"],
+        kind=kind_of(settings),
+        separator=settings.get("label_separator", ""),
+    )
+
+
+def kind_of(settings: Mapping[str, Any]) -> LabelKind:
+    """Returns the kind of the run's labels; those of an older jaxft are classes."""
+    return objectives.find(settings.get("objective", "single_label")).kind
 
 
 def lines_of(path: Path) -> tuple[Example, ...]:
@@ -80,15 +94,14 @@ def choose_columns(path: Path, first: Row, settings: Mapping[str, Any], label: s
 def to_examples_of(texts: Sequence[Text], settings: Mapping[str, Any]) -> tuple[Example, ...]:
     """Returns texts, or pairs of texts, as examples without labels.
 
-    Raises:
-      InputError: naming the first text that is not what the run takes.
+    Raises: InputError: naming the first text that the run cannot take.
     """
     if isinstance(texts, str):
         raise InputError("texts: one string; expected a list of texts")
     expected = "a pair (text, text)" if settings["pair"] else "a text"
     examples = []
     for number, text in enumerate(texts):
-        parts: tuple[Any, ...] = (text,) if isinstance(text, str) else tuple(text)
+        parts: tuple[Any, ...] = tuple(text) if isinstance(text, tuple | list) else (text,)
         fits = len(parts) == 1 + bool(settings["pair"])
         if not fits or not all(isinstance(part, str) for part in parts):
             raise InputError(f"texts[{number}]: {text!r}; expected {expected}, as the run takes")
@@ -98,13 +111,17 @@ def to_examples_of(texts: Sequence[Text], settings: Mapping[str, Any]) -> tuple[
     return tuple(examples)
 
 
-def labelled(rows: Sequence[tuple[Text, str]], settings: Mapping[str, Any]) -> tuple[Example, ...]:
+def labelled(rows: Sequence[tuple[Text, Any]], settings: Mapping[str, Any]) -> tuple[Example, ...]:
     """Returns `(text, label)` rows as examples.
 
     Raises:
       InputError: naming the first row whose label the run does not know.
     """
     examples = to_examples_of([text for text, _ in rows], settings)
-    for number, (_, label) in enumerate(rows):
-        check_choice(label, settings["labels"], f"rows[{number}]: label")
-    return tuple(replace(one, label=label) for one, (_, label) in zip(examples, rows, strict=True))
+    kind, names = kind_of(settings), settings["labels"]
+    if kind is CLASS:
+        for number, (_, label) in enumerate(rows):
+            check_choice(label, names, f"rows[{number}]: label")
+    given = [Row("rows", number, {"label": label}) for number, (_, label) in enumerate(rows)]
+    read = kind.reader(given, "label", names, "")
+    return tuple(replace(one, label=read(row)) for one, row in zip(examples, given, strict=True))

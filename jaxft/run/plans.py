@@ -2,12 +2,13 @@
 
     rows = plan_rows(config, targets="h100,v5e:2x4", fit="", say=print)
 
-`config.memory` says which methods, batch sizes, lengths, dtypes, policies and numbers of seeds.
+`config.memory` lists the methods, batch sizes, lengths, dtypes, policies and numbers of seeds.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, cast
 
@@ -27,12 +28,13 @@ from jaxft.reporting.schema import PlanRow
 from jaxft.run import build
 from jaxft.run.trials import are_together, trials
 from jaxft.training.mesh import AXES, axis_sizes
+from jaxft.training.objectives import SINGLE_LABEL, Objective, of_kind
 
-Say = Callable[[str], None]  # takes a line of progress
+Say = Callable[[str], None]  # called with a line of progress
 
 
 def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[PlanRow]:
-    """Returns a row for each combination and device; all is checked before the first compilation.
+    """Returns a row for each combination and device; everything is checked before compiling.
 
     Args:
       targets: devices such as `h100,v5e:2x4`; empty takes `config.memory.targets`.
@@ -42,14 +44,15 @@ def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Plan
     Raises:
       InputError: a name or number is not valid, or nothing fits.
     """
-    model = build.read_model(config, label_names(config))
+    objective, labels = objective_and_labels(config)
+    model = build.read_model(config, labels, objective)
     work = [
-        (target, make_jobs(config, model, target), fit_limit(fit, target))
+        (target, make_jobs(config, model, target, objective.name), fit_limit(fit, target))
         for target in chosen_targets(config, targets)
     ]
     together = {job.seeds for _, jobs, _ in work for _, job in jobs}
     if together == {1} and max(seed_counts(config)) > 1:
-        say("these seeds would train one after the other; the plan is for one seed")
+        say("these seeds would train sequentially; the plan is for one seed")
     rows = []
     for target, jobs, limit in work:
         with compiler(target, config.memory.steps > 0) as compiled:
@@ -74,14 +77,17 @@ def chosen_targets(config: ConfigDict, given: str) -> list[targets.Target]:
 
 
 def make_jobs(
-    config: ConfigDict, model: tuple[dict[str, Any], list[str], int], target: targets.Target
+    config: ConfigDict,
+    model: tuple[dict[str, Any], list[str], int],
+    target: targets.Target,
+    objective: str = SINGLE_LABEL.name,
 ) -> list[tuple[str, Job]]:
     """Returns `(label, job)` for every combination that the config names, methods innermost.
 
-    Each once: of seeds that train one after the other, one stands for however many.
+    Duplicates are dropped: seeds that train sequentially need the same step as one seed.
 
     Args:
-      model: what `jaxft.run.build.read_model` returns.
+      model: as `jaxft.run.build.read_model` returns it.
     """
     plan = config.memory
     axes = product(
@@ -93,8 +99,9 @@ def make_jobs(
         seed_counts(config),
         words(plan.methods) or method_names(),
     )
-    architecture, fresh, num_labels = model
-    jobs = [make_job(config, architecture, fresh, num_labels, target, *values) for values in axes]
+    architecture, newly_initialised, num_labels = model
+    make = partial(make_job, config, architecture, newly_initialised, num_labels, objective, target)
+    jobs = [make(*values) for values in axes]
     return [job for number, job in enumerate(jobs) if job not in jobs[:number]]
 
 
@@ -104,7 +111,7 @@ def method_names() -> list[str]:
 
 
 def seed_counts(config: ConfigDict) -> tuple[int, ...]:
-    """How many seeds, or learning rates, are to be planned together, as far as they can be."""
+    """Returns the numbers of seeds, or of learning rates, to plan together if they can be."""
     return config.memory.seeds or (len(trials(config)),)
 
 
@@ -116,8 +123,9 @@ def words(values: tuple[str, ...]) -> list[str]:
 def make_job(
     config: ConfigDict,
     architecture: dict[str, Any],
-    fresh: list[str],
+    newly_initialised: list[str],
     num_labels: int,
+    objective: str,
     target: targets.Target,
     mesh: str,
     dtype: str,
@@ -127,7 +135,7 @@ def make_job(
     seeds: int,
     method: str,
 ) -> tuple[str, Job]:
-    """Returns what a method is called in the table, and its job."""
+    """Returns a method's name in the table, and its job."""
     check_choice(method, method_names(), "memory.methods")
     check_choice(remat, POLICIES, "memory.remats")
     check_choice(dtype, backbones.DTYPES, "memory.dtypes")
@@ -140,9 +148,11 @@ def make_job(
     job = Job(
         architecture=architecture,
         num_labels=num_labels,
-        fresh=tuple(fresh),
+        objective=objective,
+        newly_initialised=tuple(newly_initialised),
         dtype=dtype,
         remat=remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=method,
         options=build.method_options(config, method) | layers,
         clip=config.optim.clip,
@@ -158,7 +168,7 @@ def make_job(
 
 
 def go_together(config: ConfigDict, method: str, mesh: dict[str, int], seeds: int) -> bool:
-    """Whether so many seeds of a method would train in one step on a mesh of these sizes."""
+    """Whether this many seeds of a method would train in one step on a mesh of these sizes."""
     run = config.copy_and_resolve_references()
     run.method.name, run.mesh.seeds = method, mesh["seeds"]
     return are_together(run, seeds)
@@ -182,17 +192,20 @@ def parse_mesh(text: str) -> dict[str, int]:
     return sizes
 
 
-def label_names(config: ConfigDict) -> Sequence[str]:
-    """Returns the labels of a task; its files are read only where nothing else tells."""
-    if config.data.labels:
-        return config.data.labels
+def objective_and_labels(config: ConfigDict) -> tuple[Objective, Sequence[str]]:
+    """Returns the objective and the labels of a task; its files are read only where needed."""
     names = [part.name for part in tasks.parse_task(config.task)]
-    if not all(name in tasks.CATALOGUE for name in names):
-        return build.load_dataset(config).labels
-    if len(names) == 1:
-        return tasks.CATALOGUE[names[0]].labels
-    # As `tasks.merge` calls them.
-    return [f"{name}:{label}" for name in names for label in tasks.CATALOGUE[name].labels]
+    known = build.named_objective(config)
+    if all(name in tasks.CATALOGUE for name in names):
+        known = known or of_kind(tasks.find(names[0]).kind)
+        if len(names) == 1:
+            return known, tasks.CATALOGUE[names[0]].labels
+        # As `tasks.merge` calls them.
+        return known, [f"{n}:{label}" for n in names for label in tasks.CATALOGUE[n].labels]
+    if config.data.labels:  # the same outputs for one label a text and for several
+        return known or SINGLE_LABEL, config.data.labels
+    dataset = build.load_dataset(config)
+    return build.objective_of(config, dataset), dataset.labels
 
 
 def describe(job: Job) -> str:
@@ -221,7 +234,7 @@ def make_row(
 
 
 def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int, say: Say) -> tuple[Row, Job]:
-    """Returns what --fit says of a method, and the job at its largest batch."""
+    """Returns the row's `fit`, and the job at its largest batch."""
     tried: dict[int, float] = {}
 
     def peak_of(batch_size: int) -> float:
@@ -240,7 +253,7 @@ def find_largest(job: Job, compiled: Callable[[Job], Row], limit: int, say: Say)
 
 
 def too_large(job: Job, peak: float, limit: int) -> str:
-    """Says that not even the smallest batch fits, and what may help."""
+    """Returns a message that not even the smallest batch fits, with what may help."""
     seeds, fewer = (f" with {job.seeds} seeds", "fewer seeds, ") if job.seeds > 1 else ("", "")
     needs = f"{peak / 2**20:,.0f} MiB" if peak < float("inf") else "more than it has"
     return (

@@ -3,6 +3,7 @@
 results = make_results(setup, member, test_logits, used)
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -24,29 +25,34 @@ from jaxft.run.scores import test_results
 from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
-from jaxft.training.programs import ByLength
+from jaxft.training.objectives import Objective
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.selection import best_entry
 
 
 def make_results(
     setup: Setup, member: loop.Member, test_logits: dict[str, np.ndarray], used: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns results.json, but for the timing.
+    """Returns results.json without the timing.
 
     Args:
       test_logits: logits_NxC of the `best` and of the `last` weights.
       used: `used_memory`.
     """
     config, dataset, history = setup.config, setup.dataset, member.record["history"]
-    best, last = best_entry(history, config.metric), history[-1]
-    unseen = checks.unseen(dataset)
+    best, last = best_entry(history, setup.loop_config.metric), history[-1]
+    unseen, objective = checks.unseen(dataset), setup.objective
+    baseline = objective.baseline(setup.data["train"].labels, dataset.labels)
     scores = {
-        name: test_results(logits_NxC, setup.data["test"].labels, dataset, unseen)
+        name: test_results(
+            logits_NxC, setup.data["test"].labels, dataset, unseen, objective, baseline
+        )
         for name, logits_NxC in test_logits.items()
     }
     chosen = best if best and config.select == "best" else last
     return {
-        **describe(trial_config(config, member.trial), dataset),
+        **describe(trial_config(config, member.trial), dataset, setup.loop_config),
+        **objective_facts(objective, dataset, baseline),
         "diverged": member.record.get("diverged"),
         "best_epoch": best and best["epoch"],
         "lost_epochs": member.record.get("lost_epochs", []),
@@ -63,7 +69,26 @@ def make_results(
     }
 
 
-def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+def objective_facts(
+    objective: Objective, dataset: Dataset, baseline: list[float]
+) -> dict[str, Any]:
+    """Returns the objective's name, and whatever a report needs to know of its scores.
+
+    So that a report can show the scores of an objective that is not registered where it is made.
+    """
+    return {
+        "objective": objective.name,
+        "description": objective.description,
+        "metrics": {name: asdict(metric) for name, metric in objective.all_metrics().items()},
+        "shown": list(objective.shown),
+        "baseline": objective.baseline_name(baseline, dataset.labels),
+        "plot": objective.plot,
+        "loss_name": objective.loss_name,
+        "limit": objective.limit,
+    }
+
+
+def describe(config: ConfigDict, dataset: Dataset, loop_config: loop.LoopConfig) -> dict[str, Any]:
     """Returns what of results.json was known before training."""
     settings = to_json(config)
     return {
@@ -74,7 +99,7 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "seed": config.seed,
         "labels": list(dataset.labels),
         "select": config.select,
-        "metric": config.metric,
+        "metric": loop_config.metric,
         "config": settings,
     }
 
@@ -82,12 +107,12 @@ def describe(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
 def used_memory(
     programs: Programs, growth: ResidentGrowth, weights: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Returns what the longest step needs by XLA, and what was measured on the device.
+    """Returns the memory of the longest step according to XLA, and as measured on the device.
 
-    `compiled` and all that is measured are of the runs that trained together, `plan` is of one.
+    `compiled` and the measured figures cover all runs that trained together, `plan` covers one.
 
-    `measured_growth` is the allocator's peak on an accelerator. On the CPU it is how much the
-    process grew from before the state was made until the first epoch's steps were over, and the
+    `measured_growth` is the allocator's peak on an accelerator. On the CPU it is the growth of the
+    process between the creation of the state and the end of the first epoch's steps, plus the
     checkpoint's weights, which were read before and are used in place.
     """
     compiled = compiled_bytes(programs.train.largest())
@@ -107,17 +132,22 @@ def used_memory(
 
 
 def timing(
-    setup: Setup, runs: int, record: dict[str, Any], run_train: ByLength, run_eval: ByLength
+    setup: Setup,
+    runs: int,
+    record: dict[str, Any],
+    run_train: CompiledByLength,
+    run_eval: CompiledByLength,
 ) -> dict[str, Any]:
-    """Returns results.json's `timing`; tokens are real ones, `padding_fraction` the rest.
+    """Returns `timing` of results.json; padding is not in the tokens but in `padding_fraction`.
 
-    `train_s` is the time of all the runs that trained together; the rates are theirs together.
+    `train_s` and the rates are of all the runs that trained together. If a run took some of its
+    steps with fewer others, they are what they would be with as many as at its end.
     """
-    plan, data = setup.plan, setup.data["train"]
+    loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
-    padded = plan.batch_size * sum(train_lengths(plan, data, epochs))
+    padded = loop_config.batch_size * sum(train_lengths(loop_config, data, epochs))
     tokens = epochs * sum(map(len, data.ids))
-    seconds = record["train_s"]
+    seconds = runs * loop.own_seconds(record, runs)
     return {
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,

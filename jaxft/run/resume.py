@@ -1,9 +1,9 @@
-"""Where a run goes on: its latest checkpoint or the beginning, and its best epoch at the end.
+"""Where a run continues: its latest checkpoint or the beginning; and its best epoch at the end.
 
     with ExitStack() as stack:
         waiting = open_runs(setup, workdirs, stack)     # step -> runs that are at this step
 
-Nothing that was saved is given up before it is replaced.
+A checkpoint is removed only after its replacement has been saved.
 """
 
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ from jaxft.training.trials import Group, Trial, label
 
 @dataclass(frozen=True)
 class Started:
-    """A run that has been begun or restored, and its state."""
+    """A new or restored run, and its state."""
 
     member: loop.Member
     state: State
@@ -35,9 +35,9 @@ class Started:
 def open_runs(
     setup: Setup, workdirs: dict[Trial, Path], stack: ExitStack
 ) -> dict[int, list[Started]]:
-    """Opens the checkpoints and logs of a group's runs and restores them; by step.
+    """Opens the checkpoints and logs of a group's runs, restores them and returns them by step.
 
-    Adds a launch to each; what is opened is closed with `stack`.
+    Adds a launch to each run. `stack` closes what is opened here.
     """
     begun = {
         trial
@@ -57,7 +57,7 @@ def open_runs(
             trial,
             number,
             label(trial, list(workdirs)),
-            make_rates(setup.config, setup.plan, setup.data["train"], trial.learning_rate),
+            make_rates(setup.config, setup.loop_config, setup.data["train"], trial.learning_rate),
             path,
             record,
             opened[trial],
@@ -68,7 +68,7 @@ def open_runs(
 
 
 def note_launch(setup: Setup, path: Path, step: int) -> None:
-    """Adds this start to a run's launches; says where it continues, and with which versions."""
+    """Adds this start to a run's launches; prints where it continues, and changed versions."""
     before = processes.broadcast(workdir.launches(path)[-1:])
     if step:
         print(f"continuing {path} at step {step}")
@@ -85,12 +85,12 @@ def restored(
 ) -> dict[Trial, tuple[State, dict[str, Any]]]:
     """Returns each trial's `(state, record)`, from its checkpoints or at the beginning.
 
-    A kill may come between two runs' checkpoints. Then those that are ahead by this one save go
-    back to where the others are: all go on together, to the bits that they would have come to
-    undisturbed. Runs that are further apart stay where they are; `train` lets them meet.
+    A kill may come between the checkpoints of two runs. Runs that are one save ahead then go back
+    to the step of the others, so that all continue together and end with the same bits as without
+    the kill. Runs that are further apart keep their steps; `train` brings them together.
 
     Args:
-      begun: the trials that were started before.
+      begun: the trials that had started before.
     """
     model, weights = setup.parts.model, setup.parts.weights
 
@@ -103,7 +103,7 @@ def restored(
     lowest = min(steps.values())
     behind = {trial for trial, step in steps.items() if step == lowest}
     is_disturbed = any(own.damaged for own in checkpoints.values()) or not behind <= begun
-    # In one order on all processes: each goes back together.
+    # In the same order on all processes, which go back together.
     ahead = [trial for trial in steps if trial not in behind]
     if is_disturbed or not all(one_save_ahead(checkpoints[trial], lowest) for trial in ahead):
         return found
@@ -115,7 +115,7 @@ def restored(
             continue
         print(
             f"{label(trial, list(steps))}back from step {steps[trial]} to {lowest}, where the "
-            "others are: all go on together as if undisturbed"
+            "others are; all continue together as if uninterrupted"
         )
         found[trial] = earlier or begin(trial)
     return found
@@ -128,9 +128,9 @@ def one_save_ahead(own: Checkpoints, lowest: int) -> bool:
 
 
 def best_state(group: Group, members: list[loop.Member], last: State, metric: str) -> State:
-    """Returns the state of each member's best epoch; the last one's itself if all are that.
+    """Returns the state of each member's best epoch; `state` itself if that is everyone's last.
 
-    A run without a finite epoch has no best one, and gives its last state.
+    A run without a finite epoch has no best epoch and gives its last state.
     """
     states = [restore_best(member, metric) for member in members]
     if all(state is None for state in states):
@@ -143,8 +143,8 @@ def restore_best(member: loop.Member, metric: str) -> State | None:
 
     None if that is its last epoch, or if it has none.
 
-    A checkpoint that is lost or damaged is given up, in the record as well: the best epoch is then
-    the best of those that are left.
+    A lost or damaged checkpoint is also marked in the record; the best epoch is then the best of
+    those whose checkpoints are left.
     """
     member.checkpoints.wait()
     while True:
@@ -159,7 +159,7 @@ def restore_best(member: loop.Member, metric: str) -> State | None:
 
 
 def give_up(member: loop.Member, best: dict[str, Any], reason: str) -> None:
-    """Gives up an epoch whose checkpoint cannot be read, and those that have none to go back to."""
+    """Marks an epoch whose checkpoint cannot be read as lost, and those without a checkpoint."""
     if best["step"] in member.checkpoints.steps():
         member.checkpoints.put_aside(best["step"])
     *earlier, _ = member.record["history"]

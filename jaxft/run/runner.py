@@ -4,7 +4,7 @@
 
 Load and check (`setup`), compile (`compiled`), restore (`resume`), train epoch by epoch
 (`jaxft.training.loop`), evaluate, write (`results`, `write`). Several runs that train together take
-the same way, with an axis in front of all that is trained.
+the same path, with an axis of runs in front of everything that is trained.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,23 @@ from ml_collections import ConfigDict
 
 from jaxft.config import to_json
 from jaxft.distributed import processes
+from jaxft.errors import check_choice
 from jaxft.io import read_json
 from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
 from jaxft.reporting import tables
+from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
-from jaxft.run.scores import majority_class
 from jaxft.run.setup import Setup, set_up
 from jaxft.run.trials import are_together, directory, fits_mesh, rates_differ, trial_config, trials
 from jaxft.run.write import finish
 from jaxft.training import loop
-from jaxft.training.metrics import check_metric, score
+from jaxft.training.objectives import OBJECTIVES
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.state import init_params
 from jaxft.training.step import Params
 from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
@@ -43,8 +44,8 @@ from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
 def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]) -> int:
     """One run, or one of each trial, from the raw files to results.json; returns the exit code."""
     with processes.error_barrier():
-        find(config.method.name)  # names first, before any data is downloaded
-        check_metric(config.metric)
+        find(config.method.name)  # check names before any data is downloaded
+        check_objective(config)
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
     setup = set_up(config, argv)
     with processes.error_barrier():
@@ -52,18 +53,19 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     if dry_run:
         return show_compiled(setup, len(workdirs) if is_together else 1)
 
-    # Finished runs are only shown; the others are this command's until it ends.
+    # Finished runs are only shown; this command holds the locks of the others until it ends.
     left = [trial for trial, path in workdirs.items() if not is_done(setup, trial, path)]
     if not left:
         return 0
     with ExitStack() as stack:
         for trial in left:
             claim(setup, trial, workdirs[trial], stack)
-        # A kill between two runs' ends leaves a number that the mesh may not divide.
+        # If the previous launch was killed, the number of unfinished runs may not be divisible by
+        # mesh.seeds.
         is_together = is_together and fits_mesh(config, len(left))
         groups = [left] if is_together else [[trial] for trial in left]
-        # One after the other they share one compilation. It comes before any array is made, and is
-        # not counted in what the arrays and the steps take.
+        # Sequential runs share one compilation. It comes before any array is made, so that it is
+        # not counted in the memory of the arrays and the steps.
         compiled = cache(partial(compile_programs, setup))
         compiled(len(groups[0]))
         growth = ResidentGrowth()
@@ -75,21 +77,34 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
     return 0
 
 
+def check_objective(config: ConfigDict) -> None:
+    """Raises InputError unless the config names an objective and one of its scores.
+
+    Where the data decide on the objective, its scores are checked once they are read.
+    """
+    objective = build.named_objective(config)
+    if objective:
+        objective.check_metric(config.metric)
+    else:
+        known = [name for one in OBJECTIVES.values() for name in one.all_metrics()]
+        check_choice(config.metric, ["auto", *dict.fromkeys([*known, "loss"])], "metric")
+
+
 def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
-    """Checks a run's directory; if it holds the finished run already, shows its results."""
+    """Checks a run's directory; shows the results if the run is finished."""
     own = to_json(trial_config(setup.config, trial))
     with processes.error_barrier():
         if processes.is_writer():
             rundir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
     if done:
-        print(f"\n{path} is done already; its results:\n")
+        print(f"\n{path}  is done already; its results:\n")
         print(tables.result_table(read_json(path / "results.json")))
     return done
 
 
 def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:
-    """Makes a run's directory this command's until `stack` is closed."""
+    """Holds the lock of a run's directory until `stack` is closed."""
     own = to_json(trial_config(setup.config, trial))
     with processes.error_barrier():
         if processes.is_writer():
@@ -104,10 +119,10 @@ def train(
     compiled: Callable[[int], Programs],
     growth: ResidentGrowth,
 ) -> None:
-    """Begins or continues the runs of a group of trials and trains them to the end.
+    """Starts or continues the runs of a group of trials and trains them to the end.
 
-    Runs that are at different steps train apart until they meet: the one that is behind trains to
-    the step of the next, both go on from there together, and so on.
+    Runs at different steps train separately until they meet: the last one trains to the step of the
+      next, from there both continue together, and so on.
     """
     with ExitStack() as stack:
         waiting = open_runs(setup, workdirs, stack)
@@ -137,7 +152,7 @@ def train_members(
     """Trains runs that are at the same step, up to a step or to the end.
 
     Returns:
-      the runs at that step; none if they have come to their end, and their results are written.
+      the runs at that step; none if they are finished and their results have been written.
     """
     members = [one.member for one in started]
     programs = compiled(len(members))
@@ -145,7 +160,7 @@ def train_members(
     group = Group(setup.shapes, len(members))
     evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
     last = loop.fit(
-        setup.plan,
+        setup.loop_config,
         setup.data["train"],
         run_train,
         partial(dev_scores, setup, evaluate),
@@ -160,7 +175,7 @@ def train_members(
     )
     if int(last.step) == until:
         return [Started(member, group.take(last, i)) for i, member in enumerate(members)]
-    best = best_state(group, members, last, setup.config.metric)
+    best = best_state(group, members, last, setup.loop_config.metric)
     states_of = {"last": last, "best": best}
     tested = {"last": evaluate("test", last.trained)}
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
@@ -175,11 +190,11 @@ def train_members(
 
 
 def logits_of(
-    setup: Setup, run_eval: ByLength, frozen: Params, runs: int, split: str, trained: Params
+    setup: Setup, run_eval: CompiledByLength, frozen: Params, runs: int, split: str, trained: Params
 ) -> np.ndarray:
     """Returns logits_SxNxC of a split, with an axis of runs even for one."""
     data = setup.data[split]
-    found = loop.logits_of(setup.plan, data, run_eval, trained, frozen, setup.devices)
+    found = loop.logits_of(setup.loop_config, data, run_eval, trained, frozen, setup.devices)
     return found.reshape(runs, *found.shape[-2:])
 
 
@@ -187,13 +202,14 @@ def dev_scores(
     setup: Setup, evaluate: Callable[[str, Params], np.ndarray], trained: Params
 ) -> list[dict[str, Any]]:
     """Returns the scores of the dev split of each run."""
-    labels, names = setup.data["dev"].labels, setup.dataset.labels
-    majority = majority_class(setup.dataset)
-    return [score(logits, labels, names, majority) for logits in evaluate("dev", trained)]
+    targets, names = setup.data["dev"].labels, setup.dataset.labels
+    baseline = setup.objective.baseline(setup.data["train"].labels, names)
+    found = evaluate("dev", trained)
+    return [setup.objective.scores(logits, targets, names, baseline) for logits in found]
 
 
 def own_arguments(setup: Setup, group: list[Trial]) -> tuple[jax.Array, ...]:
-    """Returns what a group's steps take behind the batch."""
+    """Returns the arguments of a group's steps that follow the batch."""
     keys = dropout_keys(setup.devices, [trial.seed for trial in group])
     if not rates_differ(setup.config):
         return (keys,)

@@ -1,6 +1,6 @@
 """Scores and predictions of a run, from its logits.
 
-results = test_results(logits_NxC, labels_N, dataset, unseen)
+results = test_results(logits_NxC, labels_N, dataset, unseen, SINGLE_LABEL, baseline)
 rows = predictions(logits_NxC, dataset.test, labels)
 """
 
@@ -11,24 +11,28 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.examples import Dataset, Example
-from jaxft.training.metrics import from_confusion, not_finite, score
-
-
-def majority_class(dataset: Dataset) -> int:
-    """The most frequent class of train; of equals the first."""
-    counts = Counter(example.label for example in dataset.train)
-    return max(range(len(dataset.labels)), key=lambda c: counts[dataset.labels[c]])
+from jaxft.training.metrics import from_confusion, not_finite
+from jaxft.training.objectives import SINGLE_LABEL, Objective
 
 
 def test_results(
-    logits_NxC: np.ndarray, labels_N: np.ndarray, dataset: Dataset, unseen: Sequence[bool]
+    logits_NxC: np.ndarray,
+    labels_N: np.ndarray,
+    dataset: Dataset,
+    unseen: Sequence[bool],
+    objective: Objective,
+    baseline: Sequence[float],
 ) -> dict[str, Any]:
-    """Returns `test`, `test_unseen` (texts in neither train nor dev) and, if merged, `tasks`."""
-    majority = majority_class(dataset)
+    """Returns `test`, `test_unseen` (texts in neither train nor dev) and, if merged, `tasks`.
+
+    Args:
+      labels_N: the targets, as the objective has them.
+      baseline: of the training split (`Objective.baseline`).
+    """
     new = np.asarray(unseen, bool)
     results = {
-        "test": score(logits_NxC, labels_N, dataset.labels, majority),
-        "test_unseen": score(logits_NxC[new], labels_N[new], dataset.labels, majority),
+        "test": objective.scores(logits_NxC, labels_N, dataset.labels, baseline),
+        "test_unseen": objective.scores(logits_NxC[new], labels_N[new], dataset.labels, baseline),
     }
     if len(dataset.task_labels) > 1:
         results["tasks"] = scores_by_task(logits_NxC, labels_N, dataset)
@@ -61,7 +65,7 @@ def scores_by_task(
 def part_scores(
     logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], classes: Sequence[int]
 ) -> dict[str, Any]:
-    """Scores over some of the classes; none where a logit is not finite."""
+    """Scores over some of the classes; all None if a logit is not finite."""
     if not np.isfinite(logits_NxC).all():
         return not_finite()
     confusion = np.zeros((len(names),) * 2, int)
@@ -69,31 +73,25 @@ def part_scores(
     return from_confusion(confusion, names, classes)
 
 
-def probabilities(logits_NxC: np.ndarray) -> np.ndarray:
-    """Softmax over classes, in float64: float32 sums miss 1 by enough to surprise a reader."""
-    shifted = logits_NxC.astype(np.float64) - logits_NxC.max(-1, keepdims=True)
-    return np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
-
-
 def predictions(
-    logits_NxC: np.ndarray, examples: Sequence[Example], labels: Sequence[str]
+    logits_NxC: np.ndarray,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    objective: Objective = SINGLE_LABEL,
 ) -> Iterator[dict[str, Any]]:
-    """Yields one JSON-ready row an example: its text, the predicted label and all probabilities.
+    """Yields one JSON-ready row an example: its text and label, and the objective's answer.
 
-    Where a logit is not finite, the prediction and the probabilities are None.
+    Where a logit is not finite, the prediction is None.
     """
     finite_N = np.isfinite(logits_NxC).all(-1)
-    rows = zip(examples, probabilities(np.nan_to_num(logits_NxC)), finite_N, strict=True)
-    for example, row_C, is_finite in rows:
-        gold = {"label": example.label} if example.label else {}
+    answers = objective.answers(np.nan_to_num(logits_NxC), labels)
+    for example, answer, is_finite in zip(examples, answers, finite_N, strict=True):
+        gold = {"label": example.label} if example.is_labelled else {}
         pair = {} if example.pair is None else {"pair": example.pair}
         yield {
             "id": example.id,
             "text": example.text,
             **pair,
             **gold,
-            "prediction": labels[int(row_C.argmax())] if is_finite else None,
-            "probabilities": {
-                name: float(p) if is_finite else None for name, p in zip(labels, row_C, strict=True)
-            },
+            **(answer if is_finite else objective.no_answer(labels)),
         }

@@ -1,6 +1,6 @@
-"""From a config to all that a run needs before its first step: data, model, optimizer, shapes.
+"""From a config to everything a run needs before its first step: data, model, optimizer, shapes.
 
-setup = set_up(config, sys.argv)         # loads and checks everything, prints what there is
+setup = set_up(config, sys.argv)         # loads, checks and prints everything
 setup.data["train"], setup.parts.model, setup.shapes
 """
 
@@ -22,8 +22,14 @@ from jaxft.reporting import tables
 from jaxft.run import build
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
-from jaxft.training.objective import Objective, read_weights
-from jaxft.training.optimizer import check_accumulate, make_optimizer, make_schedule, updates_by
+from jaxft.training.objectives import Losses, Objective
+from jaxft.training.optimizer import (
+    check_accumulate,
+    make_optimizer,
+    make_schedule,
+    needs_scaling,
+    updates_by,
+)
 from jaxft.training.partition import count
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, state_shapes
@@ -32,11 +38,12 @@ from jaxft.training.step import State
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a command share.
+    """Everything that the runs of a command share.
 
     Attributes:
+      losses: of each example, which training minimises.
       shapes: of one run's State, with shardings.
-      parameters, memory: results.json's, as far as shapes tell.
+      parameters, memory: those of results.json that follow from shapes.
     """
 
     config: ConfigDict
@@ -46,8 +53,9 @@ class Setup:
     parts: build.Parts
     data: dict[str, Encoded]
     data_report: dict[str, Any]
-    plan: loop.Plan
+    loop_config: loop.LoopConfig
     objective: Objective
+    losses: Losses
     optimizer: optax.GradientTransformation
     shapes: State
     parameters: dict[str, int]
@@ -55,31 +63,36 @@ class Setup:
 
 
 def set_up(config: ConfigDict, argv: list[str]) -> Setup:
-    """Loads and checks everything and prints what there is; makes no array on a device."""
-    # Text -> token ids, and what there is to know about them; every process reads the same.
+    """Loads, checks and prints everything; makes no array on a device."""
+    # Text -> token ids and the data report; every process must read the same data.
     with processes.error_barrier():
         devices = mesh.make_mesh(**config.mesh)
         dataset = build.load_dataset(config)
     splits = build.split_fingerprints(dataset)
     processes.agree({f"data ({name})": digest for name, digest in splits.items()})
     with processes.error_barrier():
-        parts = build.load_parts(config, dataset.labels)
+        objective = build.objective_of(config, dataset)
+        parts = build.load_parts(config, dataset.labels, objective=objective)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
+        smoothing = config.label_smoothing
+        losses = objective.training_losses(
+            data["train"].labels, dataset.labels, config.class_weights, smoothing
+        )
         env = build.environment(parts, dataset, argv)
     processes.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
     # Shapes -> optimizer and what each partition costs.
-    plan = make_plan(config, data)
-    optimizer = make_adamw(config, plan, data["train"], parts.model)
+    loop_config = make_loop_config(config, data, objective)
+    optimizer = make_adamw(config, loop_config, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
     parameters = count(parts.model.shapes, parts.model.labels)
     memory = bytes_by_partition(
         parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
     )
-    print(f"\n{config.model.name}, {config.method.name}{fresh_note(parts.fresh)}")
+    print(f"\n{config.model.name}, {config.method.name}{initialised_note(parts.newly_initialised)}")
     print(tables.parameter_table(parameters, memory))
     return Setup(
         config=config,
@@ -89,8 +102,9 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
         parts=parts,
         data=data,
         data_report=data_report,
-        plan=plan,
-        objective=make_objective(config, dataset, data["train"]),
+        loop_config=loop_config,
+        objective=objective,
+        losses=losses,
         optimizer=optimizer,
         shapes=shapes,
         parameters=parameters,
@@ -102,7 +116,9 @@ def encode_splits(config: ConfigDict, dataset: Dataset, parts: build.Parts) -> d
     """Returns train, dev and test as token ids."""
     splits = {"train": dataset.train, "dev": dataset.dev, "test": dataset.test}
     return {
-        name: encode(parts.tokenizer, examples, dataset.labels, config.data.max_length)
+        name: encode(
+            parts.tokenizer, examples, dataset.labels, config.data.max_length, dataset.kind
+        )
         for name, examples in splits.items()
     }
 
@@ -113,10 +129,12 @@ def report_on(config: ConfigDict, dataset: Dataset, data: dict[str, Encoded]) ->
     return checks.report(dataset, lengths, config.data.max_length)
 
 
-def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
-    """Returns what the loop is told; the buckets suit all three splits."""
+def make_loop_config(
+    config: ConfigDict, data: dict[str, Encoded], objective: Objective
+) -> loop.LoopConfig:
+    """Returns the loop's settings; the buckets suit all three splits."""
     lengths = np.concatenate([encoded.lengths for encoded in data.values()])
-    return loop.Plan(
+    return loop.LoopConfig(
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
         epochs=config.epochs,
@@ -124,43 +142,39 @@ def make_plan(config: ConfigDict, data: dict[str, Encoded]) -> loop.Plan:
         patience=config.patience,
         save_every=config.save_every,
         accumulate=config.optim.accumulate,
-        metric=config.metric,
+        metric=objective.check_metric(config.metric),
+        objective=objective,
     )
 
 
-def make_objective(config: ConfigDict, dataset: Dataset, train: Encoded) -> Objective:
-    """Returns the loss that the config describes."""
-    weights = read_weights(config.class_weights, train.labels, dataset.labels)
-    return Objective(config.label_smoothing, weights)
-
-
 def make_rates(
-    config: ConfigDict, plan: loop.Plan, train: Encoded, learning_rate: float
+    config: ConfigDict, loop_config: loop.LoopConfig, train: Encoded, learning_rate: float
 ) -> optax.Schedule:
-    """Returns the learning rate by update, with this one at its peak."""
-    optim, per_epoch = config.optim, plan.steps_per_epoch(len(train.ids))
-    updates = updates_by(plan.epochs * per_epoch, per_epoch, optim.accumulate)
+    """Returns update -> learning rate, with this one at its peak."""
+    optim, per_epoch = config.optim, loop_config.steps_per_epoch(len(train.ids))
+    updates = updates_by(loop_config.epochs * per_epoch, per_epoch, optim.accumulate)
     return make_schedule(optim.schedule, learning_rate, updates, optim.warmup)
 
 
 def make_adamw(
-    config: ConfigDict, plan: loop.Plan, train: Encoded, model: Model
+    config: ConfigDict, loop_config: loop.LoopConfig, train: Encoded, model: Model
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of the model's labels; one for all the rates, where they differ."""
+    """Returns the optimizer of the model's labels; one for all the rates if they differ."""
     peak = 1.0 if rates_differ(config) else trials(config)[0].learning_rate
-    per_epoch = plan.steps_per_epoch(len(train.ids))
+    per_epoch = loop_config.steps_per_epoch(len(train.ids))
     check_accumulate(config.optim.accumulate, per_epoch)
     return make_optimizer(
         model.labels,
-        make_rates(config, plan, train, peak),
+        make_rates(config, loop_config, train, peak),
         weight_decay=config.optim.weight_decay,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         per_epoch=per_epoch,
+        scales_loss=needs_scaling(config.model.dtype),
     )
 
 
-def fresh_note(fresh: list[str]) -> str:
-    """Says which parameters do not come from the checkpoint."""
-    modules = sorted({path.rsplit("/", 1)[0] for path in fresh})
+def initialised_note(newly_initialised: list[str]) -> str:
+    """Returns a note on the parameters that do not come from the checkpoint."""
+    modules = sorted({path.rsplit("/", 1)[0] for path in newly_initialised})
     return f" ({', '.join(modules)} newly initialised)" if modules else ""

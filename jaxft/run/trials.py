@@ -22,24 +22,26 @@ def trials(config: ConfigDict) -> list[Trial]:
 
 
 def rates_differ(config: ConfigDict) -> bool:
-    """Whether a step has to be told whose learning rate is what."""
+    """Whether a step takes the learning rate of each run as an argument."""
     return len(config.optim.learning_rates) > 1
 
 
 def are_together(config: ConfigDict, seeds: int) -> bool:
-    """Whether so many runs train in one step, or one after the other.
+    """Whether `count` runs train in one step rather than one after the other.
 
     Raises:
-      InputError: they were told to, and cannot.
+      InputError: `together` is "on", but they cannot.
     """
     check_choice(config.together, ("auto", "on", "off"), "together")
     if seeds == 1 or config.together == "off":
         return False
     if config.together == "auto":
-        # In full they share nothing: it would save no memory and no time.
+        # Runs of full fine-tuning share nothing, so it would save neither memory nor time.
         return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
     if config.patience:
-        raise InputError("together: 'on', but with patience each run stops at an epoch of its own")
+        raise InputError(
+            "together: 'on' needs patience=0, because with patience each run stops at another epoch"
+        )
     if not fits_mesh(config, seeds):
         raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} runs")
     return True
@@ -58,7 +60,7 @@ def trial_config(config: ConfigDict, trial: Trial) -> ConfigDict:
 
 
 def directory(config: ConfigDict, workdir: Path | None, trial: Trial) -> Path:
-    """A trial's run directory: --workdir with its {seed} and {learning_rate}, or one in there.
+    """A trial's run directory: --workdir with its {seed} and {learning_rate}, or a subdirectory.
 
     Raises:
       InputError: --workdir names one of them, and several runs differ in the other.

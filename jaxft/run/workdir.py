@@ -1,7 +1,7 @@
 """A run's directory: who writes it, what determines the run, and where it was started.
 
-    check(workdir, config, env)                       # reads only; another run's is refused
-    with claimed(workdir, config, env):               # nobody else writes it until the end
+    check(workdir, config, env)                       # reads only; refuses another run's directory
+    with claimed(workdir, config, env):               # no other process can write it meanwhile
         add_launch(workdir, env, step=120)
 
 config.json and env.json are written once, when the run begins. Each start of it, the first one and
@@ -25,7 +25,7 @@ from jaxft.config import identity
 from jaxft.errors import InputError
 from jaxft.io import read_json, write_json
 
-# What a run was made from, by the digests of env.json. An older jaxft wrote only some of them.
+# The digests of env.json of a run's inputs. An older jaxft wrote only some of them.
 ORIGINS = {
     "data_sha256": "data",
     "splits_sha256": "data",
@@ -37,8 +37,8 @@ ORIGINS = {
 def check(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
     """Raises InputError unless a run with this config.json and env.json may be written here.
 
-    It may where there is nothing yet, or the same run: the message names the first field that
-    differs, or says that the data, the weights or the tokenizer have changed since.
+    The directory must be empty or hold the same run. The message names the first field that
+      differs, or says that the data, the weights or the tokenizer have changed.
     """
     if workdir.is_file():
         raise InputError(f"--workdir: {workdir} is a file")
@@ -62,22 +62,25 @@ def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) ->
     except Timeout as err:
         raise InputError(f"{workdir}: another process is writing this run") from err
     with lock:
-        check(workdir, config, env)  # again: another process may have begun it meanwhile
+        check(workdir, config, env)  # again: another process may have started the run meanwhile
         if not (workdir / "config.json").exists():
             write_json(workdir / "env.json", env)
-            write_json(workdir / "config.json", config)  # last: it says that a run is here
+            write_json(workdir / "config.json", config)  # last: it marks the directory as a run's
         yield
 
 
 def begun(name: str) -> bool:
-    """Whether a file is what a kill right at the start may have left: config.json comes last."""
+    """Whether a kill right at the start may have left this file; config.json is written last."""
     return re.fullmatch(r"(env|config)\.json(\.([0-9a-f]+\.)?tmp)?|\.lock", name) is not None
 
 
 def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
     """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    old = flatten_dict(identity(read_json(workdir / "config.json")), sep=".")
-    new = flatten_dict(identity(dict(config)), sep=".")
+    stored = read_json(workdir / "config.json")
+    old, new = (flatten_dict(identity(dict(x)), sep=".") for x in (stored, config))
+    if "implementation" not in stored.get("model", {}):
+        # Begun when transformers' classes were all there was: either implementation continues it.
+        new.pop("model.implementation", None)
     for name in sorted(old | new):
         if old.get(name) != new.get(name):
             raise InputError(
@@ -116,7 +119,7 @@ def add_launch(workdir: Path, env: Mapping[str, Any], step: int) -> None:
 
 
 def launches(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the starts of a run, the first one first; none of a run of an older jaxft.
+    """Returns the starts of a run, oldest first; none for a run of an older jaxft.
 
     A last line that a kill cut short is left out.
     """

@@ -1,23 +1,23 @@
-"""What a finished run leaves: trained parameters, predictions, results, plots and the model card.
+"""The files of a finished run: trained parameters, predictions, results, plots and the model card.
 
 finish(setup, member, results, trained, test_logits_NxC)       # DONE comes last
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from jaxft.config import to_json
 from jaxft.data import checks
-from jaxft.data.examples import Dataset
 from jaxft.distributed import processes
 from jaxft.io import replace_text, write_json, write_jsonl
 from jaxft.models import hub
 from jaxft.models import trained as trained_files
-from jaxft.reporting import hparams, model_card, plots, tables
+from jaxft.reporting import facts, figures_of_test, hparams, model_card, plots, tables
+from jaxft.reporting.schema import RunResults
 from jaxft.run import build
-from jaxft.run.scores import majority_class, predictions
+from jaxft.run.scores import predictions
 from jaxft.run.setup import Setup
 from jaxft.training import loop, mesh
 from jaxft.training.step import Params
@@ -36,8 +36,9 @@ def finish(
     with processes.error_barrier():
         if processes.is_writer():
             write_trained(workdir, leaves, setup)
-            write_predictions(workdir, test_logits_NxC, setup.dataset)
-            write_report(workdir, results, env["command"])
+            write_predictions(workdir, test_logits_NxC, setup)
+            predicted = setup.objective.predicted(test_logits_NxC)
+            write_report(workdir, results, env["command"], setup.data["test"].labels, predicted)
             member.log.write_result(hparams.settings(results), hparams.scores(results))
             replace_text(workdir / "DONE", "")
     print("\n" + tables.result_table(results))
@@ -45,24 +46,26 @@ def finish(
 
 
 def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -> None:
-    """Writes the trained parameters, with all that predicting with them takes.
+    """Writes the trained parameters, with everything that prediction needs.
 
-    Full fine-tuning leaves a whole model: nothing of the one that it began with is needed.
+    Full fine-tuning writes a whole model, which does not need the one it started from.
     """
     config, env, dataset = to_json(setup.config), setup.env, setup.dataset
     is_pair = any(example.pair is not None for example in dataset.test)
     settings = {
         "task": setup.config.task,
         "labels": dataset.labels,
-        "majority": dataset.labels[majority_class(dataset)],
+        "objective": setup.objective.name,
+        "baseline": setup.objective.baseline(setup.data["train"].labels, dataset.labels),
         "pair": is_pair,
         "columns": build.columns_of(setup.config, is_pair),
+        "label_separator": setup.config.data.label_separator,
         "method": config["method"],
         "plugins": config["plugins"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
-        "buckets": setup.plan.buckets,
+        "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,
-        "eval_batch_size": setup.plan.eval_batch_size,
+        "eval_batch_size": setup.loop_config.eval_batch_size,
         "weights_sha256": env["weights_sha256"],
     }
     folder = workdir / build.trained_folder(setup.config.method.name)
@@ -71,9 +74,10 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         hub.copy_description(setup.parts.directory, folder)
 
 
-def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -> None:
+def write_predictions(workdir: Path, logits_NxC: np.ndarray, setup: Setup) -> None:
     """Writes predictions_test.jsonl, in the order of the test split."""
-    rows = predictions(logits_NxC, dataset.test, dataset.labels)
+    dataset = setup.dataset
+    rows = predictions(logits_NxC, dataset.test, dataset.labels, setup.objective)
     seen = [checks.seen_in(dataset, split) for split in ("train", "dev")]
     marked = [
         {**row, "in_train": in_train, "in_dev": in_dev}
@@ -82,8 +86,18 @@ def write_predictions(workdir: Path, logits_NxC: np.ndarray, dataset: Dataset) -
     write_jsonl(workdir / "predictions_test.jsonl", marked)
 
 
-def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
-    """Writes results.json, the plots and the model card."""
+def write_report(
+    workdir: Path,
+    results: dict[str, Any],
+    command: str,
+    targets: np.ndarray,
+    predicted: np.ndarray,
+) -> None:
+    """Writes results.json, the plots and the model card.
+
+    Args:
+      targets, predicted: of the test split, as the objective has them.
+    """
     write_json(workdir / "results.json", results)
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
@@ -93,8 +107,9 @@ def write_report(workdir: Path, results: dict[str, Any], command: str) -> None:
         folder / "learning_curves.png",
         title=title,
         selected=results["selected_epoch"],
+        metrics=facts.shown_metrics(cast(RunResults, results)),
+        baseline="majority class" if results["plot"] == "confusion" else results["baseline"],
+        loss_name=results["loss_name"],
     )
-    plots.confusion_matrix(
-        results["test"], results["labels"], folder / "confusion_test.png", title=title
-    )
+    figures_of_test.draw(results, folder, targets, predicted, title=title)
     replace_text(workdir / "README.md", model_card.model_card(results, command=command))

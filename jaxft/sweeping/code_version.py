@@ -18,9 +18,8 @@ from jaxft.syntax import digest_files
 
 ROOT = Path(__file__).parents[1]  # the package jaxft
 # The modules of the package that compute the figures in results.json.
-COUNTED = (
-    *("run/*.py", "data/*.py", "models/*.py"),
-    *("peft/*.py", "planning/*.py", "training/*.py"),
+COUNTED = tuple(
+    f"{package}/**/*.py" for package in ("run", "data", "models", "peft", "planning", "training")
 )
 
 

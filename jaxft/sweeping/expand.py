@@ -7,7 +7,7 @@
 configs/tables/grid.py lists the fields of a table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,9 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jaxft import plugins
-from jaxft.config import check_fields, check_values, config_module
+from jaxft.config import check_fields, check_values, config_module, full_names, nearest_field
 from jaxft.data import tasks
-from jaxft.errors import InputError, check_choice, nearest
+from jaxft.errors import InputError, check_choice
 from jaxft.peft.methods import METHODS
 
 TABLE_FILE = "tables/grid.py"
@@ -40,7 +40,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A cell of the grid with its whole config.
+    """A run of the grid with its whole config.
 
     Attributes:
       variant: the variant's name in the table; empty if the table has no variants.
@@ -55,8 +55,38 @@ class Setting:
     config: ConfigDict
 
 
+def make_table(axes: Mapping[str, Any], fields: Mapping[str, Any]) -> ConfigDict:
+    """Returns a table with these axes, whose overrides are the fields.
+
+    make_table({"tasks": ["acl_sup"], "methods": ["lora"]}, {"epochs": 8, "learning_rate": 1e-3})
+
+    Args:
+      axes: fields of configs/tables/grid.py.
+      fields: of configs/base.py, with or without the section.
+
+    Raises:
+      InputError: a field is not valid.
+    """
+    table = config_module(TABLE_FILE).get_config()
+    for name, values in axes.items():
+        check_is_list(values, name)
+        table.update_from_flattened_dict({name: tuple(values)})
+    defaults = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    overrides = full_names(fields, defaults)
+    for name in overrides:
+        check_field(name, name, defaults)
+    table.overrides.update(unflatten_dict(overrides, sep="."))
+    return table
+
+
+def check_is_list(values: Any, name: str) -> None:
+    """Raises InputError for a single name, whose letters would be taken for names."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{name}: {values!r}; expected a list, such as [{values!r}]")
+
+
 def expand(table: ConfigDict) -> list[Setting]:
-    """Returns the grid's cells: all rows with their first seed, then all with their second, ...
+    """Returns the grid's runs: all rows with their first seed, then all with their second, ...
 
     Raises:
       InputError: a field, a name or a value is not valid. The message gives the nearest valid one.
@@ -88,6 +118,10 @@ def check_table(table: ConfigDict) -> None:
             "--config: this is the config of one run; a grid starts from configs/tables/grid.py, "
             "for example --config configs/tables/minilm_grid.py"
         )
+    of_runs = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    for name in table:
+        if name in of_runs and name not in defaults:
+            raise InputError(f"config.{name}: a field of a run; set config.overrides.{name}")
     closed = {name: x for name, x in table.items() if name not in OPEN}
     check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
     for name in OPEN:
@@ -147,13 +181,13 @@ def seeds_of(table: ConfigDict, variant: str) -> list[int]:
     return list(seeds)
 
 
-# ---------------------------------------------------------------- a cell's config
+# ---------------------------------------------------------------- a run's config
 
 
 def resolve(
     table: ConfigDict, variant: str, model: str, task: str, method: str, seed: int
 ) -> Setting:
-    """Returns a cell with its whole config, checked."""
+    """Returns a run with its whole config, checked."""
     config = config_module().defaults_of(task, method)
     fields = flatten_dict(config.to_dict(), sep=".")
     names = {"task": task_keys(task), "method": {method}, "model": {model}}
@@ -184,7 +218,7 @@ def assignments(
     """Yields `(place in the table, field, value)` of a setting. A later value replaces an earlier.
 
     Args:
-      names: the names of the cell's "task", "method" and "model".
+      names: the names of the run's "task", "method" and "model".
     """
     check_is_fields(layer, where)
     plain = {name: x for name, x in layer.items() if name not in PER}
@@ -218,7 +252,7 @@ def check_field(where: str, name: str, fields: Mapping[str, Any]) -> None:
     if name in AXES:
         raise InputError(f"{where}: the grid sets this field; see config.{AXES[name]}")
     if name not in fields:
-        hint = nearest(name, [*fields, *PER])
+        hint = nearest_field(name, [*fields, *PER])
         raise InputError(f"{where}: no such field of configs/base.py{hint}")
 
 
@@ -229,16 +263,3 @@ def fitting(value: Any, default: Any) -> Any:
     if isinstance(default, float) and type(value) is int:
         return float(value)
     return str(value) if isinstance(default, str) and isinstance(value, int | float) else value
-
-
-def flags_of(config: ConfigDict) -> list[str]:
-    """Returns the flags that turn configs/base.py into this config.
-
-    Without the seed and config.memory.
-    """
-    base = flatten_dict(config_module().get_config().to_dict(), sep=".")
-    return [
-        f"--config.{name}={value if isinstance(value, str) else repr(value)}"
-        for name, value in flatten_dict(config.to_dict(), sep=".").items()
-        if value != base[name] and name != "seed" and not name.startswith("memory.")
-    ]

@@ -1,11 +1,16 @@
-"""Bundles of cells as processes of this machine, each on its share of accelerators and cores.
+"""Bundles of runs as processes of this machine, each on its share of accelerators and cores.
 
-    with Workers(workdir, number=0) as workers:      # 0: one for each accelerator, else one
-        workers.start(bundles[:workers.room()])
+    with LocalWorkers(workdir, number=0) as workers:      # 0: one for each accelerator, else one
+        workers.start(bundles[:workers.capacity()])
         workers.ended(0.5)                           # the bundles whose process has ended
 
 A process runs one bundle and ends, so that its memory figures belong to that bundle. All processes
 are forked from a server that has imported the modules they need.
+
+Why not submitit, as in `jaxft.sweeping.slurm`: its local executor starts two new Python processes
+for each job, and imports take half the time of a small run. It gives every job the same GPUs, knows
+no TPU chips and no shares of the cores, does not try a failed job again, and has no lock to tell a
+second sweep that a worker outlived its killed controller. docs/results/kill_trial.md tests these.
 """
 
 import multiprocessing
@@ -25,7 +30,8 @@ import jax
 import psutil
 
 from jaxft.errors import InputError
-from jaxft.sweeping.jobs import Bundle, is_locked, settle
+from jaxft.planning.plan_cache import main_hidden
+from jaxft.sweeping.runs import Bundle, is_locked, record_failures
 from jaxft.sweeping.worker import Share, run_bundle
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -34,7 +40,7 @@ TPU_PORT = 8476  # the first process of a TPU host; each of the others has the n
 
 
 @dataclass(frozen=True)
-class Found:
+class Accelerators:
     """The accelerators of this machine: "gpu" or "tpu", and how many; 0 on the CPU alone."""
 
     platform: str
@@ -50,7 +56,7 @@ class Slot:
     process: ForkServerProcess | None = None
 
 
-class Workers:
+class LocalWorkers:
     """The processes of a sweep. Leaving the `with` asks them to stop, and waits for them."""
 
     def __init__(self, workdir: Path, number: int) -> None:
@@ -68,7 +74,7 @@ class Workers:
         self._slots = [Slot(share) for share in shares(number or found.count or 1, found, cores())]
         self.description = f"{len(self._slots)} at a time on the {found.platform}"
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> "LocalWorkers":
         return self
 
     def __exit__(
@@ -81,7 +87,7 @@ class Workers:
         while self.running():
             self.ended(1.0)
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Returns how many bundles can be started now."""
         return sum(slot.bundle is None for slot in self._slots)
 
@@ -90,14 +96,15 @@ class Workers:
         return [slot.bundle for slot in self._slots if slot.bundle is not None]
 
     def start(self, bundles: Sequence[Bundle]) -> None:
-        """Starts a process for each bundle; there must be room."""
+        """Starts a process for each bundle; there must be capacity."""
         free = [slot for slot in self._slots if slot.bundle is None]
         for slot, bundle in zip(free, bundles, strict=False):
             process = CONTEXT.Process(
                 target=run_bundle, args=(bundle, self._workdir, slot.share), daemon=True
             )
             try:
-                process.start()
+                with main_hidden():
+                    process.start()
             except (EOFError, ConnectionError):
                 continue  # the server was killed just now; the next start makes a new one
             slot.bundle, slot.process = bundle, process
@@ -123,10 +130,10 @@ class Workers:
         if slot.bundle is None or slot.process is None or slot.process.is_alive():
             return None
         # After a kill of the server its processes count as ended, but this one may still be saving.
-        if any(is_locked(self._workdir, cell.name) for cell in slot.bundle):
+        if any(is_locked(self._workdir, run.name) for run in slot.bundle):
             return None
         bundle = slot.bundle
-        settle(self._workdir, bundle, slot.process.exitcode or 0, asked=self._stopping)
+        record_failures(self._workdir, bundle, slot.process.exitcode or 0, asked=self._stopping)
         slot.bundle = slot.process = None
         return bundle
 
@@ -134,7 +141,7 @@ class Workers:
 # ---------------------------------------------------------------- shares of the machine
 
 
-def count_accelerators() -> Found:
+def count_accelerators() -> Accelerators:
     """Returns the accelerators that JAX finds.
 
     They are probed in a child process, because probing claims the devices.
@@ -142,7 +149,7 @@ def count_accelerators() -> Found:
     reason = ""
     for _ in range(3):
         try:
-            with ProcessPoolExecutor(1, CONTEXT) as pool:
+            with main_hidden(), ProcessPoolExecutor(1, CONTEXT) as pool:
                 return pool.submit(ask_jax).result()
         except (BrokenProcessPool, EOFError, ConnectionError):
             reason = "the device probe was killed"
@@ -152,12 +159,12 @@ def count_accelerators() -> Found:
     raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})")
 
 
-def ask_jax() -> Found:
+def ask_jax() -> Accelerators:
     """Counts the accelerators of this process."""
     platform = jax.default_backend()
     # A chip of TPU v2 to v4 may be two devices, and one process must have both.
     places = {getattr(device, "coords", device.id) for device in jax.local_devices()}
-    return Found(platform, 0 if platform == "cpu" else len(set(map(str, places))))
+    return Accelerators(platform, 0 if platform == "cpu" else len(set(map(str, places))))
 
 
 def cores() -> tuple[int, ...]:
@@ -165,7 +172,7 @@ def cores() -> tuple[int, ...]:
     return tuple(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else ()
 
 
-def shares(number: int, found: Found, cores: Sequence[int]) -> list[Share]:
+def shares(number: int, found: Accelerators, cores: Sequence[int]) -> list[Share]:
     """Returns the shares of `number` processes.
 
     They have equal numbers of cores, because XLA's results differ in the last bits with the number.
@@ -187,7 +194,7 @@ def shares(number: int, found: Found, cores: Sequence[int]) -> list[Share]:
     ]
 
 
-def visible(number: int, index: int, found: Found) -> dict[str, str]:
+def visible(number: int, index: int, found: Accelerators) -> dict[str, str]:
     """Returns the variables that make a process see only its accelerators.
 
     Args:

@@ -1,16 +1,16 @@
 """The progress of a sweep while it runs: a table that fills, or a line for each event.
 
-    with View(cells, workdir) as view:
-        schedule.run(cells, launcher, workdir, retries=2, show=view.show)
+    with ProgressView(runs, workdir) as view:
+        schedule.run_all(runs, launcher, workdir, retries=2, show=view.show)
 
-On a terminal the table is redrawn in place. Piped, there is a line when a cell begins, is done or
+On a terminal the table is redrawn in place. Piped, there is a line when a run begins, is done or
 fails, for a log.
 """
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,22 +21,22 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from jaxft.io import read_json
-from jaxft.reporting.formats import human_seconds
-from jaxft.reporting.table import Table
-from jaxft.sweeping.jobs import Cell, State, read_failure
+from jaxft.reporting.formats import figure, human_seconds
+from jaxft.reporting.table import Table, percent_entry
+from jaxft.sweeping.runs import GridRun, State, read_failure
 from jaxft.sweeping.schedule import Progress
-from jaxft.sweeping.table import progress_table, scores_of
+from jaxft.sweeping.table import metrics_of, progress_table, scores_of
 
 SHOWN = (State.DONE, State.RUNNING, State.FAILED)  # the states worth a line
-MOST_LINES = 8  # of running and of failed cells, below the table
+MOST_LINES = 8  # of running and of failed runs, below the table
 
 
-class View:
-    """Shows a sweep's progress, and keeps the scores of the cells that are done."""
+class ProgressView:
+    """Shows a sweep's progress, and keeps the scores of the runs that are done."""
 
-    def __init__(self, cells: Sequence[Cell], workdir: Path) -> None:
+    def __init__(self, runs: Sequence[GridRun], workdir: Path) -> None:
         """Prepares the table if standard output is a terminal, else the lines."""
-        self._cells, self._workdir = cells, workdir
+        self._runs, self._workdir = runs, workdir
         self._live = None
         if sys.stdout.isatty():
             self._live = Live(console=Console(), auto_refresh=False, transient=True)
@@ -44,7 +44,7 @@ class View:
         self._since: dict[str, float] = {}
         self.results: dict[str, dict[str, Any]] = {}
 
-    def __enter__(self) -> "View":
+    def __enter__(self) -> "ProgressView":
         if self._live:
             self._live.start()
         return self
@@ -59,7 +59,7 @@ class View:
             self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Shows the present states of the cells."""
+        """Shows the present states of the runs."""
         changed = [n for n, state in progress.states.items() if self._before.get(n) is not state]
         for name in changed:
             self._since[name] = time.monotonic()
@@ -81,20 +81,17 @@ class View:
         return f"[{done}/{len(progress.states)}] {state}: {name}{self._detail(name, state)}"
 
     def _detail(self, name: str, state: State) -> str:
-        """Returns the scores of a cell that is done, or the error of one that failed."""
+        """Returns the scores of a run that is done, or the error of one that failed."""
         if state is State.DONE:
-            scores = self.results[name]
-            accuracy, macro_f1 = 100 * scores["accuracy"], 100 * scores["macro_f1"]
-            collapsed = ", one class only" if scores["collapsed"] else ""
-            return f", accuracy {accuracy:.1f}, macro-F1 {macro_f1:.1f}{collapsed}"
+            return scores_text(self.results[name])
         failure = read_failure(self._workdir, name) if state is State.FAILED else None
         if failure:
-            return said(failure)
+            return failure_text(failure)
         return ""
 
     def _picture(self, progress: Progress) -> Group:
-        """The table, and below it the cells that run and those that failed."""
-        table = progress_table(self._cells, progress.states, self.results)
+        """The table, and below it the active and the failed runs."""
+        table = progress_table(self._runs, progress.states, self.results)
         lines = []
         for state in (State.RUNNING, State.FAILED):
             names = [name for name, now in progress.states.items() if now is state]
@@ -103,10 +100,20 @@ class View:
         return Group(drawn(table), *map(Text, lines))
 
     def _extra(self, name: str, state: State) -> str:
-        """Returns how long a cell has run, or why it failed, for the view on a terminal."""
+        """Returns the time since a run was started, or why it failed, for a terminal."""
         if state is State.RUNNING:
             return f", for {human_seconds(time.monotonic() - self._since[name])}"
         return self._detail(name, state)
+
+
+def scores_text(scores: Mapping[str, Any]) -> str:
+    """`, accuracy 71.9, macro-F1 56.6, one class only`."""
+    parts = [
+        f", {m.title} {percent_entry(scores[n]).text if m.is_share else figure(scores[n])}"
+        for n, m in metrics_of([scores]).items()
+    ]
+    collapsed = "one class only" if "accuracy" in scores else "one prediction for all"
+    return "".join([*parts, f", {collapsed}" if scores["collapsed"] else ""])
 
 
 def drawn(table: Table) -> Grid:
@@ -119,13 +126,6 @@ def drawn(table: Table) -> Grid:
     return grid
 
 
-def failures_of(progress: Progress) -> Iterable[str]:
-    """Yields a line for each cell that is not tried again."""
-    for name in progress.states:
-        if name in progress.failures:
-            yield f"failed: {name}{said(progress.failures[name])}"
-
-
-def said(failure: Mapping[str, Any]) -> str:
-    """Returns the last message of a failed cell, and the log with the rest."""
+def failure_text(failure: Mapping[str, Any]) -> str:
+    """Returns the last message of a failed run, and the log with the rest."""
     return f": {failure['message']} (all of it: {failure['log']})"

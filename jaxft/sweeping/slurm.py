@@ -1,6 +1,6 @@
-"""Bundles of cells as jobs of SLURM, submitted by submitit; needs the extra `slurm`.
+"""Bundles of runs as jobs of SLURM, submitted by submitit; needs the extra `slurm`.
 
-    jobs = Jobs(cells, workdir, {"cluster": "slurm", "timeout_min": 240, "bundles_per_job": 1})
+    jobs = SlurmJobs(runs, workdir, {"cluster": "slurm", "timeout_min": 240, "bundles_per_job": 1})
     jobs.start(bundles)          # one array job, `bundles_per_job` in each of its tasks
     jobs.ended(0.5)              # the bundles whose job has ended
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.io import read_json, write_json
-from jaxft.sweeping.jobs import STOPPED, Bundle, Cell, State, look, settle
+from jaxft.sweeping.runs import STOPPED, Bundle, GridRun, State, record_failures, state_of
 from jaxft.sweeping.worker import Share, run_bundle
 
 # Without a fork server. SLURM signals every process of a job, and a server would be one of them.
@@ -41,17 +41,17 @@ class BundlesJob:
     process: SpawnProcess | None = None
 
     def __call__(self) -> None:
-        """Runs the cells that are not done."""
+        """Runs the runs that are not done."""
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(self.workdir / "xla"))
         for bundle in self.bundles:
-            if all(look(self.workdir, cell.name) is State.DONE for cell in bundle):
+            if all(state_of(self.workdir, run.name) is State.DONE for run in bundle):
                 continue
             self.process = CONTEXT.Process(target=run_bundle, args=(bundle, self.workdir, Share()))
             self.process.start()
             self.process.join()
             code = self.process.exitcode or 0
             # A process of a job is stopped only together with the job, by SLURM or `checkpoint`.
-            settle(self.workdir, bundle, code, asked=True)
+            record_failures(self.workdir, bundle, code, asked=True)
             if code in STOPPED:
                 break
 
@@ -65,10 +65,10 @@ class BundlesJob:
         return submitit.helpers.DelayedSubmission(BundlesJob(self.bundles, self.workdir))
 
 
-class Jobs:
+class SlurmJobs:
     """The jobs of a sweep, including those of an earlier sweep in the same directory."""
 
-    def __init__(self, cells: Sequence[Cell], workdir: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, runs: Sequence[GridRun], workdir: Path, settings: Mapping[str, Any]) -> None:
         """Prepares to submit, and finds the jobs that earlier sweeps have submitted.
 
         Raises:
@@ -79,10 +79,10 @@ class Jobs:
         self._cluster = check_choice(settings["cluster"], CLUSTERS, "config.slurm.cluster")
         self._per_job = check_per_job(settings["bundles_per_job"])
         self._executor = make_executor(self._folder, settings)
-        self._jobs: list[tuple[Any, list[Bundle]]] = self._find({cell.name: cell for cell in cells})
+        self._jobs: list[tuple[Any, list[Bundle]]] = self._find({run.name: run for run in runs})
         self.description = f"as jobs of {self._cluster}"
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Returns a large number: SLURM queues any number of jobs, and config.slurm limits it."""
         return 1_000_000
 
@@ -98,7 +98,7 @@ class Jobs:
         with self._executor.batch():
             jobs = [self._executor.submit(BundlesJob(tuple(part), self._workdir)) for part in parts]
         for job, part in zip(jobs, parts, strict=True):
-            names = [[cell.name for cell in bundle] for bundle in part]
+            names = [[run.name for run in bundle] for bundle in part]
             write_json(self._record(job.job_id), {"job": job.job_id, "bundles": names})
             self._jobs.append((job, list(part)))
 
@@ -117,10 +117,10 @@ class Jobs:
         self._jobs.clear()
 
     def _record(self, job_id: str) -> Path:
-        """The file that lists the cells of a job. It is removed when the job has ended."""
+        """The file that lists the runs of a job. It is removed when the job has ended."""
         return self._folder / f"job-{job_id}.json"
 
-    def _find(self, cells: Mapping[str, Cell]) -> list[tuple[Any, list[Bundle]]]:
+    def _find(self, runs: Mapping[str, GridRun]) -> list[tuple[Any, list[Bundle]]]:
         """Returns the jobs of earlier sweeps that have not ended."""
         import submitit
 
@@ -132,7 +132,7 @@ class Jobs:
             if job.done():
                 path.unlink(missing_ok=True)
             else:
-                known = [[cells[n] for n in names if n in cells] for names in record["bundles"]]
+                known = [[runs[n] for n in names if n in runs] for names in record["bundles"]]
                 found.append((job, [tuple(bundle) for bundle in known if bundle]))
         return found
 
@@ -159,7 +159,7 @@ def make_executor(folder: Path, settings: Mapping[str, Any]) -> Any:
     given = {name: value for name, value in settings.items() if name not in OWN}
     for name in ("nodes", "tasks_per_node", "ntasks_per_node"):
         if given.get(name, 1) != 1:
-            raise InputError(f"config.slurm.{name}: {given[name]}; a cell is one process of a node")
+            raise InputError(f"config.slurm.{name}: {given[name]}; a run is one process of a node")
     parameters = {n if n in COMMON else f"slurm_{n}": value for n, value in given.items()}
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=settings["cluster"])

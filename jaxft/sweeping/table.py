@@ -1,68 +1,89 @@
 """The results of a grid: a row for each task, model, method and variant, over its seeds.
 
-    rows = summarize(cells, {cell.name: results})
+    rows = summarize(runs, {run.name: results})
     write(workdir, rows)                # table.json and table.md
     result_table(rows).text()           # for the terminal
 
-The table depends on the results alone, not on when, where and how often a cell ran.
+The table depends on the results alone, not on when, where and how often a run was started.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxft.io import replace_text, write_json
 from jaxft.reporting.aggregate import short_names
+from jaxft.reporting.facts import shown_metrics
 from jaxft.reporting.formats import NONE
+from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import Spread, spread
-from jaxft.reporting.table import Entry, Table, name_entry, number_entry, score_entry
-from jaxft.sweeping.jobs import Cell, State
+from jaxft.reporting.table import Entry, Table, metric_entry, name_entry, number_entry
+from jaxft.sweeping.runs import GridRun, State
+from jaxft.training.objectives import SINGLE_LABEL, Metric
 
-Results = Mapping[str, Mapping[str, Any]]  # cell -> its scores, as `scores_of` returns them
-SCORES = ("accuracy", "macro_f1")
+Results = Mapping[str, Mapping[str, Any]]  # run -> its scores, as `scores_of` returns them
+SINGLE = SINGLE_LABEL.shown_metrics()
 
 
 def scores_of(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a results.json that the table needs."""
-    test = results["test"]
-    return {**{name: test[name] for name in SCORES}, "collapsed": test["collapsed"]}
+    """Returns the fields of a results.json that the table needs.
+
+    `metrics` describes the scores, where they are not accuracy and macro-F1.
+    """
+    test, metrics = results["test"], shown_metrics(cast(RunResults, results))
+    scores = {name: test[name] for name in metrics}
+    found = {**scores, "collapsed": test["collapsed"]}
+    if metrics == SINGLE:
+        return found
+    return found | {"metrics": {name: asdict(metric) for name, metric in metrics.items()}}
 
 
-def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Returns groups of cells that differ only in the seed, in the order of the grid."""
-    found: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        key = (cell.task, cell.model, cell.method, cell.variant)
-        found.setdefault(key, []).append(cell)
+def metrics_of(runs: Iterable[Mapping[str, Any]]) -> dict[str, Metric]:
+    """Returns the scores of runs, by name; accuracy and macro-F1 if no run says which it has."""
+    found: dict[str, Metric] = {}
+    for scores in runs:
+        own = scores.get("metrics")
+        found |= {name: Metric(**fields) for name, fields in own.items()} if own else SINGLE
+    return found or SINGLE
+
+
+def groups(runs: Sequence[GridRun]) -> list[list[GridRun]]:
+    """Returns groups of runs that differ only in the seed, in the order of the grid."""
+    found: dict[tuple[str, ...], list[GridRun]] = {}
+    for run in runs:
+        key = (run.task, run.model, run.method, run.variant)
+        found.setdefault(key, []).append(run)
     return list(found.values())
 
 
-def summarize(cells: Sequence[Cell], results: Results) -> list[dict[str, Any]]:
+def summarize(runs: Sequence[GridRun], results: Results) -> list[dict[str, Any]]:
     """Returns the rows of table.json: mean and spread over the finished seeds, and each run."""
     rows = []
-    for group in groups(cells):
-        done = [cell for cell in group if cell.name in results]
+    for group in groups(runs):
+        done = [run for run in group if run.name in results]
         first = group[0]
         rows.append(
             {
                 **{name: getattr(first, name) for name in ("task", "model", "method", "variant")},
-                **{score: over_seeds(done, results, score) for score in SCORES},
-                "collapsed": sum(results[cell.name]["collapsed"] for cell in done),
+                **{
+                    score: over_seeds(done, results, score)
+                    for score in metrics_of(results[run.name] for run in done)
+                },
+                "collapsed": sum(results[run.name]["collapsed"] for run in done),
                 "runs": [
-                    {"seed": cell.seed, "directory": cell.name, **results[cell.name]}
-                    for cell in done
+                    {"seed": run.seed, "directory": run.name, **results[run.name]} for run in done
                 ],
-                "missing": [cell.seed for cell in group if cell.name not in results],
+                "missing": [run.seed for run in group if run.name not in results],
             }
         )
     return rows
 
 
-def over_seeds(cells: Sequence[Cell], results: Results, score: str) -> dict[str, Any] | None:
+def over_seeds(runs: Sequence[GridRun], results: Results, score: str) -> dict[str, Any] | None:
     """Returns mean, sample standard deviation and number of runs; None without a run."""
-    found = spread([results[cell.name][score] for cell in cells])
+    found = spread([results[run.name].get(score) for run in runs])
     return asdict(found) if found else None
 
 
@@ -74,14 +95,15 @@ def write(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Returns the final table: mean ± standard deviation (n-1) over seeds, in percent."""
-    names = row_names(rows)
+    names, metrics = row_names(rows), metrics_of_rows(rows)
+    titles = [metric.title for metric in metrics.values()]
     return Table(
-        ("task, model: method", "seeds", "accuracy", "macro-F1", "collapsed"),
+        ("task, model: method", "seeds", *titles, "collapsed"),
         [
             (
                 name_entry(name),
                 number_entry(len(row["runs"])),
-                *(score_entry(Spread(**row[score]) if row[score] else None) for score in SCORES),
+                *score_entries(row, metrics),
                 number_entry(row["collapsed"]) if row["collapsed"] else Entry(NONE),
             )
             for name, row in zip(names, rows, strict=True)
@@ -89,18 +111,32 @@ def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def progress_table(cells: Sequence[Cell], states: Mapping[str, State], results: Results) -> Table:
+def progress_table(runs: Sequence[GridRun], states: Mapping[str, State], results: Results) -> Table:
     """Returns the table of a sweep that is running."""
-    rows = summarize(cells, results)
+    rows = summarize(runs, results)
     lines: list[tuple[Entry, ...]] = []
-    for name, row, group in zip(row_names(rows), rows, groups(cells), strict=True):
-        counts = Counter(states[cell.name] for cell in group)
+    metrics = metrics_of_rows(rows)
+    for name, row, group in zip(row_names(rows), rows, groups(runs), strict=True):
+        counts = Counter(states[run.name] for run in group)
         known = [counts[state] for state in (State.DONE, State.RUNNING, State.FAILED)]
         numbers = [*known, len(group) - sum(known)]
-        scores = [score_entry(Spread(**row[s]) if row[s] else None) for s in SCORES]
-        lines.append((name_entry(name), *map(number_entry, numbers), *scores))
-    heads = ("task, model: method", "done", "running", "failed", "left", "accuracy", "macro-F1")
-    return Table(heads, lines)
+        entries = score_entries(row, metrics)
+        lines.append((name_entry(name), *map(number_entry, numbers), *entries))
+    titles = [metric.title for metric in metrics.values()]
+    return Table(("task, model: method", "done", "running", "failed", "left", *titles), lines)
+
+
+def metrics_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
+    """Returns the scores in a table of these rows."""
+    return metrics_of(run for row in rows for run in row["runs"])
+
+
+def score_entries(row: Mapping[str, Any], metrics: Mapping[str, Metric]) -> list[Entry]:
+    """Returns mean and spread of each score; a dash for one that the row does not have."""
+    return [
+        metric_entry(Spread(**row[name]) if row.get(name) else None, metric)
+        for name, metric in metrics.items()
+    ]
 
 
 def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,9 +1,9 @@
-"""A bundle of cells in its own process: `python -m jaxft.train` with the flags of the cells.
+"""A bundle of runs in its own process: `python -m jaxft.train` with the flags of the runs.
 
     process = context.Process(target=run_bundle, args=(bundle, workdir, share))
-    process.exitcode        # that of jaxft.train; BUSY if another process runs one of the cells
+    process.exitcode        # that of jaxft.train; BUSY if another process runs one of the runs
 
-The process holds the cells' locks and prints into one log. It saves and ends when the process that
+The process holds the runs' locks and prints into one log. It saves and ends when the process that
 started it has ended.
 """
 
@@ -22,7 +22,7 @@ import psutil
 from jaxft import cli
 from jaxft.config import CONFIGS
 from jaxft.run import command
-from jaxft.sweeping.jobs import BUSY, Bundle, claimed, failed_file, log_of
+from jaxft.sweeping.runs import BUSY, Bundle, claimed, failed_file, log_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def train_command(bundle: Bundle, workdir: Path) -> list[str]:
     config = base.relative_to(here) if base.is_relative_to(here) else base
     first, *others = bundle
     if others:
-        seeds = "seeds=" + ",".join(str(cell.seed) for cell in bundle)
+        seeds = "seeds=" + ",".join(str(run.seed) for run in bundle)
         place = workdir / first.pattern
     else:
         seeds, place = f"seed={first.seed}", workdir / first.name
@@ -53,7 +53,7 @@ def train_command(bundle: Bundle, workdir: Path) -> list[str]:
 
 
 def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
-    """Runs cells that share a process and ends it with their exit code."""
+    """Runs runs that share a process and ends it with their exit code."""
     begin(log_of(workdir, bundle))
     os.environ.update(share.environment)
     if share.cores and hasattr(psutil.Process, "cpu_affinity"):
@@ -63,8 +63,8 @@ def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
         if not mine:
             sys.exit(BUSY)
         print(f"\n$ python -m jaxft.{shlex.join(argv)}", flush=True)
-        for cell in bundle:
-            failed_file(workdir, cell.name).unlink(missing_ok=True)
+        for run in bundle:
+            failed_file(workdir, run.name).unlink(missing_ok=True)
         sys.exit(train(argv))
 
 

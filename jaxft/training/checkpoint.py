@@ -45,7 +45,7 @@ Leaves = dict[str, dict[str, Any]]  # item -> name -> array or its shape
 
 @dataclass
 class LatestAndBest(policies.PreservationPolicy):
-    """Keeps two steps to resume from, and the one that the loop calls the best.
+    """Keeps the two latest steps, to resume from, and the best one according to the loop.
 
     Orbax can rank checkpoints by metrics itself, but a NaN makes it drop the true best, and it
     cannot open a directory in which one metrics file is cut short.
@@ -80,7 +80,7 @@ class Checkpoints:
         self._shapes = shapes
         self._directory = directory.resolve()  # orbax wants an absolute path
         self._damaged = False
-        # A run that was killed after it had gone back may have left some.
+        # A run that was killed after going back may have left some.
         self._replaced_at = processes.broadcast(newest_in(self._superseded))
         with processes.error_barrier():
             if processes.is_writer():
@@ -163,14 +163,13 @@ class Checkpoints:
     def go_back(self, step: int) -> tuple[State, dict[str, Any]] | None:
         """Returns the `(state, record)` of a step, from which the run continues.
 
-        Later checkpoints are moved aside, and removed once the run has saved new ones of these
-        steps.
+        Later checkpoints are moved aside, and removed once the run has saved those steps again.
 
         Args:
           step: of a checkpoint; or 0, the beginning, for which None is returned.
 
         Raises:
-          InputError: the checkpoint is not readable. Nothing has been changed then.
+          InputError: the checkpoint is not readable; nothing has been changed.
         """
         found = self.restore(step) if step else None
         for later in [saved for saved in self.steps() if saved > step]:
@@ -244,8 +243,8 @@ class Checkpoints:
     def _check_shapes(self, where: Path, wanted: Leaves) -> None:
         """Raises InputError unless the leaves were saved with the run's shapes and types.
 
-        It is what finds an old checkpoint of a run with `optim.accumulate` above 1: that was
-        another optimizer then, with as many leaves. Orbax would convert integers to floats.
+        This detects an old checkpoint of a run with `optim.accumulate` above 1, whose optimizer was
+        another one with the same number of leaves. Orbax would convert integers to floats.
         """
         paths = named_leaves(self._shapes, by_path)
         for item, leaves in wanted.items():
@@ -289,11 +288,11 @@ class Checkpoints:
 
 @cache
 def say_damage_once() -> None:
-    """Drops the hundreds of lines that libraries print about a damaged checkpoint, beside our one.
+    """Drops the hundreds of lines that libraries print about a damaged checkpoint.
 
-    Orbax logs each metadata file that is not JSON. When one array cannot be read it also closes its
-    event loop while other reads are under way: each of those fails when it wants to report, and
-    asyncio logs the error of each that had failed already, as nobody asks for it any more.
+    Orbax logs each metadata file that is not JSON. When one array cannot be read, it also closes
+    its event loop while other reads are running. Those then fail when they report, and asyncio logs
+    each error that nobody has fetched.
     """
     noise = (
         ("absl", "Failed to json parse Metadata file"),
@@ -312,7 +311,7 @@ def say_damage_once() -> None:
 
 
 def is_other(start: str, record: logging.LogRecord) -> bool:
-    """Whether a log record does not start like this."""
+    """Whether a log record starts with none of these texts."""
     return not str(record.msg).startswith(start)
 
 

@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, which is the truth, and TensorBoard events beside it.
+"""The record of a run: metrics.jsonl, which is authoritative, and TensorBoard events.
 
 with RunLog(workdir, resume_step=120) as log:
     log.write(step=130, epoch=2, train={"loss": 0.41, "learning_rate": 9e-4})
@@ -7,6 +7,7 @@ with RunLog(workdir, resume_step=120) as log:
 
 import json
 import math
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -26,13 +27,14 @@ from jaxft.distributed import processes
 from jaxft.io import replace_text
 
 Setting = str | float | bool
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d+(?:\.\d{6})?)\.")  # the seconds of its beginning
 
 
 class RunLog:
-    """Appends to `metrics.jsonl` and `tb/` of a run; of several processes the first does."""
+    """Appends to `metrics.jsonl` and `tb/` of a run; only the first of several processes writes."""
 
     def __init__(self, workdir: Path, resume_step: int) -> None:
-        """Opens the files; what an interrupted run wrote behind `resume_step` is dropped."""
+        """Opens the files; drops what an interrupted run wrote after `resume_step`."""
         self._writes = processes.is_writer()
         if not self._writes:
             return
@@ -42,7 +44,7 @@ class RunLog:
         self._file = path.open("a")
         self._step = resume_step
         self._events = EventFile(workdir / "tb")
-        # From step 0 too: a run killed before its first checkpoint has drawn a curve already.
+        # Also from step 0: a run killed before its first checkpoint has already drawn a curve.
         self._events.drop(resume_step + 1)
 
     def __enter__(self) -> "RunLog":
@@ -62,7 +64,7 @@ class RunLog:
         """Writes one line, `{"step", "epoch", group: {name: value}}`, and the same as scalars."""
         if not self._writes:
             return
-        # JSON has no NaN; a loss that is none stands as null.
+        # JSON has no NaN; such a loss is written as null.
         plain = {
             group: {n: v if math.isfinite(v) else None for n, v in values.items()}
             for group, values in groups.items()
@@ -75,16 +77,16 @@ class RunLog:
         self._events.write(step, scalars(values))
 
     def write_result(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
-        """Writes the run's row in TensorBoard's HPARAMS: what was set, and what came out.
+        """Writes the run's row in TensorBoard's HPARAMS: its settings and scores.
 
-        It stands one step behind the last: a run that was killed after this and goes on drops it,
-        and writes it again.
+        Its step is one after the last, so that a run that was killed after this and continues drops
+        it and writes it again.
         """
         if not self._writes:
             return
-        # A list of all settings is left out. TensorBoard takes the one it meets first for all runs;
-        # without, it gathers the settings of all, and those that differ lead.
-        begin = hparams_pb(dict(settings), trial_id="").value  # "": each run has a row of its own
+        # No hparams_config is written: TensorBoard would apply the first one it finds to all runs.
+        # Without it, it infers the hyperparameters and lists those that differ first.
+        begin = hparams_pb(dict(settings), trial_id="").value  # "": each run has its own row
         self._events.write(self._step + 1, [*begin, *scalars(scores), session_end()])
 
 
@@ -94,7 +96,7 @@ def scalars(values: Mapping[str, float]) -> list[Summary.Value]:
 
 
 def session_end() -> Summary.Value:
-    """Says that a run has come to its end."""
+    """Marks the run as finished."""
     content = HParamsPluginData()
     content.session_end_info.status = STATUS_SUCCESS
     content.session_end_info.end_time_secs = time.time()
@@ -106,24 +108,27 @@ def session_end() -> Summary.Value:
 
 
 class EventFile:
-    """A new file of TensorBoard events. What was written survives the process's being killed.
+    """A new file of TensorBoard events. Everything written survives a kill of the process.
 
     TensorBoard's own writer keeps up to two minutes of them in memory.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Opens a file that is read after those there are."""
+        """Opens a file that is read after the existing ones."""
         directory.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        # TensorBoard reads by name, and the clock of an earlier host may have been ahead.
+        found = [EVENTS.match(path.name) for path in directory.iterdir()]
+        seconds = max([time.time(), *(float(name[1]) + 0.001 for name in found if name)])
+        name = f"events.out.tfevents.{seconds:.6f}.{socket.gethostname()}"
         self._records = RecordWriter((directory / name).open("xb"))
         self._append(Event(file_version="brain.Event:2"))
 
     def drop(self, step: int) -> None:
-        """Tells readers to forget what earlier files have at this step or later."""
+        """Makes readers discard what earlier files have at this step or later."""
         self._append(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Sequence[Summary.Value]) -> None:
-        """Appends what there is of a step."""
+        """Appends the values of a step."""
         self._append(Event(step=step, summary=Summary(value=values)))
 
     def close(self) -> None:

@@ -25,7 +25,8 @@ class InterruptedRunError(Exception):
 def catch_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first.
 
-    Of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT becomes one.
+    In a run of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT is
+    turned into SIGTERM.
     """
     received: list[int] = []
     if processes.count() == 1:
@@ -42,5 +43,5 @@ def catch_signals() -> Iterator[list[int]]:
 
 
 def stop_asked(received: list[int], step: int) -> bool:
-    """Whether to stop after this step; of several processes, all at the same."""
+    """Whether to stop after this step; all processes of a run get the same answer."""
     return processes.preempted(step) if processes.count() > 1 else bool(received)

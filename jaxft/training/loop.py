@@ -1,7 +1,7 @@
 """The training loop, top to bottom.
 
     state = fit(
-        plan, data, run_train, dev_scores, group, members, state, frozen, own, mesh=mesh
+        config, train, run_train, dev_scores, group, members, state, frozen, own, mesh=mesh
     )
 
 One epoch: batches in their order, a step each, the dev split, a checkpoint, a line in the log.
@@ -23,15 +23,16 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jaxft.data.batches import Slot, eval_order, make_batch, train_order
+from jaxft.data.batches import BatchIndices, eval_order, make_batch, train_order
 from jaxft.data.encode import Encoded
 from jaxft.distributed import processes
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
 from jaxft.training.interruption import InterruptedRunError, catch_signals, stop_asked
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
+from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.optimizer import updates_by
-from jaxft.training.programs import ByLength
+from jaxft.training.programs import CompiledByLength
 from jaxft.training.selection import DEFAULT, best_step, is_finite, is_over
 from jaxft.training.step import Params, State
 from jaxft.training.trials import Group, Trial
@@ -41,8 +42,8 @@ LOG_EVERY = 10  # steps between two lines of the log
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the loop is told.
+class LoopConfig:
+    """The settings of the loop.
 
     Attributes:
       batch_size: examples a step.
@@ -53,6 +54,7 @@ class Plan:
       save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
       accumulate: batches in one update.
       metric: the dev score by which epochs are compared.
+      objective: the one whose dev scores are logged.
     """
 
     batch_size: int
@@ -63,6 +65,7 @@ class Plan:
     save_every: int = 0
     accumulate: int = 1
     metric: str = DEFAULT
+    objective: Objective = SINGLE_LABEL
 
     def steps_per_epoch(self, examples: int) -> int:
         """Batches an epoch; the last may be padded."""
@@ -75,24 +78,24 @@ class Step(NamedTuple):
     Attributes:
       number: from 1, counted from the beginning of training.
       epoch, batch: from 1; the batch's number in its epoch.
-      slots: a batch for each member.
+      batches: a batch for each member.
       metrics: name -> float32, one value or one a member.
     """
 
     number: int
     epoch: int
     batch: int
-    slots: tuple[Slot, ...]
+    batches: tuple[BatchIndices, ...]
     metrics: dict[str, jax.Array]
 
 
 @dataclass
 class Member:
-    """One of the runs: what it has come to, and where that is written down.
+    """One of the runs that train together: its record, and the files that it writes.
 
     Attributes:
       number: its place among the runs of a command that may train together.
-      label: what its lines begin with, where several runs print some.
+      label: the prefix of its printed lines, if several runs print.
       schedule: update -> its learning rate, for the log.
       record: `new_record()`, or the one restored with the state; every finished epoch adds
         `{"epoch", "step", "train_loss", "dev"}` to its history. `diverged` is None, or says where
@@ -110,17 +113,32 @@ class Member:
 
 
 def new_record() -> dict[str, Any]:
-    """What is saved beside the state.
+    """Returns an empty record, which is saved together with the state.
 
-    Finished epochs, the running epoch's losses, seconds, and where the run became non-finite.
+    It has the finished epochs, the running epoch's losses, the seconds of training, and where the
+    run became non-finite.
     """
-    return {"history": [], "losses": [], "train_s": 0.0, "diverged": None}
+    return {"history": [], "losses": [], "own_s": 0.0, "diverged": None}
+
+
+def own_seconds(record: dict[str, Any], together: int) -> float:
+    """Returns a run's share of the seconds of its steps: of each step, the part of one run.
+
+    Args:
+      together: the runs that train together; an older jaxft saved the seconds of all of them.
+    """
+    return record["own_s"] if "own_s" in record else record["train_s"] / together
+
+
+def add_share(record: dict[str, Any], seconds: float, together: int) -> None:
+    """Adds a run's share of a step that several took together."""
+    record["own_s"] = own_seconds(record, together) + seconds / together
 
 
 def fit(
-    plan: Plan,
+    config: LoopConfig,
     data: Encoded,
-    run_train: ByLength,
+    run_train: CompiledByLength,
     dev_scores: Callable[[Params], list[Scores]],
     group: Group,
     members: Sequence[Member],
@@ -132,63 +150,63 @@ def fit(
     until: int | None = None,
     after_steps: Callable[[], None] = lambda: None,
 ) -> State:
-    """Trains from `state` to the last epoch, or to an early stop, and returns the last state.
+    """Trains from `state` to the last epoch or to an early stop; returns the last state.
 
     A run stops early by its patience, or at the end of the epoch in which its loss or its dev
     logits became NaN or infinite. Runs that train together stop when all of them would.
 
     Args:
       run_train: `(state, frozen, batch, *own) -> (state, metrics)`, compiled by length.
-      dev_scores: the scores of the dev split under some trained leaves, of each member.
-      members: one for each run of the group; their records are brought up to date.
+      dev_scores: trained leaves -> the scores of the dev split, for each member.
+      members: one for each run of the group; their records are updated.
       own: the dropout keys, and the learning rates if they differ.
-      until: the step to stop at, saved; None trains all epochs.
+      until: the step to save and stop at; None trains all epochs.
       after_steps: called at the end of an epoch's steps, before the dev split is scored.
 
     Raises:
       InterruptedRunError: after saving, at SIGINT or SIGTERM.
     """
-    per_epoch = plan.steps_per_epoch(len(data.ids))
-    done, end = int(state.step), plan.epochs * per_epoch if until is None else until
-    bar = progress_bar(plan, len(data.ids), len(members), done)
+    per_epoch = config.steps_per_epoch(len(data.ids))
+    done, end = int(state.step), config.epochs * per_epoch if until is None else until
+    bar = progress_bar(config, len(data.ids), len(members), done)
     with bar, catch_signals() as received:
-        while done < end and not are_over(plan, members):
+        while done < end and not are_over(config, members):
             epoch, pending = done // per_epoch, list[Step]()
-            for slots in epoch_slots(plan, data, members, epoch)[done - epoch * per_epoch :]:
+            for batches in epoch_batches(config, data, members, epoch)[done - epoch * per_epoch :]:
                 start = time.perf_counter()
-                batch = device_batch(data, slots, plan.batch_size, mesh)
+                batch = device_batch(data, batches, config.batch_size, mesh)
                 state, metrics = run_train(state, frozen, batch, *own)
                 done += 1
-                pending.append(Step(done, epoch + 1, done - epoch * per_epoch, slots, metrics))
+                pending.append(Step(done, epoch + 1, done - epoch * per_epoch, batches, metrics))
                 is_last = done == (epoch + 1) * per_epoch
                 stop = stop_asked(received, done)  # once a step: a signal may come at any line
                 pause = not is_last and (stop or done == end)
-                saves = pause or (not is_last and due(done, plan.save_every))
+                saves = pause or (not is_last and due(done, config.save_every))
                 if is_last or saves or done % LOG_EVERY == 0:
-                    log_steps(members, pending, updates_by(done - 1, per_epoch, plan.accumulate))
-                count_step(members, slots, time.perf_counter() - start, bar)
+                    log_steps(members, pending, updates_by(done - 1, per_epoch, config.accumulate))
+                count_step(members, batches, time.perf_counter() - start, bar)
                 if saves:
-                    save(plan, group, members, state)
+                    save(config, group, members, state)
                 if pause:
                     return interrupt(received, done, members) if stop else state
             after_steps()
-            end_epochs(plan, group, members, state, dev_scores(state.trained), per_epoch, bar)
+            end_epochs(config, group, members, state, dev_scores(state.trained), per_epoch, bar)
             if stop or received:
                 interrupt(received, done, members)
     return state
 
 
-def are_over(plan: Plan, members: Sequence[Member]) -> bool:
+def are_over(config: LoopConfig, members: Sequence[Member]) -> bool:
     """Whether no run needs a further epoch."""
-    return all(is_over(member.record, plan.patience, plan.metric) for member in members)
+    return all(is_over(member.record, config.patience, config.metric) for member in members)
 
 
-def epoch_slots(
-    plan: Plan, data: Encoded, members: Sequence[Member], epoch: int
-) -> list[tuple[Slot, ...]]:
+def epoch_batches(
+    config: LoopConfig, data: Encoded, members: Sequence[Member], epoch: int
+) -> list[tuple[BatchIndices, ...]]:
     """Returns an epoch's steps: a batch for each member, all of one length."""
     orders = [
-        train_order(data.lengths, plan.buckets, plan.batch_size, member.trial.seed, epoch)
+        train_order(data.lengths, config.buckets, config.batch_size, member.trial.seed, epoch)
         for member in members
     ]
     return list(zip(*orders, strict=True))
@@ -212,16 +230,18 @@ def log_steps(members: Sequence[Member], pending: list[Step], update: int) -> No
         member.log.write(last.number, last.epoch, train=means(own) | {"learning_rate": rate})
         for step, metrics in zip(pending, own, strict=True):
             if not math.isfinite(metrics["loss"]):
-                examples = step.slots[number].indices.tolist()
+                examples = step.batches[number].indices.tolist()
                 note_divergence(member, "loss", step.number, step.epoch, step.batch, examples)
     pending.clear()
 
 
-def count_step(members: Sequence[Member], slots: Sequence[Slot], seconds: float, bar: tqdm) -> None:
-    """Adds a step's time to each member's record, and its examples to the bar."""
+def count_step(
+    members: Sequence[Member], batches: Sequence[BatchIndices], seconds: float, bar: tqdm
+) -> None:
+    """Adds each member's share of a step's time to its record, and the examples to the bar."""
     for member in members:
-        member.record["train_s"] += seconds
-    bar.update(sum(len(slot.indices) for slot in slots))
+        add_share(member.record, seconds, len(members))
+    bar.update(sum(len(one.indices) for one in batches))
 
 
 def note_divergence(
@@ -245,10 +265,10 @@ def note_divergence(
     )
 
 
-def save(plan: Plan, group: Group, members: Sequence[Member], state: State) -> None:
+def save(config: LoopConfig, group: Group, members: Sequence[Member], state: State) -> None:
     """Saves each member's state and record."""
     for number, member in enumerate(members):
-        best = best_step(member.record["history"], plan.metric)
+        best = best_step(member.record["history"], config.metric)
         member.checkpoints.save(group.take(state, number), member.record, best)
 
 
@@ -260,7 +280,7 @@ def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoRe
 
 
 def end_epochs(
-    plan: Plan,
+    config: LoopConfig,
     group: Group,
     members: Sequence[Member],
     state: State,
@@ -271,21 +291,29 @@ def end_epochs(
     """Logs and records an epoch of each member, given its dev scores, and saves all of them."""
     step = int(state.step)
     for member, dev in zip(members, scores, strict=True):
-        end_epoch(step // per_epoch, step, per_epoch, member, dev, bar)
-    save(plan, group, members, state)
+        end_epoch(config.objective, step // per_epoch, step, per_epoch, member, dev, bar)
+    save(config, group, members, state)
 
 
 def end_epoch(
-    epoch: int, step: int, per_epoch: int, member: Member, dev: Scores, bar: tqdm
+    objective: Objective,
+    epoch: int,
+    step: int,
+    per_epoch: int,
+    member: Member,
+    dev: Scores,
+    bar: tqdm,
 ) -> None:
     """Logs an epoch, adds it to the member's record and clears the running losses."""
     train_loss = float(np.mean(member.record["losses"]))
-    shown = {k: math.nan if dev[k] is None else dev[k] for k in ("loss", "accuracy", "macro_f1")}
+    metrics = objective.shown_metrics()
+    titles = {"loss": "loss", **{name: metric.title for name, metric in metrics.items()}}
+    shown = {name: math.nan if dev[name] is None else dev[name] for name in titles}
     member.log.write(step, epoch, dev=shown)
     bar.write(
         f"{member.label}epoch {epoch:>3}  train loss {train_loss:.4f}  dev "
-        + "loss {loss:.4f}  accuracy {accuracy:.4f}  macro-F1 {macro_f1:.4f}".format(**shown)
-        + ("  (one class only)" if dev["collapsed"] else "")
+        + "  ".join(f"{title} {shown[name]:.4f}" for name, title in titles.items())
+        + (f"  ({objective.collapsed})" if dev["collapsed"] else "")
     )
     entry = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev}
     if not is_finite(entry):
@@ -295,32 +323,37 @@ def end_epoch(
 
 
 def logits_of(
-    plan: Plan, data: Encoded, run_eval: ByLength, trained: Params, frozen: Params, mesh: Mesh
+    config: LoopConfig,
+    data: Encoded,
+    run_eval: CompiledByLength,
+    trained: Params,
+    frozen: Params,
+    mesh: Mesh,
 ) -> np.ndarray:
     """Returns logits_NxC (float32) in the order of the examples; padding rows are dropped.
 
-    Of several seeds' trained leaves, logits_SxNxC.
+    With the trained leaves of several seeds, logits_SxNxC.
     """
     parts = []
-    order = eval_order(data.lengths, plan.buckets, plan.eval_batch_size)
-    for slot in order:
-        batch = device_batch(data, [slot], plan.eval_batch_size, mesh)
+    order = eval_order(data.lengths, config.buckets, config.eval_batch_size)
+    for one in order:
+        batch = device_batch(data, [one], config.eval_batch_size, mesh)
         logits = fetch(run_eval(trained, frozen, batch))
-        parts.append(logits[..., : len(slot.indices), :])
+        parts.append(logits[..., : len(one.indices), :])
     logits = np.concatenate(parts, axis=-2)
-    return logits[..., np.argsort(np.concatenate([slot.indices for slot in order])), :]
+    return logits[..., np.argsort(np.concatenate([one.indices for one in order])), :]
 
 
 def device_batch(
-    data: Encoded, slots: Sequence[Slot], batch_size: int, mesh: Mesh
+    data: Encoded, indices: Sequence[BatchIndices], batch_size: int, mesh: Mesh
 ) -> dict[str, jax.Array]:
-    """Returns a batch on the devices, stacked if there are several; each process makes its part."""
-    rows, stacked = padded_rows(mesh, batch_size), len(slots) > 1
+    """Returns the batches on the devices, stacked if several; each process makes its part."""
+    rows, stacked = padded_rows(mesh, batch_size), len(indices) > 1
     sharding = by_row(mesh, stacked)
-    shape = (len(slots), rows) if stacked else (rows,)
+    shape = (len(indices), rows) if stacked else (rows,)
     *seeds, share = local_part(sharding, shape)
-    mine = [slots[i] for i in seeds[0]] if stacked else slots
-    batches = [make_batch(data, slot.indices, rows, slot.length, share) for slot in mine]
+    mine = [indices[i] for i in seeds[0]] if stacked else indices
+    batches = [make_batch(data, one.indices, rows, one.length, share) for one in mine]
     if not stacked:
         return put_batch(sharding, batches[0], shape)
     arrays = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
@@ -336,16 +369,16 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def progress_bar(plan: Plan, examples: int, runs: int, done: int) -> tqdm:
-    """A bar with examples/s and the time left; none where nobody watches (disable=None).
+def progress_bar(config: LoopConfig, examples: int, runs: int, done: int) -> tqdm:
+    """A bar with examples/s and the time left, only on a terminal (disable=None).
 
     Args:
       examples: of the training split.
       done: steps taken before.
     """
     return tqdm(
-        total=plan.epochs * examples * runs,
-        initial=done * runs * plan.batch_size,
+        total=config.epochs * examples * runs,
+        initial=done * runs * config.batch_size,
         unit="ex",
         unit_scale=True,
         disable=None if processes.is_writer() else True,

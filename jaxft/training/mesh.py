@@ -1,13 +1,13 @@
-"""Devices as a mesh, and where a step's inputs lie on it.
+"""Devices as a mesh, and the placement of a step's inputs on it.
 
     mesh = make_mesh(data=-1, fsdp=1)     # every device; fsdp=4: four share one backbone
     rows = padded_rows(mesh, batch_size=30)
     batch = put_batch(by_row(mesh), batch, (rows,))      # rows spread over the devices
 
-Four axes: over `seeds` what several seeds train is divided (`jaxft.training.trials`); over `data`
-the batch is; over `fsdp` the batch and the parameters are; over `tensor` the layers' own dimensions
-are (`jaxft.training.sharding`). jit does the rest: with these shardings going in, XLA inserts the
-all-reduce of the trained gradients.
+There are four axes. `seeds` divides the trained leaves of several seeds (`jaxft.training.trials`),
+`data` the batch, `fsdp` the batch and the parameters, `tensor` the dimensions of the layers
+(`jaxft.training.sharding`). jit does the rest: given these shardings, XLA inserts the all-reduce of
+the trained gradients.
 """
 
 import math
@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.errors import InputError
 
-# Outermost first. Neighbours in the last axis talk most, so they are the devices closest together:
+# Outermost first. Neighbours along the last axis exchange most, so they are the closest devices:
 # JAX lists the devices of a process one after the other.
 AXES = ("seeds", "data", "fsdp", "tensor")
 SEEDS, BATCH_AXES = "seeds", ("data", "fsdp")
@@ -37,7 +37,7 @@ def make_mesh(
     """Returns a mesh with the axes `AXES`; see `axis_sizes` for the sizes.
 
     Args:
-      devices: the devices, present or described; None takes those that are there.
+      devices: the devices, present or described; None takes the present ones.
 
     Raises:
       InputError: the sizes do not match the devices.
@@ -45,7 +45,7 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(len(devices), data, fsdp, tensor, seeds)
     count = math.prod(sizes.values())
-    # Several processes must all have a part in the mesh; one may leave devices of its own unused.
+    # Every process must have a part in the mesh; a single process may leave devices unused.
     if count < len(devices) and len({device.process_index for device in devices}) > 1:
         raise InputError(mismatch(sizes, len(devices)))
     # A side of a TPU slice may hold more than one axis: four rows of four chips are eight by two.
@@ -58,10 +58,10 @@ def make_mesh(
 def axis_sizes(
     devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1, seeds: int = 1
 ) -> dict[str, int]:
-    """Returns axis -> size on so many devices.
+    """Returns axis -> size on this number of devices.
 
     Args:
-      data: size of that axis; -1 takes as many devices as the other axes leave.
+      data: size of that axis; -1 takes all devices that the other axes leave.
 
     Raises:
       InputError: the sizes do not match the devices.
@@ -80,7 +80,7 @@ def axis_sizes(
 
 
 def mismatch(sizes: dict[str, int], devices: int) -> str:
-    """Says what was asked for, and which sizes would match."""
+    """Returns a message with the given sizes and those that would match."""
     asked = " x ".join(f"{a} {size}" for a, size in sizes.items() if size > 1 or a != SEEDS)
     divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
     return (
@@ -90,7 +90,7 @@ def mismatch(sizes: dict[str, int], devices: int) -> str:
 
 
 def padded_rows(mesh: Mesh, batch_size: int) -> int:
-    """Returns the rows of a batch's arrays: as many on each device, the last of weight 0."""
+    """Returns the rows of a batch's arrays: equally many on each device, padded with weight 0."""
     shares = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     return -(-batch_size // shares) * shares
 
@@ -101,13 +101,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_row(mesh: Mesh, stacked: bool = False) -> NamedSharding:
-    """Every device holds its share of the rows; of stacked batches, in its seeds' batches."""
+    """Every device holds its share of the rows; if batches are stacked, of its seeds' batches."""
     axes = (SEEDS, BATCH_AXES) if stacked else (BATCH_AXES,)
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def local_part(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Returns the numbers, along each dimension, of what this process's devices hold."""
+    """Returns the indices, along each dimension, of the part that this process's devices hold."""
     parts = sharding.addressable_devices_indices_map(shape).values()
     return tuple(
         np.unique(np.concatenate([np.arange(size)[part[dim]] for part in parts if part]))
@@ -122,8 +122,8 @@ def put_batch(
 
     Args:
       batch: this process's part of it (`local_part`).
-      shape: of the whole batch, as many leading dimensions as the sharding has; None if this
-        process has all of it.
+      shape: the leading dimensions of the whole batch, those of the sharding; None if this process
+        has all of it.
     """
     whole = shape or ()
 
@@ -135,7 +135,7 @@ def put_batch(
 
 
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Returns an array on the devices of a sharding; every process is given the whole of it.
+    """Returns an array on the devices of a sharding; every process passes the whole array.
 
     jax.device_put would first compare the whole array across the processes.
     """
@@ -144,7 +144,7 @@ def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def fetch(x: jax.Array) -> np.ndarray:
-    """Returns the whole of an array; if processes hold parts of it, all of them must ask."""
+    """Returns the whole array; if processes hold parts of it, all of them must call this."""
     if not x.is_fully_addressable and not x.is_fully_replicated:
         assert isinstance(x.sharding, NamedSharding)
         assert isinstance(x.sharding.mesh, Mesh)
@@ -153,5 +153,5 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 
 def same(x: jax.Array) -> jax.Array:
-    """By name, for jit would compile a lambda anew each time."""
+    """A named function, because jit would compile a new lambda each time."""
     return x

@@ -1,4 +1,4 @@
-"""Scores of a classifier, from its logits.
+"""Scores of a classifier with one class a text, from its logits.
 
     scores = score(logits_NxC, labels_N, names=("negative", "neutral", "positive"), majority=2)
     scores["macro_f1"], scores["per_class"]["neutral"]["recall"], scores["collapsed"]
@@ -9,7 +9,7 @@ mean over all classes of the task, in which a class that is neither true nor pre
 Without `labels` scikit-learn leaves such a class out, and its mean is higher.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import clu.metrics
@@ -18,43 +18,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.errors import check_choice
+from jaxft.training.objectives import SINGLE_LABEL
 from jaxft.training.step import losses
 
-# (true classes int32 N, predicted classes int32 N, logits float32 NxC) -> score.
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+# The scores that a part of a merged task has too.
+OWN = ("accuracy", "micro_f1", "macro_f1")
 
 
-def mcc(labels_N: np.ndarray, predicted_N: np.ndarray, logits_NxC: np.ndarray) -> float:
+def mcc(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
     """Matthews' correlation coefficient, in [-1, 1] (Gorodkin 2004 for several classes)."""
-    del logits_NxC
+    if len(np.unique([labels_N, predicted_N])) == 1:
+        return 0.0  # scikit-learn's as well, but with a warning
     from sklearn.metrics import matthews_corrcoef  # here: it takes a second to import
 
     return float(matthews_corrcoef(labels_N, predicted_N))
 
 
-def weighted_f1(labels_N: np.ndarray, predicted_N: np.ndarray, logits_NxC: np.ndarray) -> float:
+def weighted_f1(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
     """The mean of the classes' F1, each weighted by its examples."""
-    del logits_NxC
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels_N, predicted_N, average="weighted", zero_division=0))
 
 
-# Further scores of every split; `register` adds one. All are computed from finite logits.
-METRICS: dict[str, Metric] = {"mcc": mcc, "weighted_f1": weighted_f1}
-# The scores that are always there and that `config.metric` may name.
-OWN = ("macro_f1", "micro_f1", "accuracy", "loss")
-
-
-def register(name: str, metric: Metric) -> None:
-    """Adds a score, of which more is better, to results.json and to the values of config.metric."""
-    METRICS[name] = metric
-
-
-def check_metric(name: str) -> None:
-    """Raises InputError unless `config.metric` names a score."""
-    check_choice(name, [*OWN, *METRICS], "metric")
+def further_names() -> list[str]:
+    """The scores of a split that are not read off the confusion matrix alone."""
+    return [name for name in SINGLE_LABEL.all_metrics() if name not in OWN]
 
 
 @flax.struct.dataclass
@@ -105,9 +94,8 @@ def score(
       is False and nothing is scored: NaN's argmax is class 0, which is often the majority class.
     """
     if len(labels_N) == 0:
-        return {"examples": 0} | dict.fromkeys(
-            ["accuracy", "micro_f1", "macro_f1", "loss", "majority_accuracy", "collapsed", *METRICS]
-        )
+        names = [*OWN, "loss", "majority_accuracy", "collapsed", *further_names()]
+        return {"examples": 0} | dict.fromkeys(names)
     majority_accuracy = {"majority_accuracy": float(np.mean(labels_N == majority))}
     if not np.isfinite(logits_NxC).all():
         return {"examples": len(labels_N), **not_finite(), "loss": None, **majority_accuracy}
@@ -122,7 +110,7 @@ def score(
     return {
         "examples": len(labels_N),
         **from_confusion(confusion, names),
-        **{name: f(labels_N, logits_NxC.argmax(-1), logits_NxC) for name, f in METRICS.items()},
+        **SINGLE_LABEL.further_figures(logits_NxC, labels_N),
         "loss": float(gathered["loss"]),
         **majority_accuracy,
     }
@@ -130,7 +118,7 @@ def score(
 
 def not_finite() -> dict[str, Any]:
     """The scores of `from_confusion` where a logit is NaN or infinite: there are none."""
-    scores = dict.fromkeys(["accuracy", "micro_f1", "macro_f1", "confusion", *METRICS])
+    scores = dict.fromkeys(["accuracy", "micro_f1", "macro_f1", "confusion", *further_names()])
     return {**scores, "per_class": {}, "collapsed": False, "finite": False}
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.errors import InputError, check_choice
+from jaxft.training.loss_scale import scaled
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -55,6 +56,7 @@ def make_optimizer(
     clip: float,
     accumulate: int,
     per_epoch: int | None = None,
+    scales_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a label tree, to be given the trained leaves (or a tree of all).
 
@@ -65,23 +67,29 @@ def make_optimizer(
       accumulate: microbatches in one update, which is the mean over their examples.
       per_epoch: microbatches in an epoch; the last update of an epoch takes those that are left.
         None: there is no such end.
+      scales_loss: whether to scale the loss (`jaxft.training.loss_scale`), as float16 needs.
     """
     transforms = {label: adamw(label, schedule, weight_decay) for label in set(labels.values())}
     optimizer: optax.GradientTransformation = optax.multi_transform(
-        # A function, so that the same optimizer takes the trained leaves alone.
+        # A function, so that the same optimizer also takes only the trained leaves.
         transforms,
         lambda params: {path: labels[path] for path in params},
     )
     if clip:
-        # Masked for a tree of all; the trained leaves alone, as in `train_step`, are all trained.
+        # The mask is for a tree of all leaves; `train_step` passes only the trained ones.
         clipping = optax.masked(
             optax.clip_by_global_norm(clip),
             lambda params: {path: labels[path] != "frozen" for path in params},
         )
         optimizer = optax.chain(clipping, optimizer)
     if accumulate > 1:
-        return accumulated(optimizer, accumulate, per_epoch)
-    return optax.with_extra_args_support(optimizer)
+        optimizer = accumulated(optimizer, accumulate, per_epoch)
+    return scaled(optimizer) if scales_loss else optax.with_extra_args_support(optimizer)
+
+
+def needs_scaling(dtype: str) -> bool:
+    """Whether gradients computed in a dtype vanish unless the loss is scaled up."""
+    return dtype == "float16"
 
 
 class AccumulatedState(NamedTuple):
@@ -115,7 +123,7 @@ def accumulated(
     """
 
     def init(params: Any) -> AccumulatedState:
-        # Arrays of their own: a step gives all of them away, and none may be given away twice.
+        # Separate arrays: a step donates all of them, and no array may be donated twice.
         sums = jax.tree.map(jnp.zeros_like, params)
         return AccumulatedState(jnp.int32(0), jnp.float32(0), sums, optimizer.init(params))
 
@@ -146,7 +154,7 @@ def accumulated(
 
 
 def updates_by(microbatches: int, per_epoch: int, accumulate: int) -> int:
-    """Returns how many updates so many microbatches have made.
+    """Returns the number of updates after this number of microbatches.
 
     updates_by(10, per_epoch=10, accumulate=4)  # 3: of 4, 4 and 2 microbatches
     """

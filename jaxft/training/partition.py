@@ -65,6 +65,6 @@ def count(shapes: Mapping[str, T], labels: Mapping[str, str]) -> dict[str, int]:
     """Returns the number of parameters by partition, of the trained ones and of all."""
     counts = dict.fromkeys(PARTITIONS, 0)
     for path, x in shapes.items():
-        counts[partition_of(labels[path])] += x.size  # type: ignore[attr-defined]  # arrays and shapes alike
+        counts[partition_of(labels[path])] += x.size  # type: ignore[attr-defined]  # arrays or shapes
     total = sum(counts.values())
     return {**counts, "trained": total - counts["frozen"], "total": total}

@@ -4,9 +4,9 @@
     run_train.compile(length=64)
     state, metrics = run_train(state, frozen, batch, key)
 
-`train_program` and `eval_program` are the two there are: what trains, what predicts and what the
-memory planner compiles for a device that is not there. Compiling ahead keeps compilation out of the
-step times, gives XLA's own account of the program's memory before the first step, and makes the set
+`train_program` and `eval_program` make the only two programs: training, prediction and the memory
+planner, which compiles for absent devices, all use them. Compiling ahead keeps compilation out of
+the step times, gives XLA's account of the program's memory before the first step, and makes the set
 of shapes explicit.
 """
 
@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxft.errors import InputError
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
-from jaxft.training.objective import Objective
+from jaxft.training.objectives import CLASS_INDEX, Losses, Target
 from jaxft.training.sharding import gathering
 from jaxft.training.state import (
     Model,
@@ -30,12 +31,13 @@ from jaxft.training.state import (
     sharded_shape,
     shardings_of,
     state_shapes,
+    without_scan,
 )
-from jaxft.training.step import eval_step, train_step
+from jaxft.training.step import Forward, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 
-class ByLength:
+class CompiledByLength:
     """`function(*before, batch, *after)`, one executable per batch length.
 
     Attributes:
@@ -56,21 +58,25 @@ class ByLength:
         seeds: int | None = None,
         donate: tuple[int, ...] = (),
         tokens_labelled: bool = False,
+        target: Target = CLASS_INDEX,
     ) -> None:
         """Compiles nothing yet.
 
         Args:
           before, after: ShapeDtypeStructs (with shardings) of the arguments around the batch.
-          results: shardings of what it returns, a tree or a prefix of one; None: XLA's choice.
-          batch_size: examples; the batch has as many rows as the mesh pads them to.
-          seeds: how many batches a step takes at once; None: one, without an axis of seeds.
+          results: shardings of the results, a tree or a prefix of one; None leaves them to XLA.
+          batch_size: examples; the mesh pads a batch to `padded_rows` of it.
+          seeds: the number of batches in a step; None: one, without an axis of seeds.
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
+          target: the shape and dtype of a label.
         """
         self.function = function
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
-        self._batch_shapes = partial(batch_shapes, mesh, batch_size, tokens_labelled, seeds)
+        self._batch_shapes = partial(
+            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target
+        )
         self.executables: dict[int, Any] = {}
         self.compile_s = 0.0
 
@@ -82,7 +88,7 @@ class ByLength:
         """Returns the executable for batches of this length, compiled at the first call.
 
         Args:
-          options: XLA's compiler options by name, none of which may change what is computed.
+          options: XLA's compiler options by name; none of them may change the results.
         """
         if length not in self.executables:
             start = time.perf_counter()
@@ -114,32 +120,33 @@ def train_program(
     log_norm: bool = True,
     seeds: int = 1,
     rates_differ: bool = False,
-    objective: Objective | None = None,
-) -> ByLength:
+    losses: Losses = losses,
+    target: Target = CLASS_INDEX,
+) -> CompiledByLength:
     """Returns `train_step` of a model: `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
-      seeds: how many train together; if several, all but `frozen` has an axis of seeds.
+      seeds: the number that train together; if several, all but `frozen` has an axis of seeds.
       rates_differ: whether a step takes the learning rate after the key, and the optimizer's
         schedule has its peak at 1.
-      objective: the loss; None is plain cross-entropy.
+      losses: of each example; plain cross-entropy where none are given.
+      target: the shape and dtype of an example's label.
     """
     own: Any = (sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh)),)
     if rates_differ:
         own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
-    forward = gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
-    losses = (objective or Objective()).losses
+    forward = forward_on(model, mesh)
     step: Any = partial(train_step, forward, optimizer, log_norm=log_norm, losses=losses)
     metrics = replicated(mesh)
     if seeds > 1:
         step, metrics = train_steps(step), NamedSharding(mesh, PartitionSpec(SEEDS))
         state, own = stacked_shapes(state, seeds), stacked_shapes(own, seeds)
-    return ByLength(
+    return CompiledByLength(
         step,
         before=(state, frozen),
         after=own,
-        # As it came in, or the next step would be given another layout than it was compiled for.
+        # The same sharding as the input, because the next step was compiled for that.
         results=(shardings_of(state), metrics),
         mesh=mesh,
         batch_size=batch_size,
@@ -147,30 +154,59 @@ def train_program(
         # The state is updated in place: without this a step would hold it twice.
         donate=(0,),
         tokens_labelled=model.backbone.family.tokens_labelled,
+        target=target,
     )
 
 
-def eval_program(model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1) -> ByLength:
+def eval_program(
+    model: Model, mesh: Mesh, batch_size: int, *, seeds: int = 1, target: Target = CLASS_INDEX
+) -> CompiledByLength:
     """Returns `eval_step` of a model: `(trained, frozen, batch) -> logits_BxC`.
 
     Args:
       seeds: how many are evaluated together, on the same batch; several give logits_SxBxC.
+      target: the shape and dtype of a label, which a batch has even if no step reads it.
     """
     trained, frozen = param_shapes(model, mesh)
-    step: Any = partial(
-        eval_step, gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
-    )
+    step: Any = partial(eval_step, forward_on(model, mesh))
     logits = replicated(mesh)  # so that each process reads all of them
     if seeds > 1:
         step, trained = eval_steps(step), stacked_shapes(trained, seeds)
         logits = NamedSharding(mesh, PartitionSpec(SEEDS))
-    return ByLength(
-        step, before=(trained, frozen), results=logits, mesh=mesh, batch_size=batch_size
+    return CompiledByLength(
+        step,
+        before=(trained, frozen),
+        results=logits,
+        mesh=mesh,
+        batch_size=batch_size,
+        target=target,
     )
 
 
+def forward_on(model: Model, mesh: Mesh) -> Forward:
+    """Returns a model's `forward` on a mesh.
+
+    Raises:
+      InputError: the layers are to be scanned on a mesh that divides parameters over `fsdp`: the
+        loop's stack would gather all of them at once.
+    """
+    if mesh.shape["fsdp"] > 1 and model.backbone.scans:
+        if model.backbone.compute.scan == "on":
+            raise InputError(
+                "model.scan: 'on' gathers all layers at once, mesh.fsdp one by one; use "
+                "model.scan=auto or off, or mesh.fsdp=1"
+            )
+        model = without_scan(model)
+    return gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
+
+
 def batch_shapes(
-    mesh: Mesh, batch_size: int, tokens_labelled: bool, seeds: int | None, length: int
+    mesh: Mesh,
+    batch_size: int,
+    tokens_labelled: bool,
+    seeds: int | None,
+    length: int,
+    target: Target = CLASS_INDEX,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
     rows = padded_rows(mesh, batch_size)
@@ -183,6 +219,6 @@ def batch_shapes(
 
     tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
     return tokens | {
-        "labels": shape((labels,), jnp.int32),
+        "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }

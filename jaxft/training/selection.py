@@ -2,7 +2,7 @@
 
     best_entry(history)                     # the epoch with the best dev macro-F1
     best_entry(history, "mcc")              # with the best dev score by another metric
-    stops_early(history, patience=3)        # whether the last three epochs brought nothing better
+    stops_early(history, patience=3)        # whether none of the last three epochs was better
 
 A history has a dict for each finished epoch: `{"epoch", "step", "train_loss", "dev"}`.
 """
@@ -11,28 +11,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxft.training.objectives import SINGLE_LABEL, lower_is_better
+
 Entry = TypeVar("Entry", bound=Mapping[str, Any])
 
-DEFAULT = "macro_f1"
-LOWER_IS_BETTER = {"loss"}
+DEFAULT = SINGLE_LABEL.default
 
 
 def is_finite(entry: Mapping[str, Any]) -> bool:
     """Whether an epoch's losses and dev logits were finite throughout."""
-    figures = entry["train_loss"], entry["dev"]["macro_f1"]
-    return all(x is not None and math.isfinite(x) for x in figures)
+    loss, dev = entry["train_loss"], entry["dev"]
+    # A correlation may be undefined though all logits were finite; runs of an older jaxft do not
+    # say whether they were, and have a macro-F1 if so.
+    is_sound = dev.get("finite", dev.get("macro_f1") is not None)
+    figures = [x for x in (loss, dev.get("macro_f1")) if x is not None]
+    return bool(is_sound) and loss is not None and all(map(math.isfinite, figures))
 
 
 def merit(entry: Mapping[str, Any], metric: str) -> float:
-    """Returns an epoch's dev score, of which more is better; -inf if the score does not exist."""
+    """Returns an epoch's dev score, made so that more is better; -inf if there is none."""
     score = entry["dev"].get(metric)
     if score is None or not math.isfinite(score):
         return -math.inf
-    return -score if metric in LOWER_IS_BETTER else score
+    return -score if lower_is_better(metric) else score
 
 
 def best_entry(history: Sequence[Entry], metric: str = DEFAULT) -> Entry | None:
-    """Returns the epoch with the best dev score; of equals the later, which has trained longer.
+    """Returns the epoch with the best dev score; in a tie the later one, which has trained longer.
 
     None if no epoch was finite. An epoch is `lost` if its checkpoint could not be read.
     """
@@ -52,7 +57,7 @@ def is_over(record: Mapping[str, Any], patience: int, metric: str = DEFAULT) -> 
 
 
 def stops_early(history: Sequence[Mapping[str, Any]], patience: int, metric: str = DEFAULT) -> bool:
-    """Whether the last `patience` epochs brought nothing better; an equal score is no better."""
+    """Whether none of the last `patience` epochs was better; an equal score is not better."""
     if not patience or not history:
         return False
     return history[-1]["epoch"] - last_improvement(history, metric) >= patience

@@ -1,4 +1,4 @@
-"""Which part of each parameter a device holds, and how a step puts the parts together.
+"""Which part of each parameter a device holds, and how a step gathers the parts.
 
     shardings = param_shardings(model.axes, model.shapes, mesh)       # path -> NamedSharding
     forward = gathering(model.forward, model.axes, model.shapes, mesh, dtype=jnp.bfloat16)
@@ -63,9 +63,9 @@ def mesh_axes(axes: Axes) -> Dims:
 def fitted(dims: Dims, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
     """Returns the spec of a rule's dims on a mesh of these sizes.
 
-    jit takes equal parts only. An axis that does not divide its dimension divides the next that it
-    can: 50,265 words do not go into two, so RoBERTa's word embeddings are divided by hidden
-    dimension. One that can divide none leaves the parameter whole.
+    jit takes equal parts only. An axis that does not divide its dimension divides the next one that
+    it can: 50,265 is odd, so RoBERTa's word embeddings are divided by hidden dimension. If it
+    divides none, the parameter stays whole.
     """
     parts = list(shape)
     axes: list[list[str]] = [[] for _ in shape]
@@ -108,9 +108,9 @@ def gathering(
 ) -> Forward:
     """Returns `forward` on parameters that are divided over `fsdp`.
 
-    Each is cast to the dtype it is computed in and then gathered: in bfloat16 half of the bytes
-    move. The backward pass casts and gathers them again instead of keeping them, which would keep
-    the whole backbone on every device.
+    Each is cast to the dtype it is computed in and then gathered: bfloat16 halves the bytes sent.
+    The backward pass casts and gathers them again instead of keeping them, which would keep the
+    whole backbone on every device.
 
     Args:
       forward: `(params, batch, dropout_key) -> logits_BxC`.
@@ -124,7 +124,7 @@ def gathering(
     def gather(path: str, x: jax.Array) -> jax.Array:
         if stored[path] == whole[path]:
             return x
-        # Both constraints: with the second alone XLA may gather first and cast then.
+        # Both constraints are needed: with only the second XLA may gather first and then cast.
         return constrain(constrain(x.astype(dtype), mesh, stored[path]), mesh, whole[path])
 
     def gathered(params: Any, batch: Any, dropout_key: Any) -> jax.Array:
@@ -134,10 +134,10 @@ def gathering(
 
 
 def is_kept(primitive: Any, *inputs: Any, **_: Any) -> bool:
-    """Whether the backward pass finds an operation's result, or computes it again.
+    """Whether the result of an operation is kept for the backward pass, not computed again.
 
-    Again: what `gather` does to a matrix. By operation, because a name given to its result would
-    leave the same array under it, unnamed, to be kept.
+    The operations of `gather` are computed again. The policy goes by operation: naming the gathered
+      result would not help, because the same array without the name would be kept.
     """
     casts_a_matrix = primitive.name == "convert_element_type" and inputs[0].ndim == 2
     return not (primitive.name == "sharding_constraint" or casts_a_matrix)

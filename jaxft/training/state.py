@@ -9,7 +9,7 @@ The abstract state is what gets compiled, restored into and counted, so all of t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.family import Axes
-from jaxft.peft.inject import Injected
+from jaxft.peft.inject import Injected, check_alike
 from jaxft.peft.methods import Applied, build
 from jaxft.training.mesh import put, replicated
 from jaxft.training.partition import label_tree, parameter_of, split
@@ -39,7 +39,7 @@ class Model:
       module: the backbone's module with the method's modules.
       method: its name.
       labels: path -> label.
-      shapes: path -> ShapeDtypeStruct, of all parameters.
+      shapes: path -> ShapeDtypeStruct, of all parameters; the trained ones are float32.
       axes: path -> the logical axes of its dimensions (`jaxft.models.family`).
       forward: `(params, batch, dropout_key) -> logits_BxC`.
     """
@@ -55,25 +55,31 @@ class Model:
 
 
 def build_model(
-    backbone: Backbone, fresh: list[str], method: str, options: Mapping[str, Any]
+    backbone: Backbone, newly_initialised: list[str], method: str, options: Mapping[str, Any]
 ) -> Model:
     """Returns the model of a method; computes shapes only.
 
     Args:
-      fresh: paths that the checkpoint leaves to be initialised (`jaxft.models.weights.read`).
+      newly_initialised: paths that the checkpoint lacks (`jaxft.models.weights.read`).
       options: of the method, by name.
     """
     own = backbones.parameter_shapes(backbone)
-    applied = build(method, backbone.family, own, fresh, options)
+    applied = build(method, backbone.family, own, newly_initialised, options)
     module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
+    if backbone.scans:
+        check_alike(applied.insertions, backbone.family, shapes)
+    labels = label_tree(shapes, applied.rules)
+    for path, x in shapes.items():
+        if labels[path] == "frozen":
+            shapes[path] = jax.ShapeDtypeStruct(x.shape, backbone.frozen_dtype)
     axes_of = backbone.family.axes_of
     return Model(
         backbone=backbone,
         module=module,
         method=method,
         applied=applied,
-        labels=label_tree(shapes, applied.rules),
+        labels=labels,
         shapes=shapes,
         axes={
             path: (axes_of(path) if path in own else applied.axes(path, axes_of)) or ()
@@ -81,6 +87,14 @@ def build_model(
         },
         forward=partial(backbones.forward, backbone, module),
     )
+
+
+def without_scan(model: Model) -> Model:
+    """The same model with its layers one by one (`jaxft.models.scan`)."""
+    backbone = model.backbone.without_scan()
+    module = Injected(backbone.module, model.applied.insertions)
+    forward = partial(backbones.forward, backbone, module)
+    return replace(model, backbone=backbone, module=module, forward=forward)
 
 
 def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
@@ -98,7 +112,7 @@ def state_shapes(
 
     def like_its_parameter(key_path: Any, x: Any) -> jax.ShapeDtypeStruct:
         parameter = trained.get(parameter_of(key_path, trained) or "")
-        # Counters hang on a parameter's path as well, but are no array of its shape.
+        # Counters have a parameter's path as well, but not its shape.
         if parameter is None or parameter.shape != x.shape:
             return sharded_shape(x, replicated(mesh))
         return sharded_shape(x, parameter.sharding)
@@ -134,7 +148,7 @@ def init_trained(
     seed: int,
     mesh: Mesh,
 ) -> State:
-    """Returns the state of `init_state` alone: for another seed, whose frozen leaves are there."""
+    """Returns only the state of `init_state`, for another seed with the same frozen leaves."""
     shapes, _ = state_shapes(model, optimizer, mesh)
     trained = init_params(model, weights, seed, mesh, shapes.trained)
     init_opt_state = jax.jit(optimizer.init, out_shardings=shardings_of(shapes.opt_state))
@@ -148,13 +162,17 @@ def init_params(
     mesh: Mesh,
     paths: Iterable[str],
 ) -> Params:
-    """Returns the parameters of these paths: those of the checkpoint, others from the seed.
+    """Returns the parameters of these paths, from the checkpoint or else from the seed.
 
     A method may compute its own from the checkpoint's (`jaxft.peft.method.Applied.init`).
     """
     shardings = param_shardings(model.axes, model.shapes, mesh)
     paths = set(paths)
-    values = {path: weights[path] for path in paths if path in weights}
+    values = {
+        path: np.asarray(weights[path], model.shapes[path].dtype)
+        for path in paths
+        if path in weights
+    }
     for path in sorted(paths - set(values)):
         value = model.applied.init(path, weights)
         if value is not None:
@@ -179,7 +197,7 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
 
     def chosen(key: jax.Array) -> Params:
         everything = backbones.init(model.backbone, model.module, key)
-        return {path: x for path, x in everything.items() if path in paths}
+        return {path: everything[path].astype(model.shapes[path].dtype) for path in paths}
 
     shardings = param_shardings(model.axes, {path: model.shapes[path] for path in paths}, mesh)
     return jax.jit(chosen, out_shardings=shardings)(key)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from jaxft.training import loss_scale
+
 Params = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
 Forward = Callable[[Params, Batch, jax.Array | None], jax.Array]
@@ -22,7 +24,7 @@ Losses = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BxC, labels_B) -
 
 
 class State(NamedTuple):
-    """What a step changes, and so what a checkpoint holds: arrays, or at first their shapes.
+    """Everything that a step changes and a checkpoint holds: arrays, or at first their shapes.
 
     Attributes:
       step: int32, microbatches done.
@@ -47,10 +49,13 @@ def loss_and_grads(
     batch: Batch,
     dropout_key: jax.Array,
     losses: Losses = losses,
+    scale: jax.Array | None = None,
 ) -> tuple[jax.Array, Params]:
     """Returns the mean loss of a batch and its gradients, of the trained leaves only.
 
     Args:
+      scale: factor on the loss in the backward pass, which the gradients are divided by again;
+        None is 1 (`jaxft.training.loss_scale`).
       frozen: the leaves that are not trained. They are merged in inside the loss, after the
         derivative has been asked for, so their gradients are never computed.
     """
@@ -60,7 +65,10 @@ def loss_and_grads(
         weighted_B = losses(logits_BxC, batch["labels"]) * batch["weights"]
         return weighted_B.sum() / batch["weights"].sum()
 
-    return jax.value_and_grad(loss_of)(trained)
+    if scale is None:
+        return jax.value_and_grad(loss_of)(trained)
+    loss, grads = jax.value_and_grad(lambda trained: scale * loss_of(trained))(trained)
+    return loss / scale, jax.tree.map(lambda grad: grad / scale, grads)
 
 
 def train_step(
@@ -79,17 +87,18 @@ def train_step(
 
     Args:
       key: the run's dropout key; each step folds its number in, so a resumed run draws the same.
-      learning_rate: the run's own, float32, where the optimizer's schedule has its peak at 1; None
-        where it has the run's. Either is the same: the schedule multiplies all that AdamW makes of
-        the clipped gradients, its decoupled decay with it (Loshchilov and Hutter 2019), and nothing
-        that an optimizer keeps depends on it.
-      losses: of each example, which the step minimises the mean of.
+      learning_rate: per-run peak learning rate (float32) if the optimizer's schedule is normalised
+        to a peak of 1; None if the schedule already contains it. Both give the same update: the
+        schedule multiplies the whole AdamW update with its decoupled decay (Loshchilov and Hutter
+        2019), and no part of the optimizer's state depends on it.
+      losses: the loss of each example, whose mean the step minimises.
       log_norm: whether to return `grad_norm`. A clip computes it anyway; without a clip it alone
         would keep gradients alive that XLA otherwise uses up one by one. Measured on OpenLLaMA-3B,
         batch 1, compiled for an H100: 49.8 GB with it, 41.8 without.
     """
     dropout_key = jax.random.fold_in(key, state.step)
-    loss, grads = loss_and_grads(forward, state.trained, frozen, batch, dropout_key, losses)
+    scale = loss_scale.of(state.opt_state)
+    loss, grads = loss_and_grads(forward, state.trained, frozen, batch, dropout_key, losses, scale)
     updates, opt_state = optimizer.update(
         grads, state.opt_state, state.trained, examples=batch["weights"].sum()
     )

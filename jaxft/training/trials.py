@@ -1,4 +1,4 @@
-"""Several seeds in one step: what is trained has an axis of seeds, what is frozen is there once.
+"""Several seeds in one step: the trained leaves have an axis of seeds, the frozen ones are shared.
 
     group = Group(shapes, count=2)                       # shapes: one seed's State
     run_train = train_program(model, optimizer, mesh, batch_size=32, seeds=2)
@@ -6,12 +6,12 @@
     state, metrics = run_train(state, frozen, batch_SxBxL, keys)         # metrics: float32 S each
     group.take(state, 0)                                 # the first seed's own
 
-Each seed has its own initialisation, batches and dropout, so it computes what it would alone; a
-step of S seeds is one program with S times the rows. On several devices the seeds may lie along the
-axis `seeds` of the mesh; no device of one seed sends anything to one of another.
+Each seed has its own initialisation, batches and dropout, so it computes the same as alone; a step
+of S seeds is one program with S times the rows. On several devices the seeds may be spread over the
+axis `seeds` of the mesh; devices of different seeds exchange nothing.
 
-Several learning rates of a seed take as many places on that axis: they start alike, see the same
-batches and drop the same, and each step is told the rate of each (`train_step`).
+Several learning rates of a seed each take a place on that axis. They share initialisation, batches
+and dropout masks; each step receives one learning rate per run (`train_step`).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,20 +27,20 @@ from jaxft.training.mesh import SEEDS, put, replicated
 from jaxft.training.state import run_keys, sharded_shape, shardings_of
 from jaxft.training.step import State
 
-# All of a state has the axis in front, but the number of steps: it is the same for all.
+# Everything in a state has the leading axis except the number of steps, which all share.
 IN_FRONT: Any = 0
 OF_SEEDS = State(step=None, trained=IN_FRONT, opt_state=IN_FRONT)
 
 
 class Trial(NamedTuple):
-    """What one of several runs has of its own; all else of the config they share."""
+    """The settings in which a run differs from the others; they share the rest of the config."""
 
     seed: int
     learning_rate: float
 
 
 def label(trial: Trial, group: Sequence[Trial]) -> str:
-    """`seed 5  lr 0.001  `: in columns, what a trial does not share with all of its group."""
+    """`seed 5  lr 0.001  `: what a trial does not share with its whole group, in columns."""
     differs = {
         f"seed {trial.seed:<10}  ": len({one.seed for one in group}) > 1,
         f"lr {trial.learning_rate:<8}  ": len({one.learning_rate for one in group}) > 1,
@@ -51,7 +51,7 @@ def label(trial: Trial, group: Sequence[Trial]) -> str:
 def train_steps(train_step: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `(state, frozen, batch, key) -> (state, metrics)` of all seeds from that of one.
 
-    With learning rates behind the keys, if it is given some.
+    If there are learning rates, they follow the keys.
     """
 
     def of_all(state: State, frozen: Any, batch: Any, *own: jax.Array) -> Any:
@@ -82,7 +82,7 @@ def stacked_shape(x: jax.ShapeDtypeStruct, seeds: int) -> jax.ShapeDtypeStruct:
 
 
 def dropout_keys(mesh: Mesh, seeds: Sequence[int]) -> jax.Array:
-    """Returns what a group's steps take as `key`: one seed's dropout key, or one for each seed."""
+    """Returns the argument `key` of a group's steps: one seed's dropout key, or one for each."""
     key = sharded_shape(jax.eval_shape(lambda: run_keys(0)[1]), replicated(mesh))
     if len(seeds) == 1:
         return jax.jit(lambda: run_keys(seeds[0])[1], out_shardings=key.sharding)()
@@ -91,14 +91,14 @@ def dropout_keys(mesh: Mesh, seeds: Sequence[int]) -> jax.Array:
 
 
 def learning_rates(mesh: Mesh, rates: Sequence[float]) -> jax.Array:
-    """Returns what they take as `learning_rate`: that of one seed, or one for each."""
+    """Returns their argument `learning_rate`: that of one seed, or one for each."""
     if len(rates) == 1:
         return put(np.float32(rates[0]), replicated(mesh))
     return put(np.array(rates, np.float32), NamedSharding(mesh, PartitionSpec(SEEDS)))
 
 
 class Group:
-    """Seeds that train together; one alone has no axis of seeds."""
+    """Seeds that train together; a single one has no axis of seeds."""
 
     def __init__(self, shapes: State, count: int) -> None:
         """Allocates nothing.
@@ -112,7 +112,7 @@ class Group:
         self._take = jax.jit(taken, out_shardings=shardings_of(shapes))
 
     def stack(self, states: Sequence[State]) -> State:
-        """Returns one State of all seeds; they are at the same step."""
+        """Returns one State of all seeds, which are at the same step."""
         return states[0] if self.count == 1 else self._stack(list(states))
 
     def take(self, state: State, number: int) -> State:

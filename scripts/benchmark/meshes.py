@@ -1,10 +1,10 @@
-"""Compiles steps for devices that are not here, on several meshes, and draws how they scale.
+"""Compiles steps for devices that are not present, on several meshes, and draws how they scale.
 
     python scripts/benchmark/meshes.py [--output docs/results/scaling] [--draw_only]
 
 Needs the extras plan-gpu and plan-tpu. Writes the plans as JSON, the tables as Markdown and the
-picture; an hour and a half on one core, nearly all of it XLA's. --draw_only takes the plans that
-are there.
+picture; an hour and a half on one core, nearly all of it XLA's. --draw_only uses the
+existing plans.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PLANS = {
         "--config.mesh.fsdp=8",
     ],
 }
-# line of the picture -> (file, method, the axis that all devices lie along)
+# line of the picture -> (file, method, the axis of all devices)
 LINES = {
     "H100, data, full": ("h100x8", "full", "data"),
     "H100, data, LoRA": ("h100x8", "lora", "data"),
@@ -48,7 +48,7 @@ LINES = {
 
 
 def row_of(rows: list[dict[str, Any]], method: str, axis: str) -> dict[str, Any]:
-    """The plan of a method whose devices all lie along an axis."""
+    """The plan of a method with all devices along one axis."""
     return next(r for r in rows if r["method"] == method and r["mesh"][axis] == r["devices"])
 
 

@@ -81,7 +81,7 @@ def add_houlsby(model: torch.nn.Module) -> torch.nn.Module:
     config = adapters.DoubleSeqBnConfig(reduction_factor=model.config.hidden_size / BOTTLENECK)
     adapters.init(model)
     model.add_adapter("houlsby", config=config)
-    # Freezes the backbone only; the classifier lies outside it and stays trainable.
+    # Freezes the backbone only; the classifier is outside it and stays trainable.
     model.train_adapter("houlsby")
     return model
 

@@ -66,7 +66,7 @@ def jaxft_command(options: argparse.Namespace, method: str, seed: int, workdir: 
         sys.executable,
         "-m",
         "jaxft.train",
-        f"--config=configs/restaurant_{method}.py",
+        f"--config=configs/restaurant.py:{method}",
         f"--workdir={workdir}",
         "--config.model.name=minilm",
         f"--config.seed={seed}",

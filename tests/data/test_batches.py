@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxft.data.batches import (
     LENGTH_MULTIPLE,
-    Slot,
+    BatchIndices,
     buckets_of,
     choose_buckets,
     eval_order,
@@ -36,7 +36,7 @@ def encoded(lengths: list[int], max_length: int = 512) -> Encoded:
     )
 
 
-def an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> list[Slot]:
+def an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> list[BatchIndices]:
     return train_order(lengths, choose_buckets(lengths, 512), size, seed, epoch)
 
 

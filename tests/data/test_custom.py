@@ -356,6 +356,21 @@ def test_whole_numbers_are_places_among_the_names(tmp_path: Path, ending: str) -
         fails("unknown value '0'; expected one of", data_dir=data_dir, labels=named.labels)
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_numbers_are_no_places_among_names_in_an_order_that_nobody_gave(
+    tmp_path: Path, ending: str
+) -> None:
+    names = [(f"text {i}", ("pos", "neg")[i % 2]) for i in range(40)]
+    numbers = [(f"other {i}", i % 2) for i in range(10)]
+    write_as(tmp_path / f"train.{ending}", names)
+    write_as(tmp_path / f"test.{ending}", numbers)
+    # Sorted, 0 would be neg.
+    message = rf"test\.{ending}:[12]: label: '?0'? is a number, and train has names: neg, pos"
+    fails(message, data_dir=str(tmp_path))
+    dataset = load("custom", data_dir=str(tmp_path), labels=("pos", "neg"))
+    assert [e.label for e in dataset.test[:2]] == ["pos", "neg"]
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_fractions_and_truth_values_are_no_labels(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"all.{ending}"

@@ -279,6 +279,13 @@ def test_flax_checkpoints_are_read_with_and_without_prefix(
     assert_same(params, {path: x for path, x in expected.items() if path not in fresh})
 
 
+def save_bin(model: Any, directory: Path) -> None:
+    """Saves a model as transformers did before safetensors."""
+    model.config.save_pretrained(directory)
+    (directory / "model.safetensors").unlink(missing_ok=True)
+    torch.save(model.state_dict(), directory / "pytorch_model.bin")
+
+
 def converted(directory: Path) -> None:
     """Runs the Python part of the command that a refused .bin checkpoint is told."""
     message = refused(directory)
@@ -292,8 +299,7 @@ def test_a_bin_checkpoint_is_refused_with_a_command_that_converts_it(
     torch_checkpoint: Path, expected: Params, tmp_path: Path
 ) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(torch_checkpoint)
-    model.save_pretrained(tmp_path, safe_serialization=False)
-    assert (tmp_path / "pytorch_model.bin").is_file()
+    save_bin(model, tmp_path)
     converted(tmp_path)
     _, params, _ = read(tmp_path)
     assert_same(params, {path: expected[path] for path in params})
@@ -302,7 +308,8 @@ def test_a_bin_checkpoint_is_refused_with_a_command_that_converts_it(
 def test_the_conversion_of_a_bin_checkpoint_invents_no_weights(
     tiny_bert_config: Config, tmp_path: Path
 ) -> None:
-    torch_model(AutoModelForMaskedLM, tiny_bert_config, tmp_path, safe_serialization=False)
+    model = torch_model(AutoModelForMaskedLM, tiny_bert_config, tmp_path)
+    save_bin(model, tmp_path)
     converted(tmp_path)
     assert read(tmp_path)[2] == POOLER + CLASSIFIER
 

@@ -16,7 +16,7 @@ from jaxft.planning.compiled import flops
 from jaxft.training import programs as programs
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
-from jaxft.training.programs import ByLength, train_program
+from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import Model, sharded_shape
 from jaxft.training.step import State, losses, train_step
 
@@ -86,7 +86,7 @@ def test_gradients_that_nothing_consumes_are_no_leak(make_model) -> None:
 
     honest = train_program(model, adamw(model), make_mesh(1), BATCH)
     state, frozen, _, key = honest.shapes(LENGTH)
-    program = ByLength(
+    program = CompiledByLength(
         step, before=(state, frozen), after=(key,), mesh=make_mesh(1), batch_size=BATCH
     )
     frozen_gradients.check(program.compile(LENGTH), model, program.shapes(LENGTH))

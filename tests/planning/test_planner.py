@@ -17,7 +17,7 @@ from jaxft.planning.planner import Job, Row, breakdown, cache_key, plan
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength, train_program
+from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import build_model, init_state
 
 MINILM = ARCHITECTURES["sentence-transformers/all-MiniLM-L6-v2"]
@@ -37,7 +37,7 @@ def make_job(architecture: dict[str, Any], **changes: Any) -> Job:
     job = Job(
         architecture=architecture,
         num_labels=3,
-        fresh=(),
+        newly_initialised=(),
         dtype="float32",
         remat="none",
         method="lora",
@@ -160,7 +160,7 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
     changed = [
         replace(job, batch_size=8),
         replace(job, remat="dots"),
-        replace(job, fresh=("classifier/kernel",)),
+        replace(job, newly_initialised=("classifier/kernel",)),
         replace(job, options={"rank": 8}),
         replace(job, target=targets.parse("h100")),
         replace(job, target=targets.parse("h100:2")),
@@ -178,6 +178,14 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
     assert cache_key(job) not in keys
 
 
+def test_every_module_that_a_figure_comes_from_is_part_of_the_key() -> None:
+    package = Path(planner.__file__).parents[1]
+    counted = {path for pattern in planner.COUNTED for path in package.glob(pattern)}
+    wanted = {p for name in ("planning", "training") for p in (package / name).rglob("*.py")}
+    assert package / "planning" / "compiled.py" in wanted  # the peak and the operations
+    assert wanted <= counted
+
+
 def test_a_runs_own_program_is_planned_and_left_compiled(
     tiny_roberta_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -185,7 +193,7 @@ def test_a_runs_own_program_is_planned_and_left_compiled(
     job = replace(make_job(tiny_roberta_config), target=plan_cache.here())
     mesh, model = make_mesh(1), planner.make_model(job)
 
-    def program() -> ByLength:
+    def program() -> CompiledByLength:
         return train_program(model, planner.make_adamw(job, model), mesh, job.batch_size)
 
     first, second = program(), program()

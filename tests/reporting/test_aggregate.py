@@ -1,4 +1,4 @@
-"""Cells: runs that differ in the seed alone, whatever order and folders they come in."""
+"""Groups: runs that differ in the seed alone, whatever order and folders they come in."""
 
 import copy
 import random
@@ -12,7 +12,7 @@ from test_tables import results, scores
 
 from jaxft.errors import InputError
 from jaxft.peft.methods import METHODS
-from jaxft.reporting.aggregate import METHOD_ORDER, Cell, find, make_cells
+from jaxft.reporting.aggregate import METHOD_ORDER, RunGroup, find, make_groups
 from jaxft.reporting.schema import Run, make_run
 from jaxft.training.selection import best_entry
 
@@ -86,10 +86,10 @@ def run_of(
 
 
 def names(runs: list[Run]) -> list[str]:
-    return [cell.label for cell in make_cells(runs)[0]]
+    return [group.label for group in make_groups(runs)[0]]
 
 
-# ---------------------------------------------------------------- cells
+# ---------------------------------------------------------------- groups
 
 
 def grid() -> list[Run]:
@@ -108,19 +108,29 @@ def grid() -> list[Run]:
 def test_the_order_of_runs_changes_nothing(shuffler: random.Random):
     # With a copy, of which one is left out, and a field that only some configs have.
     runs = [*grid(), run_of(0, task="acl_sup", directory="copy"), run_of(0, fields={"new": 1})]
-    expected = make_cells(runs)
+    expected = make_groups(runs)
     shuffler.shuffle(runs)
-    assert make_cells(runs) == expected
+    assert make_groups(runs) == expected
+
+
+def test_a_run_without_the_newer_fields_is_of_the_group_of_their_defaults():
+    newer = {"objective": "auto", "metric": "auto", "class_weights": "", "label_smoothing": 0.0}
+    chosen = {"objective": "single_label", "metric": "macro_f1"}
+    runs = [run_of(0), run_of(1, fields=newer), run_of(2, fields=newer | chosen)]
+    described = [run_of(3, fields=newer, **chosen), run_of(4, metric="mcc", fields=newer)]
+    groups, _ = make_groups([*runs, *described])
+    found = {group.label: [run.seed for run in group.runs] for group in groups}
+    assert found == {"lora (metric macro_f1)": [0, 1, 2, 3], "lora (metric mcc)": [4]}
 
 
 def test_cells_hold_the_seeds_of_a_setting():
-    cells, notes = make_cells(grid())
+    groups, notes = make_groups(grid())
     assert notes == []
-    assert len(cells) == 8
-    for cell in cells:
-        assert [run.seed for run in cell.runs] == [0, 1, 10]
-        assert len({str(run.results["config"]["optim"]) for run in cell.runs}) == 1
-    assert [cell.label for cell in cells[:4]] == [
+    assert len(groups) == 8
+    for group in groups:
+        assert [run.seed for run in group.runs] == [0, 1, 10]
+        assert len({str(run.results["config"]["optim"]) for run in group.runs}) == 1
+    assert [group.label for group in groups[:4]] == [
         *("full (lr 0.0001)", "full (lr 0.001)"),
         *("lora (lr 0.0001)", "lora (lr 0.001)"),
     ]
@@ -154,8 +164,8 @@ def test_fields_of_the_same_name_are_told_apart():
 
 @pytest.mark.parametrize("field", ["data.dir", "data.source", "eval_batch_size", "save_every"])
 def test_where_things_lie_is_no_variant(field: str):
-    cells, _ = make_cells([run_of(0), run_of(1, fields={field: "elsewhere"})])
-    assert [len(cell.runs) for cell in cells] == [2]
+    groups, _ = make_groups([run_of(0), run_of(1, fields={field: "elsewhere"})])
+    assert [len(group.runs) for group in groups] == [2]
 
 
 def test_what_a_method_does_not_read_is_no_variant():
@@ -169,7 +179,7 @@ def test_what_a_method_does_not_read_is_no_variant():
 def test_directories_are_shown_by_their_last_part():
     def models(*given: str) -> set[str]:
         runs = [run_of(fields={"model.name": name}) for name in given]
-        return {cell.model for cell in make_cells(runs)[0]}
+        return {group.model for group in make_groups(runs)[0]}
 
     assert models("/data/roberta", "org/scibert", "minilm") == {"roberta", "org/scibert", "minilm"}
     assert models("/a/bert", "/b/bert") == {"/a/bert", "/b/bert"}
@@ -190,8 +200,8 @@ def test_every_method_has_a_place_in_the_report():
 
 def test_a_copy_of_a_run_is_left_out_with_a_note():
     other = run_of(directory="runs/z-copy", timing={"train_s": 999.0})
-    cells, notes = make_cells([run_of(directory="runs/a"), other, run_of(1)])
-    first, second = cells[0].runs
+    groups, notes = make_groups([run_of(directory="runs/a"), other, run_of(1)])
+    first, second = groups[0].runs
     assert (str(first.directory), second.seed) == ("runs/a", 1)
     assert len(notes) == 1
     assert "runs/z-copy repeats runs/a" in notes[0]
@@ -200,7 +210,7 @@ def test_a_copy_of_a_run_is_left_out_with_a_note():
 def expect_error(runs: list[Run], *words: str) -> None:
     for given_order in (runs, runs[::-1]):
         with pytest.raises(InputError) as error:
-            make_cells(given_order)
+            make_groups(given_order)
         assert all(word in str(error.value) for word in words)
         assert "\n" not in str(error.value)
 
@@ -221,7 +231,7 @@ def test_other_test_sets_in_a_task_are_an_error():
     other = run_of(method="full", directory="runs/b", test=smaller, env={"data_sha256": "e"})
     expect_error([run_of(directory="runs/a"), other], "runs/a", "runs/b", "test sets")
     # In different tasks they are none.
-    assert len(make_cells([run_of(), run_of(1, task="agnews_sup", test=smaller)])[0]) == 2
+    assert len(make_groups([run_of(), run_of(1, task="agnews_sup", test=smaller)])[0]) == 2
 
 
 def test_other_test_texts_in_a_task_are_an_error_whatever_their_classes():
@@ -231,14 +241,14 @@ def test_other_test_texts_in_a_task_are_an_error_whatever_their_classes():
     other = run_of(method="full", directory="runs/b", env=splits("d"))
     expect_error([run_of(directory="runs/a", env=splits("c")), other], "runs/a", "runs/b", "test")
     few = {"splits_sha256": {"train": "few", "dev": "b", "test": "d"}, "data_sha256": "x"}
-    cells, notes = make_cells([other, run_of(directory="runs/c", env=few)])
-    assert len(cells) == 2
+    groups, notes = make_groups([other, run_of(directory="runs/c", env=few)])
+    assert len(groups) == 2
     assert notes == []
 
 
 def test_of_older_runs_on_other_data_it_is_said_that_nobody_knows():
     runs = [run_of(), run_of(method="full", env={"data_sha256": "e"})]
-    _, notes = make_cells(runs)
+    _, notes = make_groups(runs)
     assert len(notes) == 1
     assert notes[0].startswith("acl_sup: its runs were trained on different data")
 
@@ -287,6 +297,6 @@ def test_a_missing_directory_is_an_error(tmp_path: Path):
         find([tmp_path, tmp_path / "nowhere"])
 
 
-def cell_of(*seeds: int, method: str = "lora", **changes: Any) -> Cell:
-    """A cell for other tests."""
-    return make_cells([run_of(seed, method, **changes) for seed in seeds])[0][0]
+def group_of(*seeds: int, method: str = "lora", **changes: Any) -> RunGroup:
+    """A group for other tests."""
+    return make_groups([run_of(seed, method, **changes) for seed in seeds])[0][0]

@@ -6,23 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_aggregate import cell_of, history, run_of
+from test_aggregate import group_of, history, run_of
 
-from jaxft.reporting.aggregate import Cell, make_cells
+from jaxft.reporting.aggregate import RunGroup, make_groups
 from jaxft.reporting.curves import INK, PANELS, inline_svg, panel, series, styles, to_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def drawn(cell: Cell, name: str = "dev loss") -> Any:
-    return panel([cell], name, styles([cell])).axes[0]
+def drawn(group: RunGroup, name: str = "dev loss") -> Any:
+    return panel([group], name, styles([group])).axes[0]
 
 
 @pytest.mark.parametrize("name", PANELS)
 def test_the_line_is_the_mean_and_the_band_one_std(name: str):
-    cell = cell_of(0, 1, 2)
-    axes = drawn(cell, name)
-    values = np.array([[PANELS[name](e) for e in run.results["history"]] for run in cell.runs])
+    group = group_of(0, 1, 2)
+    axes = drawn(group, name)
+    values = np.array([[PANELS[name](e) for e in run.results["history"]] for run in group.runs])
     mean, std = values.mean(0), values.std(0, ddof=1)
     (line,) = axes.lines
     assert line.get_ydata() == pytest.approx(mean)
@@ -33,14 +33,14 @@ def test_the_line_is_the_mean_and_the_band_one_std(name: str):
 
 
 def test_one_seed_has_no_band():
-    assert len(drawn(cell_of(0)).lines) == 1
-    assert len(drawn(cell_of(0)).collections) == 0
+    assert len(drawn(group_of(0)).lines) == 1
+    assert len(drawn(group_of(0)).collections) == 0
 
 
 def test_curves_end_where_the_first_seed_stopped():
     runs = [run_of(0, history=history(0, 7)), run_of(1, history=history(1, 4))]
-    (cell,) = make_cells(runs)[0]
-    epochs, values = series(cell, "train loss")
+    (group,) = make_groups(runs)[0]
+    epochs, values = series(group, "train loss")
     assert list(epochs) == [1, 2, 3, 4]
     assert values.shape == (2, 4)
 
@@ -49,15 +49,15 @@ def test_curves_end_where_the_first_seed_stopped():
 def test_a_loss_that_ran_away_leaves_a_gap(loss: float | None):
     broken = history(1)
     broken[1]["dev"]["loss"] = loss
-    (cell,) = make_cells([run_of(0), run_of(1, history=broken)])[0]
-    (line,) = drawn(cell).lines
+    (group,) = make_groups([run_of(0), run_of(1, history=broken)])[0]
+    (line,) = drawn(group).lines
     assert list(np.isnan(line.get_ydata())) == [False, True, False]
-    to_svg(panel([cell], "dev loss", styles([cell])))
+    to_svg(panel([group], "dev loss", styles([group])))
 
 
 def test_cells_look_different_as_long_as_they_can():
-    cells = [cell_of(0, method=f"method {i}") for i in range(49)]
-    looks = styles(cells)
+    groups = [group_of(0, method=f"method {i}") for i in range(49)]
+    looks = styles(groups)
     assert len(set(looks.values())) == 49
     # Neighbours differ in both.
     neighbours = pairwise(list(looks.values())[:7])
@@ -65,13 +65,15 @@ def test_cells_look_different_as_long_as_they_can():
 
 
 def test_equal_runs_give_equal_files():
-    first, second = (to_svg(panel([cell_of(0, 1)], "dev loss", styles([cell_of(0)]))) for _ in "ab")
+    first, second = (
+        to_svg(panel([group_of(0, 1)], "dev loss", styles([group_of(0)]))) for _ in "ab"
+    )
     assert first == second
 
 
 def test_a_page_takes_in_several():
-    cell = cell_of(0, 1, method="a<b>&c")
-    figure = panel([cell], "dev loss", styles([cell]))
+    group = group_of(0, 1, method="a<b>&c")
+    figure = panel([group], "dev loss", styles([group]))
     texts = [inline_svg(figure, prefix=p, label="loss of a&lt;b&gt;") for p in ("one", "two")]
     trees = [ET.fromstring(text) for text in texts]
     ids = [{e.get("id") for e in tree.iter() if e.get("id")} for tree in trees]
@@ -94,8 +96,8 @@ def test_a_page_takes_in_several():
 @pytest.mark.parametrize("target", [r".*/\w+/query$", "$a$ and $b_", "$"])
 def test_a_label_with_dollar_signs_is_text(target: str):
     runs = [run_of(0, fields={"method.targets": [target]}), run_of(0)]
-    cells = make_cells(runs)[0]
-    assert any("$" in cell.label for cell in cells)
-    svg = to_svg(panel(cells, "dev loss", styles(cells)))
+    groups = make_groups(runs)[0]
+    assert any("$" in group.label for group in groups)
+    svg = to_svg(panel(groups, "dev loss", styles(groups)))
     texts = " ".join("".join(e.itertext()) for e in ET.fromstring(svg).iter(f"{SVG}text"))
     assert target[:14] in texts

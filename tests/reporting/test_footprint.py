@@ -228,7 +228,7 @@ def test_several_seeds_stand_beside_one():
     assert [line["seeds"] for line in lines] == ["1", "1", "5", "5"]
     assert [line["to one"] for line in lines] == [NONE, NONE, "3.0x", NONE]
     assert [line["saved"] for line in lines] == ["0.0%", "0.0%", NONE, NONE]
-    note = "each with a batch of its own of this size"
+    note = "each with its own batch of this size"
     assert note in plan_table(rows)
     assert note not in plan_table(rows[:2])
     # Old plans do not say how many.
@@ -296,8 +296,8 @@ def test_largest_batches_of_several_seeds():
         ("1", "3.1x"),
         ("5", NONE),
     ]
-    assert "each with such a batch of its own" in fit_table(rows)
-    assert "such a batch" not in fit_table(rows[:2])
+    assert "each with its own batch" in fit_table(rows)
+    assert "its own batch" not in fit_table(rows[:2])
 
 
 def test_largest_batches_without_full():

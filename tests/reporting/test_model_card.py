@@ -158,7 +158,7 @@ def test_limits_of_a_plain_run():
     assert "One seed (3) only: no spread." in limits
     assert "COLLAPSED" not in limits
     assert "sample" not in limits
-    assert "stand in train" not in limits
+    assert "occur in train" not in limits
     assert "majority" not in limits
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from test_aggregate import cell_of, run_of
+from test_aggregate import group_of, run_of
 from test_tables import EMPTY
 
-from jaxft.reporting.aggregate import make_cells
+from jaxft.reporting.aggregate import make_groups
 from jaxft.reporting.bars import segments
 from jaxft.reporting.costs import mesh_sizes
 from jaxft.reporting.pictures import confusion, plan_rows, slug, write_pictures
@@ -16,8 +16,8 @@ from jaxft.reporting.pictures import confusion, plan_rows, slug, write_pictures
 
 def test_all_named_files_are_there_and_no_others(tmp_path: Path):
     runs = [run_of(seed, method) for seed in (0, 1) for method in ("full", "lora")]
-    cells = make_cells([*runs, run_of(task="agnews_sup")])[0]
-    pictures = write_pictures(cells, tmp_path)
+    groups = make_groups([*runs, run_of(task="agnews_sup")])[0]
+    pictures = write_pictures(groups, tmp_path)
     named = [file for groups in pictures.values() for _, files in groups for file, _ in files]
     found = {f"plots/{path.name}" for path in (tmp_path / "plots").iterdir()}
     assert sorted(named) == sorted(found)
@@ -28,27 +28,27 @@ def test_all_named_files_are_there_and_no_others(tmp_path: Path):
 
 
 def test_confusion_is_summed_over_seeds():
-    cell = cell_of(0, 1, 2)
-    counts = confusion(cell)
+    group = group_of(0, 1, 2)
+    counts = confusion(group)
     assert counts is not None
     assert counts.sum() == 3 * 130
     assert (
-        counts.tolist() == np.sum([r.results["test"]["confusion"] for r in cell.runs], 0).tolist()
+        counts.tolist() == np.sum([r.results["test"]["confusion"] for r in group.runs], 0).tolist()
     )
-    assert confusion(cell_of(0, test=EMPTY)) is None
+    assert confusion(group_of(0, test=EMPTY)) is None
 
 
 def test_bars_add_up_to_the_peak_of_a_step():
     memory = run_of().results["memory"]
-    cells = [cell_of(0, 1), cell_of(0, method="full", memory={**memory, "compiled": None})]
-    (row,) = plan_rows(cells)
+    groups = [group_of(0, 1), group_of(0, method="full", memory={**memory, "compiled": None})]
+    (row,) = plan_rows(groups)
     assert sum(segments(row).values()) == memory["compiled"]["peak"]
     assert segments(row)["frozen"] == 3600
     assert segments(row)["optimizer"] == 800
 
 
 def test_bars_are_of_one_run_whatever_trained_together():
-    alone, together, planned = cell_of(0, 1), cell_of(0, 1), cell_of(0, 1)
+    alone, together, planned = group_of(0, 1), group_of(0, 1), group_of(0, 1)
     (row,) = plan_rows([alone])
     for run in (*together.runs, *planned.runs):
         run.results["timing"]["seeds_together"] = 2

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_aggregate import cell_of, run_of
+from test_aggregate import group_of, run_of
 from test_tables import EMPTY, scores
 
 from jaxft.course_reports.published import reference_of
 from jaxft.reporting.against_full import verdict
-from jaxft.reporting.aggregate import Cell, make_cells
+from jaxft.reporting.aggregate import RunGroup, make_groups
 from jaxft.reporting.documents import latex, markdown
 from jaxft.reporting.formats import NONE, points
 from jaxft.reporting.markup import LATEX, escape_latex
@@ -27,24 +27,24 @@ from jaxft.reporting.table import Table
 SEEDS = (0, 1, 2)
 
 
-def report_of(*cells: Cell, **changes: Any) -> Report:
+def report_of(*groups: RunGroup, **changes: Any) -> Report:
     about = {"notes": [], "unfinished": [], "made": "2026-01-31", "command": "python -m x"}
-    return summarize(list(cells), reference_of=reference_of, **about | changes)
+    return summarize(list(groups), reference_of=reference_of, **about | changes)
 
 
-def both(*seeds: int, **changes: Any) -> list[Cell]:
+def both(*seeds: int, **changes: Any) -> list[RunGroup]:
     """Full and LoRA."""
     runs = [run_of(seed, method, **changes) for seed in seeds for method in ("full", "lora")]
-    return make_cells(runs)[0]
+    return make_groups(runs)[0]
 
 
-def section_of(*cells: Cell) -> Section:
-    (section,) = report_of(*cells).sections
+def section_of(*groups: RunGroup) -> Section:
+    (section,) = report_of(*groups).sections
     return section
 
 
-def csv_of(cells: list[Cell]) -> str:
-    return measure_table(cells).csv()
+def csv_of(groups: list[RunGroup]) -> str:
+    return measure_table(groups).csv()
 
 
 def column(table: Table, head: str) -> list[str]:
@@ -78,9 +78,9 @@ def plan_of(method: str, activations: int) -> dict[str, Any]:
 
 
 def test_a_row_is_one_run_alone_and_those_together_have_a_table_of_their_own():
-    cells = both(*SEEDS)
-    assert section_of(*cells).together is None
-    full, lora = cells
+    groups = both(*SEEDS)
+    assert section_of(*groups).together is None
+    full, lora = groups
     for run in full.runs:
         run.results["memory"] = {**run.results["memory"], "plan": plan_of("full", 80)}
         run.results["timing"] = {"train_s": 100.0}
@@ -93,7 +93,7 @@ def test_a_row_is_one_run_alone_and_those_together_have_a_table_of_their_own():
             "measured_growth_percent": 20.0,
         }
         run.results["timing"] = {"train_s": 120.0, "seeds_together": 3}
-    section = section_of(*cells)
+    section = section_of(*groups)
     assert column(section.table, "peak")[:2] == ["100.0 MiB", "50.0 MiB"]
     assert column(section.table, "time")[:2] == ["1 min 40 s", "40.0 s"]
     memory, together = section.memory, section.together
@@ -118,10 +118,10 @@ def test_a_row_is_one_run_alone_and_those_together_have_a_table_of_their_own():
 
 
 def test_what_trained_together_without_a_plan_has_none_and_says_how_to_get_one():
-    cells = both(*SEEDS)
-    for run in cells[1].runs:
+    groups = both(*SEEDS)
+    for run in groups[1].runs:
         run.results["timing"]["seeds_together"] = 3
-    section = section_of(*cells)
+    section = section_of(*groups)
     assert column(section.table, "peak")[1] == NONE
     assert any(note.startswith("lora: ") and "--plan" in note for note in section.notes)
 
@@ -135,7 +135,7 @@ def test_a_run_that_diverged_is_in_no_mean_and_no_test_and_is_listed():
     sound = [run_of(seed, method) for seed in SEEDS for method in ("full", "lora")]
     lost = run_of(7, "lora", directory="runs/lost", diverged=DIVERGED)
     # It may have a finite best epoch, whose scores look like any other's.
-    with_it, without = (make_cells(runs)[0] for runs in ([*sound, lost], sound))
+    with_it, without = (make_groups(runs)[0] for runs in ([*sound, lost], sound))
     assert [run.seed for run in with_it[1].runs] == list(SEEDS)
     first, second = section_of(*with_it), section_of(*without)
     for head in ("n", "accuracy", "macro-F1", "unseen F1"):
@@ -152,19 +152,19 @@ def test_a_cell_whose_runs_all_diverged_keeps_its_row():
     none = {"examples": 130, "loss": None, "accuracy": None, "macro_f1": None, "micro_f1": None}
     none |= {"per_class": {}, "confusion": None, "collapsed": False, "majority_accuracy": 0.5}
     runs = [run_of(seed, diverged=DIVERGED, test=none, test_unseen=none) for seed in (0, 1)]
-    cells = make_cells([*runs, run_of(0, "full"), run_of(1, "full")])[0]
-    section = section_of(*cells)
+    groups = make_groups([*runs, run_of(0, "full"), run_of(1, "full")])[0]
+    section = section_of(*groups)
     assert column(section.table, "method")[:2] == ["full", "lora"]
     assert column(section.table, "accuracy")[1] == NONE
     assert column(section.table, "doubt")[1] == "diverged"
-    assert csv_of(cells)
-    assert latex(report_of(*cells))
+    assert csv_of(groups)
+    assert latex(report_of(*groups))
 
 
 def test_an_older_run_diverged_if_its_test_loss_is_none():
     before = {**run_of().results["test"], "loss": None}
-    (cell,) = make_cells([run_of(test=before), run_of(1)])[0]
-    assert [run.seed for run in cell.diverged] == [0]
+    (group,) = make_groups([run_of(test=before), run_of(1)])[0]
+    assert [run.seed for run in group.diverged] == [0]
 
 
 # ---------------------------------------------------------------- data and weights over a task
@@ -173,14 +173,14 @@ def test_an_older_run_diverged_if_its_test_loss_is_none():
 def test_cells_of_other_weights_under_one_name_are_not_compared():
     full = [run_of(seed, "full") for seed in SEEDS]
     lora = [run_of(seed, env={"weights_sha256": "other"}) for seed in SEEDS]
-    section = section_of(*make_cells([*full, *lora])[0])
+    section = section_of(*make_groups([*full, *lora])[0])
     assert section.comparisons == []
     assert any("began with 2 different checkpoints" in note for note in section.notes)
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx"])
 def test_no_cell_of_the_csv_is_a_formula(name: str):
-    (row,) = csv.DictReader(io.StringIO(csv_of([cell_of(0, task=name)]), newline=""))
+    (row,) = csv.DictReader(io.StringIO(csv_of([group_of(0, task=name)]), newline=""))
     assert row["task"] == f"'{name}"
 
 
@@ -189,10 +189,10 @@ def test_no_cell_of_the_csv_is_a_formula(name: str):
 
 @pytest.mark.parametrize(("head", "key"), [("accuracy", "accuracy"), ("macro-F1", "macro_f1")])
 def test_scores_are_mean_and_std_over_seeds(head: str, key: str):
-    cells = both(*SEEDS)
-    texts = column(section_of(*cells).table, head)
-    for cell, text in zip(cells, texts, strict=False):
-        values = [100 * run.results["test"][key] for run in cell.runs]
+    groups = both(*SEEDS)
+    texts = column(section_of(*groups).table, head)
+    for group, text in zip(groups, texts, strict=False):
+        values = [100 * run.results["test"][key] for run in group.runs]
         assert text == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
 
 
@@ -208,16 +208,16 @@ def test_one_seed_has_no_spread_anywhere():
 
 def test_unseen_is_of_the_unseen():
     unseen = scores([[7, 3], [5, 5]])
-    table = section_of(cell_of(0, test_unseen=unseen)).table
+    table = section_of(group_of(0, test_unseen=unseen)).table
     assert column(table, "unseen acc.")[0] == f"60.0 ± {NONE}"
-    nothing = section_of(cell_of(0, test_unseen=EMPTY))
+    nothing = section_of(group_of(0, test_unseen=EMPTY))
     assert column(nothing.table, "unseen acc.")[0] == NONE
     assert "0 of them unseen" in nothing.caption
 
 
 def test_majority_row():
-    cell = cell_of(*SEEDS)
-    table = section_of(cell).table
+    group = group_of(*SEEDS)
+    table = section_of(group).table
     # 70 of 130 test texts are of the first class: F1 = 2p / (1 + p) of it, 0 of the other.
     share = 70 / 130
     assert column(table, "accuracy")[-1] == f"{100 * share:.1f}"
@@ -233,45 +233,45 @@ def test_collapsed_cells_are_marked():
         run_of(0, "full", test=one_class),
         run_of(1, "head"),
     ]
-    table = section_of(*make_cells(runs)[0]).table
+    table = section_of(*make_groups(runs)[0]).table
     assert column(table, "method")[:3] == ["full", "head", "lora"]
     assert column(table, "doubt") == ["collapsed", "", "1 of 2 collapsed", ""]
-    without = section_of(*make_cells([run_of(0), run_of(1)])[0]).table
+    without = section_of(*make_groups([run_of(0), run_of(1)])[0]).table
     assert without.heads == tuple(head for head in table.heads if head != "doubt")
 
 
 def test_models_stand_before_methods_where_there_are_several():
     runs = [run_of(0), run_of(0, fields={"model.name": "/some/where/roberta"})]
-    section = section_of(*make_cells(runs)[0])
+    section = section_of(*make_groups(runs)[0])
     assert column(section.table, "method")[:2] == ["minilm: lora", "roberta: lora"]
-    assert section_of(cell_of(0)).caption.startswith("minilm; 130 test texts")
+    assert section_of(group_of(0)).caption.startswith("minilm; 130 test texts")
 
 
 @pytest.mark.parametrize(("select", "epoch"), [("best", "best on dev"), ("last", "last")])
 def test_notes_say_which_epoch_is_scored(select: str, epoch: str):
-    (note,) = [n for n in section_of(cell_of(0, select=select)).notes if "scored after" in n]
+    (note,) = [n for n in section_of(group_of(0, select=select)).notes if "scored after" in n]
     assert epoch in note
 
 
 def test_notes_say_what_to_doubt():
     data = {"source": "sample", "test_in_train": 52}
-    notes = " ".join(section_of(cell_of(0, 1, data=data)).notes)
+    notes = " ".join(section_of(group_of(0, 1, data=data)).notes)
     assert "not a result about ACL-ARC" in notes
     assert "52 of 130 test texts also occur in train" in notes
     assert re.search(r"130 texts alone leaves an accuracy of 6\d\.\d uncertain by 8\.\d", notes)
     memory = run_of().results["memory"]
     other = {**memory, "device": "NVIDIA H200"}
-    cells = make_cells([run_of(0), run_of(1, memory=other)])[0]
-    assert "ran on NVIDIA H200 and TPU v5e" in " ".join(section_of(*cells).notes)
+    groups = make_groups([run_of(0), run_of(1, memory=other)])[0]
+    assert "ran on NVIDIA H200 and TPU v5e" in " ".join(section_of(*groups).notes)
 
 
 def test_merged_tasks_have_a_row_for_each_part():
     parts = {"acl_sup": scores([[7, 3], [5, 5]]), "agnews_sup": scores([[8, 2], [1, 9]])}
-    table = section_of(cell_of(*SEEDS, tasks=parts)).parts
+    table = section_of(group_of(*SEEDS, tasks=parts)).parts
     assert table is not None
     assert column(table, "part") == ["acl_sup", "agnews_sup"]
     assert column(table, "accuracy") == ["60.0 ± 0.0", "85.0 ± 0.0"]
-    assert section_of(cell_of(0)).parts is None
+    assert section_of(group_of(0)).parts is None
 
 
 # ---------------------------------------------------------------- full against PEFT
@@ -279,7 +279,7 @@ def test_merged_tasks_have_a_row_for_each_part():
 
 def test_full_against_peft_is_paired_over_common_seeds():
     runs = [run_of(seed, "full") for seed in (0, 1, 2)] + [run_of(seed) for seed in (1, 2, 3)]
-    (comparison,) = section_of(*make_cells(runs)[0]).comparisons
+    (comparison,) = section_of(*make_groups(runs)[0]).comparisons
     table = comparison.table
     assert table is not None
     assert column(table, "score") == ["macro-F1", "accuracy"]
@@ -306,7 +306,7 @@ def correct(n: int) -> dict[str, Any]:
 def test_verdicts(lora: tuple[int, ...], verdict: str):
     runs = [run_of(seed, "full", test=correct(n)) for seed, n in enumerate((50, 52, 51))]
     runs += [run_of(seed, test=correct(n)) for seed, n in enumerate(lora)]
-    (comparison,) = section_of(*make_cells(runs)[0]).comparisons
+    (comparison,) = section_of(*make_groups(runs)[0]).comparisons
     assert comparison.table is not None
     assert column(comparison.table, "verdict") == [verdict, verdict]
     p, corrected = (
@@ -325,12 +325,12 @@ def test_of_several_full_cells_the_best_on_dev_counts():
         for seed in (0, 1)
         for rate, dev in ((1e-5, worse), (1e-4, better))
     ]
-    cells = make_cells([*runs, run_of(0), run_of(1)])[0]
-    (comparison,) = section_of(*cells).comparisons
-    assert comparison.notes[0] == "Full stands for full (lr 0.0001), the best on dev of 2."
+    groups = make_groups([*runs, run_of(0), run_of(1)])[0]
+    (comparison,) = section_of(*groups).comparisons
+    assert comparison.notes[0] == "Full is full (lr 0.0001), the best of 2 on dev."
     # Without full, or with nothing beside it, there is no comparison.
-    assert section_of(cell_of(0, 1)).comparisons == []
-    assert section_of(cell_of(0, 1, method="full")).comparisons == []
+    assert section_of(group_of(0, 1)).comparisons == []
+    assert section_of(group_of(0, 1, method="full")).comparisons == []
 
 
 def test_the_verdict_goes_by_the_corrected_p():
@@ -346,7 +346,7 @@ def test_only_runs_on_the_same_examples_are_compared():
         for method in ("full", "lora")
         for shots in (16, 32)
     ]
-    comparisons = section_of(*make_cells(runs)[0]).comparisons
+    comparisons = section_of(*make_groups(runs)[0]).comparisons
     tables = [comparison.table for comparison in comparisons]
     assert [set(column(table, "method")) for table in tables if table] == [
         {"lora (few_shot 16)"},
@@ -367,8 +367,8 @@ def test_published_rows_stand_above_ours():
     assert column(table, "accuracy")[4] == f"86.5 ± {NONE}"
     assert column(table, "remark")[-1] == "bundled sample: not comparable"
     assert table.marked == {9, 10}
-    assert section_of(cell_of(0, task="restaurant_fs")).published is None
-    assert section_of(cell_of(0, task="acl_sup,agnews_sup")).published is None
+    assert section_of(group_of(0, task="restaurant_fs")).published is None
+    assert section_of(group_of(0, task="acl_sup,agnews_sup")).published is None
 
 
 def test_the_adapter_of_report_d_is_the_majority_class():
@@ -385,16 +385,16 @@ def test_the_adapter_of_report_d_is_the_majority_class():
 
 
 def test_csv_gives_back_every_figure():
-    cells = both(*SEEDS)
-    rows = list(csv.DictReader(io.StringIO(csv_of(cells))))
-    assert len(rows) == len(cells)
-    for row, cell in zip(rows, cells, strict=True):
-        values = [run.results["test"]["macro_f1"] for run in cell.runs]
+    groups = both(*SEEDS)
+    rows = list(csv.DictReader(io.StringIO(csv_of(groups))))
+    assert len(rows) == len(groups)
+    for row, group in zip(rows, groups, strict=True):
+        values = [run.results["test"]["macro_f1"] for run in group.runs]
         assert float(row["test_macro_f1_mean"]) == np.mean(values)
         assert float(row["test_macro_f1_std"]) == np.std(values, ddof=1)
-        assert (row["method"], row["n"], row["seeds"]) == (cell.method, "3", "0 1 2")
+        assert (row["method"], row["n"], row["seeds"]) == (group.method, "3", "0 1 2")
         assert int(row["trained_parameters"]) == 100
-    (alone,) = csv.DictReader(io.StringIO(csv_of([cell_of(5)])))
+    (alone,) = csv.DictReader(io.StringIO(csv_of([group_of(5)])))
     assert alone["test_macro_f1_std"] == ""
     assert alone["seeds"] == "5"
 
@@ -402,7 +402,7 @@ def test_csv_gives_back_every_figure():
 @settings(max_examples=20)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_csv_keeps_any_name(name: str):
-    (row,) = csv.DictReader(io.StringIO(csv_of([cell_of(0, task=name)]), newline=""))
+    (row,) = csv.DictReader(io.StringIO(csv_of([group_of(0, task=name)]), newline=""))
     assert (
         row["task"]
         == ("'" if name.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else "") + name
@@ -445,7 +445,8 @@ def test_markdown_has_all_parts():
     for part in (
         "### Memory of a training step, one run alone",
         *("## restaurant_sup", "| majority", "### Full against PEFT: minilm", "p (Holm)"),
-        *("### Beside five course reports", "report D", "![loss](plots/a.svg)", "`runs/begun`"),
+        *("### Compared with five course reports", "report D"),
+        *("![loss](plots/a.svg)", "`runs/begun`"),
         *("runs/b repeats runs/a", "## Terms", "Micro-F1", "python -m x"),
     ):
         assert part in text
@@ -455,9 +456,9 @@ def test_markdown_has_all_parts():
 
 def test_facts_say_what_was_compared():
     facts = dict(report_of(*both(*SEEDS)).facts)
-    assert facts["runs"] == "6 runs in 2 cells"
+    assert facts["runs"] == "6 runs in 2 groups"
     assert facts["methods"] == "full, lora"
     assert facts["seeds"] == "0, 1, 2"
     assert facts["versions"] == "jaxft 0.1.0, jax 0.10.2"
-    mixed = make_cells([run_of(0), run_of(1, versions={"jax": "0.11.0"})])[0]
+    mixed = make_groups([run_of(0), run_of(1, versions={"jax": "0.11.0"})])[0]
     assert "jax 0.10.2 and 0.11.0" in dict(report_of(*mixed).facts)["versions"]

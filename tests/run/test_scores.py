@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from jaxft.data.examples import Dataset, Example
 from jaxft.run import scores as results
+from jaxft.training.objectives.single_label import SINGLE_LABEL, probabilities
 
 LABELS = ("negative", "positive", "Background", "Uses", "Future")
+USES = [0, 0, 0, 1, 0]  # the baseline: train's majority class
 TASKS = {"laptop": LABELS[:2], "acl": LABELS[2:]}
 
 
@@ -85,7 +87,7 @@ def test_results_of_a_merged_task_hold_the_whole_the_unseen_and_each_task() -> N
     gold = [0, 1, 2, 3, 4, 0]
     unseen = [True, False, True, True, False, True]
     logits, labels = logits_of([0, 1, 2, 2, 4, 1]), np.asarray(gold, np.int32)
-    found = results.test_results(logits, labels, merged(gold), unseen)
+    found = results.test_results(logits, labels, merged(gold), unseen, SINGLE_LABEL, USES)
     assert found.keys() == {"test", "test_unseen", "tasks"}
     assert found["test"]["examples"] == 6
     assert found["test"]["accuracy"] == pytest.approx(4 / 6)
@@ -98,17 +100,18 @@ def test_results_of_a_merged_task_hold_the_whole_the_unseen_and_each_task() -> N
 def test_one_task_has_no_scores_by_task_and_nothing_unseen_no_figures() -> None:
     dataset = replace(merged([0, 1]), task_labels={"laptop": LABELS[:2]})
     labels = np.asarray([0, 1], np.int32)
-    found = results.test_results(logits_of([0, 1]), labels, dataset, [False, False])
+    none = [False, False]
+    found = results.test_results(logits_of([0, 1]), labels, dataset, none, SINGLE_LABEL, USES)
     assert found.keys() == {"test", "test_unseen"}
     assert found["test_unseen"]["examples"] == 0
     assert found["test_unseen"]["macro_f1"] is None
 
 
 def test_the_majority_class_is_trains_and_of_equals_the_first() -> None:
-    dataset = merged([0])
-    assert LABELS[results.majority_class(dataset)] == "Uses"
-    equal = replace(dataset, train=tuple(example(0, name, "acl") for name in reversed(LABELS)))
-    assert results.majority_class(equal) == 0
+    train = np.asarray([LABELS.index(e.label) for e in merged([0]).train], np.int32)
+    assert SINGLE_LABEL.baseline(train, LABELS) == USES
+    equal = np.asarray([4, 3, 2, 1, 0], np.int32)
+    assert SINGLE_LABEL.baseline(equal, LABELS) == [1, 0, 0, 0, 0]
 
 
 @given(
@@ -118,7 +121,7 @@ def test_the_majority_class_is_trains_and_of_equals_the_first() -> None:
 )
 def test_probabilities_sum_to_1_and_keep_the_order(rows: list[list[float]]) -> None:
     logits = np.asarray(rows, np.float32)
-    found = results.probabilities(logits)
+    found = probabilities(logits)
     np.testing.assert_allclose(found.sum(-1), 1.0, rtol=1e-12)
     assert (found >= 0).all()
     top = np.take_along_axis(found, logits.argmax(-1)[:, None], -1)[:, 0]
@@ -149,7 +152,8 @@ def test_a_task_with_a_logit_that_is_not_finite_has_no_scores_and_the_others_hav
     gold = [0, 1, 2, 3]
     logits, labels = logits_of(gold), np.asarray(gold, np.int32)
     logits[3, 4] = np.nan
-    found = results.test_results(logits, labels, merged(gold), [True, True, True, False])
+    unseen = [True, True, True, False]
+    found = results.test_results(logits, labels, merged(gold), unseen, SINGLE_LABEL, USES)
     assert found["test"]["finite"] is False
     assert found["test"]["macro_f1"] is None
     assert found["test_unseen"]["accuracy"] == 1.0

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from configs.tables import grid
 from jaxft import cli
-from jaxft.config import config_module
+from jaxft.config import config_module, flags_of
 from jaxft.errors import InputError
-from jaxft.sweeping.expand import Setting, expand, flags_of
+from jaxft.sweeping.expand import Setting, expand
 
 TABLES = ("minilm_grid", "course_full", "course_adapters", "few_shot")
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def one(**fields: object) -> Setting:
 
 
 def read_back(config: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
-    """The config that jaxft.train makes of a cell's flags."""
+    """The config that jaxft.train makes of a run's flags."""
     seed = f"--config.seed={config.seed}"
     argv = ["train", f"--config={ROOT / 'configs/base.py'}", *flags_of(config), seed]
     monkeypatch.setattr(sys, "argv", argv)
@@ -88,8 +88,8 @@ def test_a_report_is_repeated_as_it_was() -> None:
 
 
 def test_every_row_has_its_first_seed_before_any_has_its_second() -> None:
-    cells = expand(table(methods=("lora", "full"), seeds=(7, 3)))
-    assert [(c.method, c.seed) for c in cells] == [
+    runs = expand(table(methods=("lora", "full"), seeds=(7, 3)))
+    assert [(c.method, c.seed) for c in runs] == [
         ("lora", 7),
         ("full", 7),
         ("lora", 3),
@@ -129,9 +129,9 @@ def test_the_later_setting_wins_and_the_overrides_last() -> None:
 
 def test_tasks_have_short_names_and_may_be_merged() -> None:
     tasks = ("acl", "acl_fs", "restaurant_sup+laptop_sup")
-    cells = expand(table(tasks=tasks, overrides={"per_task": {"acl": {"epochs": 2}}}))
-    assert [c.task for c in cells] == ["acl_sup", "acl_fs", "restaurant_sup,laptop_sup"]
-    assert [c.config.epochs for c in cells] == [2, 2, 10]
+    runs = expand(table(tasks=tasks, overrides={"per_task": {"acl": {"epochs": 2}}}))
+    assert [c.task for c in runs] == ["acl_sup", "acl_fs", "restaurant_sup,laptop_sup"]
+    assert [c.config.epochs for c in runs] == [2, 2, 10]
 
 
 def test_seeds_of_the_table_win_over_those_of_a_variant() -> None:
@@ -141,13 +141,13 @@ def test_seeds_of_the_table_win_over_those_of_a_variant() -> None:
         ("b", 0),
         ("a", 6),
     ]
-    cells = expand(table(variant=variant, variants=("b", "a"), seeds=(1,)))
-    assert [(c.variant, c.seed) for c in cells] == [("b", 1), ("a", 1)]
+    runs = expand(table(variant=variant, variants=("b", "a"), seeds=(1,)))
+    assert [(c.variant, c.seed) for c in runs] == [("b", 1), ("a", 1)]
 
 
 def test_names_may_come_in_one_string_as_a_flag_gives_them() -> None:
-    cells = expand(table(methods=("full,lora",), tasks=("acl,agnews",)))
-    assert {(c.task, c.method) for c in cells} == {
+    runs = expand(table(methods=("full,lora",), tasks=("acl,agnews",)))
+    assert {(c.task, c.method) for c in runs} == {
         (task, method) for task in ("acl_sup", "agnews_sup") for method in ("full", "lora")
     }
 
@@ -200,5 +200,5 @@ def test_a_wrong_table_is_told_in_one_line(fields: dict, said: str, hint: str) -
 
 
 def test_a_config_of_one_run_is_no_table() -> None:
-    with pytest.raises(InputError, match="no such field"):
+    with pytest.raises(InputError, match="the config of one run"):
         expand(config_module("acl_lora.py").get_config())

@@ -3,12 +3,12 @@
 import pytest
 
 from jaxft.errors import InputError
-from jaxft.sweeping.local import Found, shares
+from jaxft.sweeping.local import Accelerators, shares
 
 pytestmark = pytest.mark.slow
 
 CORES = tuple(range(8))
-CPU, GPUS, CHIPS = Found("cpu", 0), Found("gpu", 4), Found("tpu", 4)
+CPU, GPUS, CHIPS = Accelerators("cpu", 0), Accelerators("gpu", 4), Accelerators("tpu", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def no_choice_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def gpus(number: int, found: Found = GPUS) -> list[str]:
+def gpus(number: int, found: Accelerators = GPUS) -> list[str]:
     return [s.environment.get("CUDA_VISIBLE_DEVICES", "all") for s in shares(number, found, CORES)]
 
 
@@ -36,7 +36,7 @@ def test_several_processes_on_a_gpu_divide_its_memory() -> None:
 
 def test_gpus_that_the_user_chose_are_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-1a2b")
-    assert gpus(2, Found("gpu", 2)) == ["3", "GPU-1a2b"]
+    assert gpus(2, Accelerators("gpu", 2)) == ["3", "GPU-1a2b"]
 
 
 def test_the_processes_of_a_tpu_host_have_a_chip_and_a_port_each() -> None:

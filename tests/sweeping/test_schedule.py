@@ -1,4 +1,4 @@
-"""Which cells go into a process together, and which again and alone."""
+"""Which runs go into a process together, and which again and alone."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,17 +8,19 @@ import pytest
 
 from jaxft.distributed.watchdog import EXIT_LOST
 from jaxft.sweeping import schedule
-from jaxft.sweeping.jobs import BUSY, Bundle, Cell, settle
+from jaxft.sweeping.runs import BUSY, Bundle, GridRun, record_failures
 from jaxft.sweeping.schedule import due_bundles, is_final
 
-CELLS = [Cell("lora-{seed}", "acl_sup", "minilm", "lora", "", s, (), shares=True) for s in range(3)]
+RUNS = [
+    GridRun("lora-{seed}", "acl_sup", "minilm", "lora", "", s, (), shares=True) for s in range(3)
+]
 
 
 def due(tries: dict[str, int], retries: int = 2, **pauses: float) -> list[list[int]]:
     """The seeds of what is started; pauses in seconds by seed, as `seed0=5`."""
     not_before = {f"lora-{k.removeprefix('seed')}": time.monotonic() + s for k, s in pauses.items()}
-    found = due_bundles(CELLS, tries, retries, not_before)
-    return [[cell.seed for cell in bundle] for bundle in found]
+    found = due_bundles(RUNS, tries, retries, not_before)
+    return [[run.seed for run in bundle] for bundle in found]
 
 
 def test_a_bundle_starts_as_a_whole() -> None:
@@ -28,7 +30,7 @@ def test_a_bundle_starts_as_a_whole() -> None:
 
 
 def test_the_last_try_is_alone() -> None:
-    failed = {cell.name: 1 for cell in CELLS}
+    failed = {run.name: 1 for run in RUNS}
     assert due(failed, retries=2) == [[0, 1, 2]]
     assert due(failed, retries=1) == [[0], [1], [2]]
     assert due(failed, retries=1, seed1=5) == [[0], [2]]
@@ -37,7 +39,7 @@ def test_the_last_try_is_alone() -> None:
 
 
 def test_bad_input_is_final_for_a_cell_alone() -> None:
-    bundle = tuple(CELLS)
+    bundle = tuple(RUNS)
     wrong, crashed = {"exit_code": 2}, {"exit_code": 1}
     assert is_final(wrong, was_last=False, bundle=bundle[:1])
     assert not is_final(wrong, was_last=False, bundle=bundle)
@@ -50,12 +52,12 @@ class Ending:
 
     description = "nothing"
 
-    def __init__(self, workdir: Path, ends: Callable[[int, Cell], int]) -> None:
+    def __init__(self, workdir: Path, ends: Callable[[int, GridRun], int]) -> None:
         self.workdir, self.ends = workdir, ends
         self.starts = 0
         self._begun: list[Bundle] = []
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         return 1
 
     def running(self) -> list[Bundle]:
@@ -70,7 +72,7 @@ class Ending:
         for bundle in over:
             self.starts += 1
             assert self.starts < 50, "started for ever"
-            settle(self.workdir, bundle, self.ends(self.starts, bundle[0]), asked=False)
+            record_failures(self.workdir, bundle, self.ends(self.starts, bundle[0]), asked=False)
         return over
 
     def stop(self, number: int) -> None:
@@ -78,12 +80,12 @@ class Ending:
 
 
 def sweep_of(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, ends: Callable[[int, Cell], int]
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, ends: Callable[[int, GridRun], int]
 ) -> tuple[int, schedule.Progress]:
-    """How often one cell is started with two retries, and what comes of it."""
+    """How often one run is started with two retries, and what comes of it."""
     monkeypatch.setattr(schedule, "FIRST_PAUSE_S", 0.0)
     launcher = Ending(workdir, ends)
-    progress = schedule.run(CELLS[:1], launcher, workdir, 2, lambda _: None)
+    progress = schedule.run_all(RUNS[:1], launcher, workdir, 2, lambda _: None)
     return launcher.starts, progress
 
 
@@ -93,16 +95,16 @@ def test_whatever_ends_a_worker_is_a_try(
 ) -> None:
     starts, progress = sweep_of(tmp_path, monkeypatch, lambda *_: code)
     assert starts == 3
-    assert progress.failures[CELLS[0].name]["exit_code"] == code
+    assert progress.failures[RUNS[0].name]["exit_code"] == code
 
 
 def test_a_worker_that_is_stopped_but_gets_on_is_started_until_it_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ends(start: int, cell: Cell) -> int:
-        (tmp_path / cell.name / "checkpoints" / str(10 * start)).mkdir(parents=True)
+    def ends(start: int, run: GridRun) -> int:
+        (tmp_path / run.name / "checkpoints" / str(10 * start)).mkdir(parents=True)
         if start == 8:
-            (tmp_path / cell.name / "DONE").touch()
+            (tmp_path / run.name / "DONE").touch()
             return 0
         return 143
 
@@ -114,11 +116,11 @@ def test_a_worker_that_is_stopped_but_gets_on_is_started_until_it_is_done(
 def test_a_cell_that_another_process_runs_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ends(start: int, cell: Cell) -> int:
+    def ends(start: int, run: GridRun) -> int:
         if start < 6:
             return BUSY
-        (tmp_path / cell.name).mkdir()
-        (tmp_path / cell.name / "DONE").touch()
+        (tmp_path / run.name).mkdir()
+        (tmp_path / run.name / "DONE").touch()
         return 0
 
     starts, progress = sweep_of(tmp_path, monkeypatch, ends)

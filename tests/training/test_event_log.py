@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,20 @@ def test_a_kill_takes_no_point_and_what_goes_on_doubles_none(tmp_path: Path) -> 
     curve = {("train/loss", step): [loss] for step, loss in enumerate(losses, 1)}
     assert scalars(tmp_path) == curve | {("Result/accuracy", 41): [40.0]}
     assert hparams(tmp_path) == ({"method": "lora"}, [1, 1])
+
+
+def test_a_clock_that_is_behind_draws_one_curve_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for resume_step, seconds in ((0, now), (2, now - 3600), (3, now - 7200)):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: seconds)
+        with RunLog(tmp_path, resume_step) as log:
+            for step in range(resume_step + 1, 5):
+                log.write(step, 1, train={"loss": float(resume_step)})
+    assert scalars(tmp_path) == {
+        ("train/loss", step): [loss] for step, loss in enumerate([0.0, 0.0, 2.0, 3.0], 1)
+    }
 
 
 def cut_short(path: Path) -> None:

@@ -19,7 +19,16 @@ from jax.sharding import Mesh
 from jaxft.data.encode import Encoded
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog, read_log
-from jaxft.training.loop import InterruptedRunError, Member, Plan, fit, logits_of, new_record
+from jaxft.training.loop import (
+    InterruptedRunError,
+    LoopConfig,
+    Member,
+    add_share,
+    fit,
+    logits_of,
+    new_record,
+    own_seconds,
+)
 from jaxft.training.mesh import replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
@@ -29,7 +38,7 @@ from jaxft.training.state import Model, run_keys, state_shapes
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial
 
-PLAN = Plan(
+PLAN = LoopConfig(
     batch_size=4,
     eval_batch_size=4,
     epochs=3,
@@ -103,6 +112,18 @@ def test_without_patience_or_epochs_it_never_stops(scores: list[float]) -> None:
 # ---------------------------------------------------------------- evaluation
 
 
+def test_a_runs_seconds_are_its_share_of_each_step() -> None:
+    record = new_record()
+    for seconds, together in ((4.0, 1), (6.0, 3), (6.0, 3)):
+        add_share(record, seconds, together)
+    assert own_seconds(record, 3) == 8.0
+    # A checkpoint of an older jaxft has the seconds of all three.
+    old = {"train_s": 12.0}
+    assert own_seconds(old, 3) == 4.0
+    add_share(old, 3.0, 3)
+    assert own_seconds(old, 3) == 5.0
+
+
 def test_logits_keep_the_order_of_the_examples_and_drop_padding(
     random_examples, mesh: Mesh
 ) -> None:
@@ -150,7 +171,7 @@ class Run:
     def __call__(
         self,
         workdir: Path,
-        plan: Plan = PLAN,
+        plan: LoopConfig = PLAN,
         run_train: Callable[..., Any] | None = None,
         dev_scores: Callable[[Any], dict[str, Any]] | None = None,
         seed: int = SEED,

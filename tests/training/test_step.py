@@ -18,7 +18,7 @@ from jaxft.planning.compiled import flops
 from jaxft.training.mesh import by_row, put_batch, replicated
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import split
-from jaxft.training.programs import ByLength, train_program
+from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import Model, build_model, init_state, run_keys, state_shapes
 from jaxft.training.step import State, eval_step, train_step
 
@@ -48,7 +48,7 @@ def adamw(model: Model) -> optax.GradientTransformation:
     return make_optimizer(model.labels, schedule, weight_decay=0.01, clip=1.0, accumulate=1)
 
 
-def compiled_step(model: Model, mesh: Mesh, batch_size: int) -> ByLength:
+def compiled_step(model: Model, mesh: Mesh, batch_size: int) -> CompiledByLength:
     return train_program(model, adamw(model), mesh, batch_size)
 
 

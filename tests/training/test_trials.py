@@ -23,7 +23,7 @@ from jaxft.run.trials import are_together, trials
 from jaxft.training.loop import device_batch
 from jaxft.training.mesh import fetch, make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
-from jaxft.training.programs import ByLength, eval_program, train_program
+from jaxft.training.programs import CompiledByLength, eval_program, train_program
 from jaxft.training.state import Model, build_model, init_params, init_trained, state_shapes
 from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial, dropout_keys, label, learning_rates
@@ -54,7 +54,7 @@ def pretrained(model: Model) -> dict[str, np.ndarray]:
 @cache
 def programs(
     method: str, mesh: Mesh, count: int, peak: float | None, accumulate: int
-) -> tuple[Model, optax.GradientTransformation, ByLength, ByLength]:
+) -> tuple[Model, optax.GradientTransformation, CompiledByLength, CompiledByLength]:
     """A model, its optimizer and the two steps of so many runs; each compiled once.
 
     Args:
@@ -216,7 +216,7 @@ def test_runs_take_their_steps_at_once_where_they_share_something(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"together": "on", "patience": 2}, "with patience each run stops at an epoch of its own"),
+        ({"together": "on", "patience": 2}, "needs patience=0"),
         ({"together": "on", "mesh.seeds": 2}, "mesh.seeds: 2 does not divide the 3 runs"),
         ({"together": "yes"}, "together: unknown value 'yes'"),
     ],

@@ -54,7 +54,12 @@ def class_names(path: Path, column: str) -> tuple[str, ...]:
 
 
 def named(value: object, names: Sequence[str]) -> object:
-    """Returns the class name of an index; any other value, such as -1 for no label, as it is."""
+    """Returns the class name of an index, or those of a list of indices.
+
+    Any other value, such as -1 for no label, is returned as it is.
+    """
+    if isinstance(value, list):
+        return [named(one, names) for one in value]
     is_index = isinstance(value, int) and not isinstance(value, bool)
     if is_index and 0 <= value < len(names):  # type: ignore[operator]  # mypy forgets the int
         return names[value]  # type: ignore[call-overload]  # as above
@@ -100,11 +105,13 @@ def _class_names(file: Any) -> dict[str, tuple[str, ...]]:
         features = json.loads(note)["info"]["features"] if note else {}
     except (ValueError, KeyError, TypeError):  # another program's note
         return {}
-    return {
-        name: tuple(feature["names"])
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
+    found = {}
+    for name, feature in features.items():
+        if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+            feature = feature["feature"]  # of a list, what it is a list of
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            found[name] = tuple(feature["names"])
+    return found
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A record of a file, and one line about what is wrong with it.
+"""A record of a file, and errors about it as one line.
 
 raise row_error(Row("train.jsonl", 17, {"label": "Use"}), "label: unknown value 'Use'")
 # InputError: train.jsonl:17: label: unknown value 'Use'

@@ -1,4 +1,4 @@
-"""Bytes to text: UTF-8 files, gzipped or not, and words for what is wrong with others.
+"""Bytes to text: UTF-8 files, gzipped or not; errors describe any other file.
 
 read_text(Path("train.jsonl.gz"))
 """

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 # Each of these registers its tasks when it is imported, in the order in which they are listed.
 from jaxft.data.tasks import semeval, acl, agnews, custom  # noqa: F401  # isort: skip
 from jaxft.data.examples import Columns, Dataset, Example
+from jaxft.data.labels import LabelKind
 from jaxft.data.sources import SOURCES, Found, Layout, RemoteFile
 from jaxft.data.splits import draw_few_shot, hold_out, merge, split_9_to_1, with_few_shot
 from jaxft.data.tasks.registry import (
@@ -79,6 +80,8 @@ def load(
     labels: tuple[str, ...] = (),
     hub: str = "",
     splits: Mapping[str, str] | None = None,
+    kind: LabelKind | None = None,
+    separator: str = "",
 ) -> Dataset:
     """Returns the dataset of `task`, a name such as "acl_fs" or a comma list of them.
 
@@ -86,7 +89,9 @@ def load(
     examples, AG News 9:1. `columns`, `labels`, `hub` and `splits` belong to the task "custom": its
     column names; its labels in order (empty: as found); a dataset of the Hugging Face hub,
     "org/name" or "org/name:config", to take instead of the files in `data_dir`; and the names that
-    its splits have there, {"test": "validation"}.
+    its splits have there, {"test": "validation"}. `kind` is that of the labels; None goes by the
+    data, where lists are several classes and all else is one. `separator` divides the classes of a
+    text that names several.
 
     Raises:
       InputError: an unknown name, nothing found, or a broken file; with its place.
@@ -94,11 +99,16 @@ def load(
     parts = parse_task(task)
     check_choice(source, SOURCES, "data.source")
     asked = {split: name for split, name in (splits or {}).items() if name}
-    request = Request(data_dir, source, split_seed, columns or Columns(), labels, hub, asked)
+    request = Request(
+        data_dir, source, split_seed, columns or Columns(), labels, hub, asked, kind, separator
+    )
     _check_settings(request, parts, task)
     datasets = []
     for part in parts:
         spec = find(part.name)
+        if kind and not spec.takes_settings and spec.kind is not kind:
+            has = f"a label of task {part.asked!r} is {spec.kind.name}"
+            raise InputError(f"objective: {has}; expected {kind.name} for this objective")
         dataset = spec.load(spec, request)
         _check_labels(dataset)
         if part.few_shot:
@@ -138,17 +148,13 @@ def find_task(name: str, *, data_dir: str | None, source: str) -> Found:
 def _check_settings(request: Request, parts: list[TaskPart], task: str) -> None:
     if any(find(part.name).takes_settings for part in parts):
         return
-    for name in ("labels", "hub", "splits"):
-        if getattr(request, name):
+    fields = {"labels": "labels", "hub": "hub", "splits": "splits", "separator": "label_separator"}
+    for attribute, name in fields.items():
+        if getattr(request, attribute):
             takers = " or ".join(repr(n) for n in names() if find(n).takes_settings)
             raise InputError(f"data.{name}: only task {takers} reads it, and task is {task!r}")
 
 
 def _check_labels(dataset: Dataset) -> None:
-    if len(dataset.labels) < 2:
-        raise InputError(f"{dataset.origin}: only one class, {dataset.labels[0]!r}, in train")
-    present = {example.label for example in dataset.train}
-    for label in dataset.labels:
-        if label not in present:
-            missing = f"no train example of class {label!r} (task {dataset.task})"
-            raise InputError(f"{dataset.origin}: {missing}; it could never be learned")
+    labels = [example.label for example in dataset.train]
+    dataset.kind.check(labels, dataset.labels, dataset.origin)

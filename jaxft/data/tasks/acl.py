@@ -28,7 +28,8 @@ register(
             )
             for split, sha256 in SHA256.items()
         },
-        # It is small and its rare classes come late: at 3 epochs it may predict one class only.
+        # It is small and learns its rare classes late: after 3 epochs it may still predict only one
+        # class.
         epochs=8,
     )
 )

@@ -39,7 +39,7 @@ def read_agnews(path: Path, *, task: str, labels: Sequence[str]) -> tuple[Exampl
     r"""Returns the examples of an AG News file: no header, class index from 1, title, description.
 
     The text is title and description. The corpus writes a line break as a backslash (`second\team`
-    was `second`, newline, `team`); it stays as it is, for so every published result read it.
+    was `second`, newline, `team`); it is kept, because all published results were made with it.
 
     Raises:
       InputError: naming file and line.
@@ -68,7 +68,7 @@ register(
                 COMMIT,
                 "data/ag_news_csv/train.csv",
                 "76a0a2d2f92b286371fe4d4044640910a04a803fdd2538e0f3f29a5c6f6b672e",
-                # Left to the user to put there (30 MB); without it the test file is split.
+                # Not downloaded (30 MB); if the user does not provide it, the test file is split.
                 download=False,
             ),
             "test": RemoteFile(

@@ -3,8 +3,8 @@
     load("custom", data_dir="reviews.csv.gz", labels=("bad", "good"))
     load("custom", hub="glue:sst2", splits={"test": "validation"}, columns=Columns(text="sentence"))
 
-Splits that are not there are held out of train. A split whose labels are all -1, as hub datasets
-have it for a test whose labels are secret, is left out.
+Missing splits are held out of train. A split whose labels are all -1 is left out: hub datasets use
+-1 for test splits with secret labels.
 """
 
 import logging
@@ -16,8 +16,10 @@ from typing import Any
 from jaxft.data.examples import Dataset
 from jaxft.data.formats import Row, declared_names, read_rows
 from jaxft.data.formats.parquet import named
+from jaxft.data.formats.row import row_error, show, show_names
 from jaxft.data.formats.text import describe_folder
-from jaxft.data.readers import to_examples, wanted_columns, whole_number
+from jaxft.data.labels import LabelKind, are_class_indices, kind_of_rows
+from jaxft.data.readers import to_examples, wanted_columns
 from jaxft.data.sources import SPLITS, Found, Layout, file_of_split
 from jaxft.data.splits import Splits
 from jaxft.data.tasks.registry import (
@@ -36,7 +38,7 @@ NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "tes
 
 @dataclass(frozen=True)
 class Given:
-    """The rows of each split, and what is known of them before they become examples."""
+    """The rows of each split, before they become examples."""
 
     found: Found
     rows: Mapping[str, list[Row]]
@@ -55,21 +57,31 @@ def load_custom(spec: TaskSpec, request: Request) -> Dataset:
         given = _from_hub(request)
     else:
         given = _from_files(request)
+    column, separator = request.columns.label, request.separator
+    kind = request.kind or kind_of_rows(given.rows["train"], column, separator)
     labels = request.labels or given.names
     splits: Splits = {}
     notes = []
     for split in [split for split in SPLITS if split in given.rows]:
         rows = given.rows[split]
-        if split != "train" and _is_unlabelled(rows, given.rows["train"], request, split):
+        if split != "train" and _is_unlabelled(rows, given.rows["train"], request, split, kind):
             name = Path(rows[0].path).name
             notes.append(f"{given.noun} {name} has no labels (all {len(rows):,} are -1): not used")
             continue
-        splits[split] = to_examples(rows, task=spec.name, columns=request.columns, labels=labels)
+        if split != "train" and not (request.labels or given.names):
+            _check_no_places(rows, column, labels)
+        splits[split] = to_examples(
+            rows,
+            task=spec.name,
+            columns=request.columns,
+            labels=labels,
+            kind=kind,
+            separator=separator,
+        )
         labels = labels or labels_of(splits["train"])
     examples = Examples(splits, tuple(notes))
-    return make_dataset(
-        spec.name, labels, examples, request.split_seed, given.found, noun=given.noun
-    )
+    seed = request.split_seed
+    return make_dataset(spec.name, labels, examples, seed, given.found, noun=given.noun, kind=kind)
 
 
 def _check_request(request: Request) -> None:
@@ -88,13 +100,25 @@ def _check_request(request: Request) -> None:
         users[name] = split
 
 
-def _is_unlabelled(rows: list[Row], train: list[Row], request: Request, split: str) -> bool:
-    """Whether all labels are -1, which is no class of train; never of a split asked for by name."""
+def _is_unlabelled(
+    rows: list[Row], train: list[Row], request: Request, split: str, kind: LabelKind
+) -> bool:
+    """Whether all labels are -1, which is no label of train; never of a split asked for by name."""
 
     def is_none(row: Row) -> bool:
-        return whole_number(row.fields.get(request.columns.label)) == -1
+        return kind.is_missing(row.fields.get(request.columns.label))
 
     return split not in request.splits and all(map(is_none, rows)) and not any(map(is_none, train))
+
+
+def _check_no_places(rows: list[Row], label: str, names: tuple[str, ...]) -> None:
+    """Raises InputError if a split numbers its classes, and nobody said in which order they are."""
+    values = [row.fields.get(label) for row in rows]
+    entries = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    if entries and are_class_indices(entries, names):
+        found = show(rows[0].fields[label])
+        reason = f"{label}: {found} is a number, and train has names: {show_names(names)}"
+        raise row_error(rows[0], f"{reason}; give them as data.labels, in the order of the numbers")
 
 
 def _names_of(split: str, request: Request) -> tuple[str, ...]:
@@ -156,7 +180,9 @@ def _from_hub(request: Request) -> Given:
     name, _, config = hub.partition(":")
     loaded = _load_from_hub(name, config)
     chosen = _hub_splits(loaded, request)
-    names = tuple(getattr(loaded[chosen["train"]].features.get(label), "names", None) or ())
+    feature = loaded[chosen["train"]].features.get(label)
+    feature = getattr(feature, "feature", feature)  # of a list, what it is a list of
+    names = tuple(getattr(feature, "names", None) or ())
     rows = {}
     for split, hub_split in chosen.items():
         rows[split] = [
@@ -200,7 +226,7 @@ def _load_from_hub(name: str, config: str) -> Any:  # datasets is untyped
     except (ConnectionError, TimeoutError, OSError) as error:
         reason = "the Hugging Face hub cannot be reached"
         raise InputError(f"data.hub: {name}: {reason}: {_one_line(error)}") from None
-    # Whatever else `datasets` raises (an unknown config, a broken file) is about the dataset.
+    # Other errors of `datasets` (an unknown config, a broken file) concern the dataset.
     except Exception as error:
         raise InputError(f"data.hub: {name}: {_one_line(error)}") from None
 

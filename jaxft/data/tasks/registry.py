@@ -1,9 +1,9 @@
-"""The known tasks: a TaskSpec says all that there is to say of one, and `register` adds it.
+"""The known tasks: a TaskSpec describes a task completely, and `register` adds it.
 
     register(TaskSpec("trec", "TREC questions", labels=("ABBR", "DESC"), read=read_trec))
     find("trec").title
 
-The tasks of jaxft have a file each beside this one; one of your own may be anywhere.
+Each of jaxft's own tasks has a file in this folder; yours may be anywhere.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxft.data.examples import Columns, Dataset, Example
+from jaxft.data.labels import CLASS, LabelKind, class_names_of
 from jaxft.data.readers import read_file
 from jaxft.data.sources import Found, Layout, RemoteFile, find_files
 from jaxft.data.splits import Splits, complete
@@ -33,10 +34,12 @@ class Request:
     labels: tuple[str, ...] = ()
     hub: str = ""
     splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name in the data
+    kind: LabelKind | None = None  # of the labels; None goes by the data
+    separator: str = ""  # between the classes of a text, where a text names several
 
 
 class Examples(NamedTuple):
-    """The examples of each split that there is, and what the user should know of them."""
+    """The examples of each existing split, and notes for the user."""
 
     splits: Splits
     notes: tuple[str, ...] = ()
@@ -48,16 +51,18 @@ def read_columns(spec: "TaskSpec", files: Mapping[str, Path], seed: int) -> Exam
     splits: Splits = {}
     labels = spec.labels
     for split, path in sorted(files.items(), key=lambda item: item[0] != "train"):
-        splits[split] = read_file(path, task=spec.name, columns=spec.columns, labels=labels)
+        splits[split] = read_file(
+            path, task=spec.name, columns=spec.columns, labels=labels, kind=spec.kind
+        )
         labels = labels or labels_of(splits["train"])
     return Examples(splits)
 
 
 def load_files(spec: "TaskSpec", request: Request) -> Dataset:
-    """Returns the dataset of a task that is known by its files."""
+    """Returns the dataset of a task that is defined by its files."""
     found = find_spec(spec, data_dir=request.data_dir, source=request.source)
     examples = spec.read(spec, found.files, request.split_seed)
-    return make_dataset(spec.name, spec.labels, examples, request.split_seed, found)
+    return make_dataset(spec.name, spec.labels, examples, request.split_seed, found, kind=spec.kind)
 
 
 @dataclass(frozen=True)
@@ -65,18 +70,20 @@ class TaskSpec:
     """A task.
 
     Attributes:
-      name: as `config.task` has it, and as the folder with its files is called.
-      title: as reports have it.
+      name: the value of `config.task`, and the name of the folder with its files.
+      title: the name in reports.
       labels: in the order of their class index; () reads them off train.
       files: the published files by split, each pinned by its sha256; may be empty.
       columns: the columns of its rows.
-      layout: how its files are called in a folder.
-      corpus: the published data of which the bundled sample is no part; "" is the title.
+      layout: the names of its files in a folder.
+      corpus: the published data that the bundled sample is not from; "" is the title.
       sample: the folder of its sample; None looks in jaxft/data/samples/.
-      epochs: enough of them for a run with the defaults.
-      read: makes examples of the files found, by split, and of a seed for draws of its own.
-      load: makes the dataset of a `Request`; only a task that is not known by its files has one.
+      epochs: the default number of epochs.
+      read: (files by split, seed for its draws) -> examples by split.
+      load: makes the dataset of a `Request`; only for a task that is not defined by its files.
       takes_settings: whether `data.labels`, `data.hub` and `data.splits` are for this task.
+      kind: of its labels: a class, several classes, or a number.
+      objective: the name of the one that suits it; "" is the one of its kind of label.
     """
 
     name: str
@@ -91,6 +98,8 @@ class TaskSpec:
     read: Callable[["TaskSpec", Mapping[str, Path], int], Examples] = read_columns
     load: Callable[["TaskSpec", Request], Dataset] = load_files
     takes_settings: bool = False
+    kind: LabelKind = CLASS
+    objective: str = ""
 
 
 _TASKS: dict[str, TaskSpec] = {}
@@ -102,7 +111,7 @@ def register(spec: TaskSpec) -> TaskSpec:
     """Adds a task; its file, run again, replaces it. Returns the task.
 
     Raises:
-      InputError: the name is no name, or another task has it, or a label occurs twice.
+      InputError: the name is not valid or is taken, or a label occurs twice.
     """
     if not TASK_NAME.fullmatch(spec.name) or spec.name.endswith(("_fs", "_sup")):
         expected = "expected letters, digits, _ . and -, without _fs or _sup at the end"
@@ -155,8 +164,8 @@ def find_spec(spec: TaskSpec, *, data_dir: str | None, source: str) -> Found:
 
 
 def labels_of(train: tuple[Example, ...]) -> tuple[str, ...]:
-    """Returns the labels that occur, sorted: the classes, where nothing else names them."""
-    return tuple(sorted({example.label for example in train}))
+    """Returns the labels that occur, sorted: the classes, if nothing else lists them."""
+    return class_names_of(example.label for example in train)
 
 
 def make_dataset(
@@ -167,6 +176,7 @@ def make_dataset(
     found: Found,
     *,
     noun: str = "file",
+    kind: LabelKind = CLASS,
 ) -> Dataset:
     """Returns the Dataset of the splits that there are; a missing dev or test is held out of train.
 
@@ -184,4 +194,5 @@ def make_dataset(
         source=found.source,
         notes=(*examples.notes, *notes),
         task_labels={name: labels},
+        kind=kind,
     )

@@ -1,4 +1,4 @@
-"""Published figures of a task, for a table of them with the runs of jaxft below.
+"""Published figures of a task, for a table with the runs of jaxft below them.
 
     Reference("Published", "published figures", rows, ["Means of five seeds."])
 
@@ -8,7 +8,7 @@ The figures are data that the caller of `jaxft.reporting.summary.summarize` give
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from jaxft.reporting.aggregate import Cell
+from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.facts import is_sample
 from jaxft.reporting.measures import doubt_text, over
 from jaxft.reporting.stats import Spread
@@ -50,12 +50,12 @@ FindReference = Callable[[str], Reference | None]  # of a task; None if nothing 
 
 
 def no_reference(task: str) -> None:
-    """Finds nothing published on any task."""
+    """Returns None: nothing is known to be published on any task."""
 
 
-def reference_table(reference: Reference, cells: Sequence[Cell]) -> Table:
+def reference_table(reference: Reference, groups: Sequence[RunGroup]) -> Table:
     """Returns the published rows of a task with ours, marked, below."""
-    rows = [*map(published_row, reference.rows), *map(our_row, cells)]
+    rows = [*map(published_row, reference.rows), *map(our_row, groups)]
     return Table(HEADS, rows, marked=frozenset(range(len(reference.rows), len(rows))))
 
 
@@ -70,13 +70,13 @@ def published_row(row: PublishedRow) -> tuple[Entry, ...]:
     )
 
 
-def our_row(cell: Cell) -> tuple[Entry, ...]:
-    """A cell in the form of the published rows."""
-    sample = "bundled sample: not comparable" if is_sample(cell.first) else ""
+def our_row(group: RunGroup) -> tuple[Entry, ...]:
+    """A group in the form of the published rows."""
+    sample = "bundled sample: not comparable" if is_sample(group.first) else ""
     return (
-        *map(name_entry, ("here", cell.model, cell.label)),
-        number_entry(cell.first["config"]["epochs"]),
-        score_entry(over(cell, "test_accuracy")),
-        score_entry(over(cell, "test_macro_f1")),
-        name_entry("; ".join(filter(None, (doubt_text(cell), sample)))),
+        *map(name_entry, ("here", group.model, group.label)),
+        number_entry(group.first["config"]["epochs"]),
+        score_entry(over(group, "test_accuracy")),
+        score_entry(over(group, "test_macro_f1")),
+        name_entry("; ".join(filter(None, (doubt_text(group), sample)))),
     )

@@ -1,4 +1,4 @@
-"""A cell's name and state: what changes them, and what does not."""
+"""A run's name and state: what changes them, and what does not."""
 
 import shutil
 import subprocess
@@ -9,10 +9,18 @@ import pytest
 
 from configs.tables import grid
 from jaxft.distributed.watchdog import EXIT_LOST
-from jaxft.sweeping import jobs
+from jaxft.sweeping import runs
 from jaxft.sweeping.code_version import ROOT, code_version
 from jaxft.sweeping.expand import Setting, expand
-from jaxft.sweeping.jobs import Cell, State, bundles, claimed, look, make_cell, of_other_code
+from jaxft.sweeping.runs import (
+    GridRun,
+    State,
+    bundles,
+    claimed,
+    make_grid_run,
+    pattern_of_other_code,
+    state_of,
+)
 from jaxft.sweeping.worker import train_command
 from jaxft.syntax import digest
 
@@ -24,12 +32,14 @@ def setting(**overrides: object) -> Setting:
     return expand(config)[0]
 
 
-def cell(*, data: str = "a", weights: str = "b", code: str = "c" * 64, **overrides: object) -> Cell:
-    return make_cell(setting(**overrides), data, weights, code)
+def run(
+    *, data: str = "a", weights: str = "b", code: str = "c" * 64, **overrides: object
+) -> GridRun:
+    return make_grid_run(setting(**overrides), data, weights, code)
 
 
 def name(**what: object) -> str:
-    return cell(**what).name
+    return run(**what).name
 
 
 def test_a_name_says_what_the_cell_is_and_changes_with_what_determines_it() -> None:
@@ -43,20 +53,20 @@ def test_a_name_says_what_the_cell_is_and_changes_with_what_determines_it() -> N
 
 
 def test_the_same_cell_of_other_code_is_found_once_it_is_done(tmp_path: Path) -> None:
-    mine, other = cell(), cell(code="d" * 64)
+    mine, other = run(), run(code="d" * 64)
     (tmp_path / other.name).mkdir()
-    assert of_other_code(tmp_path, mine) is None
+    assert pattern_of_other_code(tmp_path, mine) is None
     (tmp_path / other.name / "DONE").touch()
-    assert of_other_code(tmp_path, mine) == other.pattern
-    assert of_other_code(tmp_path, cell(epochs=3)) is None
+    assert pattern_of_other_code(tmp_path, mine) == other.pattern
+    assert pattern_of_other_code(tmp_path, run(epochs=3)) is None
 
 
-def seeds(method: str, **overrides: object) -> list[Cell]:
+def seeds(method: str, **overrides: object) -> list[GridRun]:
     """A task with three seeds."""
     config = grid.get_config()
     config.methods, config.seeds = (method,), (0, 1, 7)
     config.overrides.update(overrides)
-    return [make_cell(x, "a", "b", "c" * 64) for x in expand(config)]
+    return [make_grid_run(x, "a", "b", "c" * 64) for x in expand(config)]
 
 
 def test_seeds_that_train_together_are_a_bundle_and_their_names_one_pattern() -> None:
@@ -115,6 +125,8 @@ def test_a_file_that_training_goes_through_counts_and_a_plot_does_not(tmp_path: 
         assert (code_version(tmp_path / "jaxft")["sha256"] != before["sha256"]) is counts
     for file in (
         "peft/lora.py",
+        "data/formats/tables.py",
+        "data/tasks/acl.py",
         "training/step.py",
         "run/runner.py",
         "run/results.py",
@@ -126,46 +138,46 @@ def test_a_file_that_training_goes_through_counts_and_a_plot_does_not(tmp_path: 
 
 
 def test_a_state_is_read_off_the_files(tmp_path: Path) -> None:
-    run = tmp_path / "cell"
-    assert look(tmp_path, "cell") is State.WAITING
+    run = tmp_path / "run"
+    assert state_of(tmp_path, "run") is State.WAITING
     run.mkdir()
     (run / "config.json").touch()
-    assert look(tmp_path, "cell") is State.PARTIAL
-    bundle = (Cell("cell", "", "", "", "", 0, (), shares=False),)
-    log = jobs.log_file(tmp_path, "cell")
-    jobs.settle(tmp_path, bundle, -9, asked=False)  # killed before it had said anything
-    assert jobs.read_failure(tmp_path, "cell")["message"] == "killed by SIGKILL"
-    jobs.failed_file(tmp_path, "cell").unlink()
+    assert state_of(tmp_path, "run") is State.PARTIAL
+    bundle = (GridRun("run", "", "", "", "", 0, (), shares=False),)
+    log = runs.log_file(tmp_path, "run")
+    runs.record_failures(tmp_path, bundle, -9, asked=False)  # killed before it had said anything
+    assert runs.read_failure(tmp_path, "run")["message"] == "killed by SIGKILL"
+    runs.failed_file(tmp_path, "run").unlink()
     log.parent.mkdir(exist_ok=True)
     log.write_text("\n$ python -m jaxft.train\nold\n\n$ python -m jaxft.train\nValueError: no\n\n")
-    for code in (jobs.BUSY, 143, -15, 130, -2):
-        jobs.settle(tmp_path, bundle, code, asked=True)
-        assert look(tmp_path, "cell") is State.PARTIAL  # asked to stop: no failure
-    jobs.settle(tmp_path, bundle, jobs.BUSY, asked=False)
-    assert look(tmp_path, "cell") is State.PARTIAL
+    for code in (runs.BUSY, 143, -15, 130, -2):
+        runs.record_failures(tmp_path, bundle, code, asked=True)
+        assert state_of(tmp_path, "run") is State.PARTIAL  # asked to stop: no failure
+    runs.record_failures(tmp_path, bundle, runs.BUSY, asked=False)
+    assert state_of(tmp_path, "run") is State.PARTIAL
     for code in (143, -15, 130, -2, EXIT_LOST):
-        jobs.settle(tmp_path, bundle, code, asked=False)
-        assert jobs.read_failure(tmp_path, "cell")["exit_code"] == code
-        jobs.failed_file(tmp_path, "cell").unlink()
-    jobs.settle(tmp_path, bundle, 1, asked=False)
-    assert look(tmp_path, "cell") is State.FAILED
+        runs.record_failures(tmp_path, bundle, code, asked=False)
+        assert runs.read_failure(tmp_path, "run")["exit_code"] == code
+        runs.failed_file(tmp_path, "run").unlink()
+    runs.record_failures(tmp_path, bundle, 1, asked=False)
+    assert state_of(tmp_path, "run") is State.FAILED
     failure = {"exit_code": 1, "message": "ValueError: no", "log": str(log)}
-    assert jobs.read_failure(tmp_path, "cell") == failure
-    jobs.settle(tmp_path, bundle, -9, asked=True)
-    assert jobs.read_failure(tmp_path, "cell")["message"] == "killed by SIGKILL"
+    assert runs.read_failure(tmp_path, "run") == failure
+    runs.record_failures(tmp_path, bundle, -9, asked=True)
+    assert runs.read_failure(tmp_path, "run")["message"] == "killed by SIGKILL"
     with claimed(tmp_path, bundle) as mine:
         assert mine
-        assert look(tmp_path, "cell") is State.RUNNING
-    assert look(tmp_path, "cell") is State.FAILED
+        assert state_of(tmp_path, "run") is State.RUNNING
+    assert state_of(tmp_path, "run") is State.FAILED
     (run / "DONE").touch()
-    assert look(tmp_path, "cell") is State.DONE
+    assert state_of(tmp_path, "run") is State.DONE
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxft.sweeping.jobs import Cell, claimed
-bundle = [Cell(name, "", "", "", "", 0, (), shares=True) for name in sys.argv[2:]]
+from jaxft.sweeping.runs import GridRun, claimed
+bundle = [GridRun(name, "", "", "", "", 0, (), shares=True) for name in sys.argv[2:]]
 with claimed(Path(sys.argv[1]), bundle) as mine:
     print(mine, flush=True)
     time.sleep(600)
@@ -173,17 +185,17 @@ with claimed(Path(sys.argv[1]), bundle) as mine:
 
 
 def test_a_claim_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
-    first, second, third = (Cell(n, "", "", "", "", 0, (), shares=True) for n in "abc")
+    first, second, third = (GridRun(n, "", "", "", "", 0, (), shares=True) for n in "abc")
     command = [sys.executable, "-c", HOLD, str(tmp_path), "a", "b"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "True\n"
-        assert look(tmp_path, "a") is look(tmp_path, "b") is State.RUNNING
+        assert state_of(tmp_path, "a") is state_of(tmp_path, "b") is State.RUNNING
         # All or none.
         with claimed(tmp_path, (third, second)) as mine:
             assert not mine
-            assert look(tmp_path, "c") is State.WAITING
+            assert state_of(tmp_path, "c") is State.WAITING
         holder.kill()
     with claimed(tmp_path, (first, second, third)) as mine:
         assert mine
-        assert look(tmp_path, "c") is State.RUNNING
+        assert state_of(tmp_path, "c") is State.RUNNING

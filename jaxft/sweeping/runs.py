@@ -1,20 +1,20 @@
-"""A cell of a grid: its run directory, named by a digest of its inputs, and its state.
+"""A run of a grid: its run directory, named by a digest of its inputs, and its state.
 
-    cell = make_cell(setting, data_digests, model_digests, code["sha256"])
-    look(workdir, cell.name)                   # State.PARTIAL
-    with claimed(workdir, bundle) as mine:     # if true, no other process runs these cells now
+    run = make_grid_run(setting, data_digests, model_digests, code["sha256"])
+    state_of(workdir, run.name)                # State.PARTIAL
+    with claimed(workdir, bundle) as mine:     # if true, no other process runs these runs now
         print(mine)
 
-The files of a cell, below the sweep's workdir:
+The files of a run, below the sweep's workdir:
 
 - `NAME/`: the run, as `jaxft.train` writes it; DONE comes last
-- `logs/NAME.log`: the output of all attempts; a bundle uses its first cell's log
+- `logs/NAME.log`: the output of all attempts; a bundle uses its first run's log
 - `logs/NAME.failed`: exit code, message and log of the last attempt, if it failed
-- `locks/NAME`: held by the process that runs the cell
+- `locks/NAME`: held by the process that runs the run
 
-Cells that differ in the seed and train together are a bundle: one process, one compilation.
+Runs that differ in the seed and train together are a bundle: one process, one compilation.
 
-A state is read from these files and nothing else. So the sweep that started a cell, another sweep,
+A state is read from these files and nothing else. So the sweep that started a run, another sweep,
 and one that is started after a kill all see the same state.
 """
 
@@ -31,12 +31,12 @@ from typing import Any
 from filelock import AcquireReturnProxy, Timeout
 
 from jaxft import locks
-from jaxft.config import default_workdir, identity, to_json
+from jaxft.config import default_workdir, flags_of, identity, to_json
 from jaxft.io import read_json, write_json
 from jaxft.run.trials import are_together
-from jaxft.sweeping.expand import Setting, flags_of
+from jaxft.sweeping.expand import Setting
 
-# Exit code of a process that found the cell claimed; EX_UNAVAILABLE of sysexits.h. Not 75, with
+# Exit code of a process that found the run claimed; EX_UNAVAILABLE of sysexits.h. Not 75, with
 # which jaxft.train exits if another process of its run was lost.
 BUSY = 69
 # Exit codes of a process that was asked to stop. The training loop saves first.
@@ -44,7 +44,7 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SI
 
 
 class State(StrEnum):
-    """How far a cell has come."""
+    """How far a run has come."""
 
     DONE = "done"
     RUNNING = "running"
@@ -55,13 +55,13 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridRun:
     """The part of a setting that a sweep uses: its run directory's name and its command's flags.
 
     Attributes:
       pattern: the name of the run directory with "{seed}" in place of the seed.
       flags: the flags of `jaxft.train`, without the seed and --workdir.
-      shares: whether cells of one pattern train together.
+      shares: whether runs of one pattern train together.
     """
 
     pattern: str
@@ -80,12 +80,12 @@ class Cell:
 
 
 Digests = Mapping[str, str]
-Bundle = tuple[Cell, ...]  # the cells that one process runs, often a single one
+Bundle = tuple[GridRun, ...]  # the runs that one process runs, often a single one
 
 
-def make_cell(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> Cell:
-    """Returns the cell of a setting; see `pattern_of`."""
-    return Cell(
+def make_grid_run(setting: Setting, data: Digests, model: Digests, code_sha256: str) -> GridRun:
+    """Returns the run of a setting; see `pattern_of`."""
+    return GridRun(
         pattern_of(setting, data, model, code_sha256),
         setting.task,
         setting.model,
@@ -112,29 +112,29 @@ def pattern_of(setting: Setting, data: Digests, model: Digests, code_sha256: str
     return f"{stem}-seed{{seed}}-{digest[:8]}-{code_sha256[:6]}"
 
 
-def bundles(cells: Iterable[Cell]) -> list[Bundle]:
-    """Returns the cells grouped by process: cells of one pattern that train together share one."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.pattern if cell.shares else cell.name, []).append(cell)
+def bundles(runs: Iterable[GridRun]) -> list[Bundle]:
+    """Returns the runs grouped by process: runs of one pattern that train together share one."""
+    found: dict[str, list[GridRun]] = {}
+    for run in runs:
+        found.setdefault(run.pattern if run.shares else run.name, []).append(run)
     return [tuple(bundle) for bundle in found.values()]
 
 
-def of_other_code(workdir: Path, cell: Cell) -> str | None:
-    """Returns the pattern of the same cell with another version of the code, if that one is done.
+def pattern_of_other_code(workdir: Path, run: GridRun) -> str | None:
+    """Returns the pattern of the same run with another version of the code, if that one is done.
 
     If there are several, the one that was done last.
     """
-    stem = cell.name.rpartition("-")[0]
+    stem = run.name.rpartition("-")[0]
     done = list(workdir.glob(f"{stem}-??????/DONE"))
     if not done:
         return None
     last = max(done, key=lambda path: path.stat().st_mtime).parent.name
-    return f"{cell.pattern.rpartition('-')[0]}-{last.rpartition('-')[2]}"
+    return f"{run.pattern.rpartition('-')[0]}-{last.rpartition('-')[2]}"
 
 
-def look(workdir: Path, name: str) -> State:
-    """Returns a cell's state."""
+def state_of(workdir: Path, name: str) -> State:
+    """Returns a run's state."""
     if (workdir / name / "DONE").exists():
         return State.DONE
     if is_locked(workdir, name):
@@ -146,7 +146,7 @@ def look(workdir: Path, name: str) -> State:
 
 
 def log_file(workdir: Path, name: str) -> Path:
-    """The log of a bundle whose first cell has this name."""
+    """The log of a bundle whose first run has this name."""
     return workdir / "logs" / f"{name}.log"
 
 
@@ -155,18 +155,18 @@ def failed_file(workdir: Path, name: str) -> Path:
     return workdir / "logs" / f"{name}.failed"
 
 
-def settle(workdir: Path, bundle: Bundle, exit_code: int, *, asked: bool) -> None:
-    """Records which cells of a finished process failed, and why.
+def record_failures(workdir: Path, bundle: Bundle, exit_code: int, *, asked: bool) -> None:
+    """Records which runs of a finished process failed, and why.
 
     Args:
       asked: whether the sweep, or the cluster that runs it, asked the process to stop. A stop by
-        anybody else counts as a failure; otherwise the cell would be started again for ever.
+        anybody else counts as a failure; otherwise the run would be started again for ever.
     """
     if exit_code == BUSY or (asked and exit_code in STOPPED):
         return
-    for cell in bundle:
-        if not (workdir / cell.name / "DONE").exists():
-            write_failure(workdir, cell.name, log_of(workdir, bundle), exit_code)
+    for run in bundle:
+        if not (workdir / run.name / "DONE").exists():
+            write_failure(workdir, run.name, log_of(workdir, bundle), exit_code)
 
 
 def log_of(workdir: Path, bundle: Bundle) -> Path:
@@ -192,14 +192,14 @@ def write_failure(workdir: Path, name: str, log: Path, exit_code: int) -> None:
 
 
 def last_step(workdir: Path, name: str) -> int:
-    """The step of a cell's newest checkpoint; 0 if it has none."""
+    """The step of a run's newest checkpoint; 0 if it has none."""
     folder = workdir / name / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
-    """Returns `{"exit_code", "message", "log"}` of a failed cell; None if it has not failed."""
+    """Returns `{"exit_code", "message", "log"}` of a failed run; None if it has not failed."""
     path = failed_file(workdir, name)
     return read_json(path) if path.exists() else None
 
@@ -208,13 +208,13 @@ def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def claimed(workdir: Path, bundle: Sequence[Cell]) -> Iterator[bool]:
-    """Yields whether this process holds the cells' locks; the kernel frees them when it ends."""
+def claimed(workdir: Path, bundle: Sequence[GridRun]) -> Iterator[bool]:
+    """Yields whether this process holds the runs' locks; the kernel frees them when it ends."""
     with ExitStack() as held:
         try:
-            for cell in bundle:
+            for run in bundle:
                 # A process that only checks the lock holds it briefly.
-                held.enter_context(lock_of(workdir, cell.name, timeout=1))
+                held.enter_context(lock_of(workdir, run.name, timeout=1))
         except Timeout:
             held.close()
             yield False
@@ -223,7 +223,7 @@ def claimed(workdir: Path, bundle: Sequence[Cell]) -> Iterator[bool]:
 
 
 def is_locked(workdir: Path, name: str) -> bool:
-    """Whether some process has claimed the cell."""
+    """Whether some process has claimed the run."""
     if not (workdir / "locks" / name).exists():
         return False
     try:
@@ -234,7 +234,7 @@ def is_locked(workdir: Path, name: str) -> bool:
 
 
 def lock_of(workdir: Path, name: str, timeout: float = 0) -> AcquireReturnProxy:
-    """Takes the lock of a cell.
+    """Takes the lock of a run.
 
     The file is not in the run directory: a directory with an unknown file is refused for a new run.
 
