@@ -59,7 +59,7 @@ def attend(
     """
     drops = key is not None and rate > 0.0
     if implementation == "cudnn":
-        if drops or any(x is not None for x in (bias_HxLxL, window, tokens.segments)):
+        if drops or any(x is not None for x in (tokens.bias, window, tokens.segments)):
             raise InputError(
                 "model.attention: cuDNN's attention has no dropout, bias, window or segments; use "
                 "model.attention=xla"
