@@ -39,8 +39,13 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
-    config.model.dtype = "float32"  # of the computation: float32 | bfloat16
+    config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
     config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
+    config.model.frozen_dtype = "float32"  # of what is stored and not trained: as dtype
+    config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
+    config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
+    config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
+    config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
     config.method = ConfigDict()
     config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer

@@ -199,6 +199,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.clip": (lambda x: 0 <= x < math.inf, "0 or more"),
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
+    "model.attention_dropout": (lambda x: x == -1 or 0 <= x < 1, "a rate in [0, 1), or -1"),
     "label_smoothing": (lambda x: 0 <= x < 1, "a share in [0, 1)"),
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
@@ -258,6 +259,10 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     if kept.get("metric") == "macro_f1" and kept.get("objective", "auto") in BY_MACRO_F1:
         kept["metric"] = ADDED["metric"]
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
+    if "model" in kept:
+        own = {f"model.{name}": x for name, x in kept["model"].items()}
+        own = {name: x for name, x in own.items() if name not in ADDED or x != ADDED[name]}
+        kept["model"] = {name.removeprefix("model."): x for name, x in own.items()}
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
     data = dict(fields.get("data", {}))
     if not any(data.get("splits", {}).values()):

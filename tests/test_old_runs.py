@@ -5,6 +5,7 @@ fixtures/README.md says how they were made.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -62,7 +63,7 @@ def train(method: str, workdir: str, folder: Path, options: Sequence[str] = ()) 
         *("epochs=8", "optim.learning_rate=1e-2", "method.rank=2", "method.size=4"),
         *(options or RUNS[method][0]),
     ]
-    config = ROOT / "configs" / f"acl_{method}.py"
+    config = f"{ROOT}/configs/acl.py:{method}"
     flags = [f"--config.{field}" for field in fields]
     return run("train", folder, f"--config={config}", *flags, f"--workdir={workdir}")
 
@@ -79,18 +80,38 @@ def saved_names(checkpoint: Path) -> set[str]:
     return set(read(checkpoint / "record" / "metadata")["sha256"])
 
 
-@pytest.mark.parametrize("method", RUNS)
-def test_an_old_interrupted_run_is_continued_and_ends_as_the_old_code_ended(
-    method: str, old: Path
-) -> None:
-    workdir, finished = old / method / "interrupted", old / method / "finished"
-    stopped = RUNS[method][1]
-    assert "trained/0000" in saved_names(workdir / "checkpoints" / str(stopped))
-    printed = train(method, f"{method}/interrupted", old)
-    assert f"continuing {method}/interrupted at step {stopped}" in printed
+def assert_continued(method: str, workdir: Path, printed: str) -> None:
+    """Whether a run went on at the step of its checkpoint, and saves by path from there on."""
+    assert f"continuing {method}/{workdir.name} at step {RUNS[method][1]}" in printed
     assert not (workdir / "bad_checkpoints").exists()
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     assert any(name.startswith("trained/classifier.") for name in saved_names(newest))
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_an_old_interrupted_run_is_continued_with_our_own_modules(method: str, old: Path) -> None:
+    """They drop attention weights otherwise than the old code did, so it ends near, not there."""
+    workdir, finished = old / method / "by_ours", old / method / "finished"
+    shutil.copytree(old / method / "interrupted", workdir)
+    assert_continued(method, workdir, train(method, f"{method}/by_ours", old))
+    mine, theirs = read(workdir / "results.json"), read(finished / "results.json")
+    assert len(mine["history"]) == len(theirs["history"])
+    first, as_before = mine["history"][0], theirs["history"][0]  # from before it was stopped
+    assert first["train_loss"] == pytest.approx(as_before["train_loss"], rel=1e-5)
+    assert first["dev"]["loss"] == pytest.approx(as_before["dev"]["loss"], rel=1e-5)
+    last, at_the_end = mine["history"][-1], theirs["history"][-1]
+    assert last["train_loss"] == pytest.approx(at_the_end["train_loss"], rel=0.2)
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_an_old_interrupted_run_is_continued_and_ends_as_the_old_code_ended(
+    method: str, flax_transformers: None, old: Path
+) -> None:
+    workdir, finished = old / method / "interrupted", old / method / "finished"
+    assert "trained/0000" in saved_names(workdir / "checkpoints" / str(RUNS[method][1]))
+    # The old code had transformers' classes, and so their dropout.
+    options = [*RUNS[method][0], "model.implementation=transformers"]
+    assert_continued(method, workdir, train(method, f"{method}/interrupted", old, options))
 
     mine, theirs = read(workdir / "results.json"), read(finished / "results.json")
     for one, other in zip(mine["history"], theirs["history"], strict=True):

@@ -52,12 +52,17 @@ def load_tokenizer(directory: Path) -> Any:
         raise InputError(
             f"{directory}: no tokenizer; expected tokenizer.json, vocab.txt or vocab.json"
         )
-    from transformers import AutoTokenizer  # imported here: it takes seconds
-
-    tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True, local_files_only=True)
+    tokenizer = tokenizer_class().from_pretrained(directory, use_fast=True, local_files_only=True)
     if tokenizer.pad_token_id is None:
         raise InputError(f"{directory}: the tokenizer has no padding token")
     return tokenizer
+
+
+def tokenizer_class() -> Any:
+    """Returns transformers' AutoTokenizer, imported at the first call: that takes seconds."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:

@@ -33,6 +33,23 @@ LARGE = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
+ELECTRA_BASE = {**BERT_BASE, "model_type": "electra", "embedding_size": 768}
+XLM_ROBERTA_BASE = {**ROBERTA_BASE, "model_type": "xlm-roberta", "vocab_size": 250002}
+MODERNBERT_BASE = {
+    "model_type": "modernbert",
+    "vocab_size": 50368,
+    "hidden_size": 768,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 12,
+    "intermediate_size": 1152,
+    "max_position_embeddings": 8192,
+    "local_attention": 128,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+    "classifier_pooling": "mean",
+    "pad_token_id": 50283,
+}
 
 # Each as in the config.json of the hub repository of that name.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -46,6 +63,51 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "hidden_size": 384,
         "num_hidden_layers": 6,
         "intermediate_size": 1536,
+    },
+    "xlm-roberta-base": XLM_ROBERTA_BASE,
+    "xlm-roberta-large": {**XLM_ROBERTA_BASE, **LARGE},
+    "camembert-base": {**ROBERTA_BASE, "model_type": "camembert", "vocab_size": 32005},
+    "distilbert-base-uncased": {
+        "model_type": "distilbert",
+        "vocab_size": 30522,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+    },
+    "google/electra-small-discriminator": {
+        **ELECTRA_BASE,
+        "embedding_size": 128,
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    },
+    "google/electra-base-discriminator": ELECTRA_BASE,
+    "google/electra-large-discriminator": {**ELECTRA_BASE, **LARGE, "embedding_size": 1024},
+    "albert-base-v2": {
+        **BERT_BASE,
+        "model_type": "albert",
+        "vocab_size": 30000,
+        "embedding_size": 128,
+        "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0,
+        "attention_probs_dropout_prob": 0,
+    },
+    "microsoft/mpnet-base": {
+        **ROBERTA_BASE,
+        "model_type": "mpnet",
+        "vocab_size": 30527,
+        "relative_attention_num_buckets": 32,
+    },
+    "answerdotai/ModernBERT-base": MODERNBERT_BASE,
+    "answerdotai/ModernBERT-large": {
+        **MODERNBERT_BASE,
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "intermediate_size": 2624,
     },
     # openlm-research/open_llama_3b: a decoder, to be planned and not to be trained here.
     "openlm-research/open_llama_3b": {

@@ -1,15 +1,17 @@
 """An encoder's checkpoint as a Flax sequence classifier: config, module, inputs.
 
-    backbone = load(locate("minilm"), num_labels=6)
+    backbone = load(locate("minilm"), num_labels=6, dtype="bfloat16")
     shapes = parameter_shapes(backbone)            # {"bert/encoder/layer/0/...": ShapeDtypeStruct}
 
 Parameters are flat dictionaries `{"bert/encoder/layer/0/attention/self/query/kernel": array}`; the
-paths are transformers' own. Everything that depends on the family is in `jaxft.models.family`.
+paths are those of transformers' Flax classes. Everything that depends on the family is in
+`jaxft.models.family`.
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,28 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxft.errors import InputError, check_choice, nearest
-from jaxft.models import bert, llama  # noqa: F401 they register their families
+from jaxft.models import (  # noqa: F401 families register
+    albert,
+    bert,
+    distilbert,
+    electra,
+    llama,
+    modernbert,
+    mpnet,
+    roberta,
+    transformers_flax,
+)
+from jaxft.models import attention as attentions
+from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
-from jaxft.models.remat import POLICIES, Rematerialised
+from jaxft.models.remat import POLICIES
+from jaxft.models.scan import CHOICES as SCANS
+from jaxft.models.scan import scans
 
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# The values of config.json's hidden_act that transformers' Flax classes know.
-ACTIVATIONS = (
-    "gelu",
-    "relu",
-    "silu",
-    "swish",
-    "gelu_new",
-    "gelu_pytorch_tanh",
-    "tanh",
-    "quick_gelu",
-)
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+IMPLEMENTATIONS = ("jaxft", "transformers")
 
 
 @dataclass(frozen=True)
@@ -44,21 +50,35 @@ class Backbone:
     """A Flax classifier without its parameters.
 
     Attributes:
-      config: transformers' config, with the task's `num_labels`.
-      module: the family's classifier, rematerialised if asked.
+      module: the family's classifier.
       pad_id: the id of the padding token.
       max_length: the longest sequence the position table holds, special tokens included.
-      dtype: of the computation; parameters are float32.
+      dtype: of the computation.
       heads: attention heads of a layer.
+      frozen_dtype: of the parameters that a method does not train; the others are float32.
+      compute: how the module computes.
     """
 
     family: Family
-    config: Any
+    config: EncoderConfig
     module: nn.Module
     pad_id: int
     max_length: int
     dtype: Any
     heads: int
+    frozen_dtype: Any
+    compute: Compute
+
+    @property
+    def scans(self) -> bool:
+        """Whether the layers are looped over."""
+        is_long = scans(self.compute, self.config.num_hidden_layers)
+        return is_long and not self.family.shares_layers
+
+    def without_scan(self) -> "Backbone":
+        """The same with its layers one by one."""
+        compute = replace(self.compute, scan="off")
+        return replace(self, compute=compute, module=self.family.make(self.config, compute))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -76,50 +96,101 @@ def read_config(directory: Path) -> dict[str, Any]:
     known = [family.name for family in FAMILIES.values() if family.is_trainable]
     if name not in known:
         names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
-        hint = nearest(name, known)
+        # DeBERTa's name is near to those of others, which it is none of.
+        hint = "" if str(name).startswith("deberta") else nearest(name, known)
         raise InputError(f"{path}: model_type {name!r}; jaxft fine-tunes {names}{hint}")
-    hidden, heads = config.get("hidden_size", 768), config.get("num_attention_heads", 12)
-    if hidden % heads:
-        raise InputError(f"{path}: hidden_size {hidden} does not divide by {heads} attention heads")
     return config
 
 
-def load(directory: Path, num_labels: int, dtype: str = "float32", remat: str = "none") -> Backbone:
+def load(directory: Path, num_labels: int, **options: Any) -> Backbone:
     """Returns the classifier of a checkpoint directory; reads its config only, no weights.
 
     Args:
-      dtype: of the computation; parameters are float32 whatever it is.
-      remat: what the layers keep for the backward pass (`jaxft.models.remat.POLICIES`).
+      options: of `from_config`.
+
+    Raises:
+      InputError: naming config.json, or the option.
     """
-    check_choice(dtype, DTYPES, "model.dtype")
-    check_choice(remat, POLICIES, "model.remat")
     config = read_config(directory)
     try:
-        return from_config(config, num_labels, dtype, remat)
-    except (TypeError, ValueError, KeyError) as err:
-        reason = str(err).splitlines()[0]
-        raise InputError(f"{directory / 'config.json'}: not a usable config ({reason})") from err
+        return from_config(config, num_labels, **options)
+    except InputError as err:
+        # An error about a field of config.json says in which one.
+        at = str(directory / "config.json")
+        raise InputError(re.sub(r"^config\.json", lambda _: at, str(err))) from err
 
 
 def from_config(
-    config: Mapping[str, Any], num_labels: int, dtype: str = "float32", remat: str = "none"
+    config: Mapping[str, Any],
+    num_labels: int,
+    dtype: str = "float32",
+    remat: str = "none",
+    frozen_dtype: str = "float32",
+    attention: str = "xla",
+    attention_dropout: float = -1.0,
+    scan: str = "off",
+    implementation: str = "jaxft",
 ) -> Backbone:
-    """Returns the classifier that a config describes; see `load`.
+    """Returns the classifier that a config describes.
 
     A Llama config gives its language model, whose labels are the next tokens: to plan its memory.
+
+    Args:
+      config: config.json.
+      dtype: of the computation; trained parameters are float32 whatever it is.
+      remat: what the layers keep for the backward pass (`jaxft.models.remat.POLICIES`).
+      frozen_dtype: that frozen parameters are stored in.
+      attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
+      attention_dropout: rate on the attention weights; -1 is the config's.
+      scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
+        auto, which is from 12 layers on.
+      implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
     """
-    family = find(config["model_type"])
-    hf_config, module = family.make(config, num_labels, DTYPES[dtype])
-    check_choice(hf_config.hidden_act, ACTIVATIONS, "config.json: hidden_act")
+    check_choice(dtype, DTYPES, "model.dtype")
+    check_choice(frozen_dtype, DTYPES, "model.frozen_dtype")
+    check_choice(remat, POLICIES, "model.remat")
+    check_choice(implementation, IMPLEMENTATIONS, "model.implementation")
+    family = find(config.get("model_type"))
+    own = family.read_config(config, num_labels)
+    if attention_dropout >= 0:
+        own = replace(own, attention_probs_dropout_prob=attention_dropout)
+        config = {**config, "attention_probs_dropout_prob": attention_dropout}
+    compute = Compute(DTYPES[dtype], attention, remat, check_choice(scan, SCANS, "model.scan"))
+    check_attention(family, own, compute)
+    if scan == "on" and family.shares_layers:
+        raise InputError(
+            f"model.scan: 'on' stacks the parameters of layers, and those of {family.name} share "
+            "theirs; use auto or off"
+        )
     return Backbone(
         family=family,
-        config=hf_config,
-        module=module if remat == "none" else Rematerialised(module, remat, family.layer),
-        pad_id=hf_config.pad_token_id,
-        max_length=hf_config.max_position_embeddings - family.unused_positions(hf_config),
-        dtype=DTYPES[dtype],
-        heads=hf_config.num_attention_heads,
+        config=own,
+        module=(
+            family.make(own, compute)
+            if implementation == "jaxft" or not family.is_trainable
+            else transformers_flax.make(family, config, num_labels, compute)
+        ),
+        pad_id=own.pad_token_id,
+        max_length=own.max_position_embeddings - family.unused_positions(own),
+        dtype=compute.dtype,
+        heads=own.num_attention_heads,
+        frozen_dtype=DTYPES[frozen_dtype],
+        compute=compute,
     )
+
+
+def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> None:
+    """Raises InputError if an implementation of attention cannot compute this model's."""
+    check_choice(compute.attention, attentions.IMPLEMENTATIONS, "model.attention")
+    if compute.attention not in family.attention:
+        raise InputError(
+            f"model.attention: {compute.attention!r} cannot compute the attention of "
+            f"{family.name}; expected {' or '.join(family.attention)}"
+        )
+    rate = config.attention_probs_dropout_prob
+    reason = attentions.check(compute.attention, compute.dtype, config.head_size, rate)
+    if reason:
+        raise InputError(f"model.attention: {reason}")
 
 
 def positions(backbone: Backbone, ids_BxL: jax.Array) -> jax.Array:
@@ -129,9 +200,9 @@ def positions(backbone: Backbone, ids_BxL: jax.Array) -> jax.Array:
 
 def inputs(
     backbone: Backbone, ids_BxL: jax.Array, mask_BxL: jax.Array, types_BxL: jax.Array
-) -> tuple[jax.Array | None, ...]:
-    """Returns the module's arguments."""
-    return backbone.family.inputs(ids_BxL, mask_BxL, types_BxL, positions(backbone, ids_BxL))
+) -> tuple[jax.Array, ...]:
+    """Returns the module's arguments, each int32 BxL."""
+    return ids_BxL, mask_BxL, types_BxL, positions(backbone, ids_BxL)
 
 
 def forward(
@@ -148,11 +219,10 @@ def forward(
       batch: `ids`, `mask`, `types`, each int32 BxL.
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
-    (logits, *_) = module.apply(
+    logits: Any = module.apply(
         {"params": nested(params)},
         *inputs(backbone, batch["ids"], batch["mask"], batch["types"]),
         deterministic=dropout_key is None,
-        return_dict=False,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
     return logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
@@ -162,7 +232,7 @@ def init(backbone: Backbone, module: nn.Module, key: jax.Array) -> Params:
     """Returns freshly initialised parameters of `module`, by path."""
     ids_1x4 = jnp.ones((1, 4), jnp.int32)
     arguments = inputs(backbone, ids_1x4, ids_1x4, jnp.zeros_like(ids_1x4))
-    variables = module.init({"params": key}, *arguments, return_dict=False)
+    variables = module.init({"params": key}, *arguments)
     return flat(variables["params"])
 
 

@@ -1,18 +1,22 @@
-"""BERT and RoBERTa: the encoders that jaxft fine-tunes.
+"""BERT, of which MiniLM and SciBERT are two (Devlin et al. 2019, https://arxiv.org/abs/1810.04805).
 
-The parts have transformers' names, whose Flax classes make the modules. SciBERT and MiniLM are
-BERTs; RoBERTa differs in its positions, which start after the padding token's, and in its head.
+    config = BERT.read_config({"hidden_size": 384}, num_labels=6)
+    logits_BxC = BERT.make(config, Compute()).apply({"params": ...}, ids, mask, types, positions)
+
+The parameters' paths are those of transformers' FlaxBertForSequenceClassification. `LAYER_AXES`,
+`TARGETS` and `BLOCKS` serve every family whose layers have BERT's names.
 """
 
-import warnings
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxft.models.family import Axes, Family, register
+from jaxft.models.attention import Tokens
+from jaxft.models.config import Compute, EncoderConfig, read_config_of
+from jaxft.models.dropout import Dropout
+from jaxft.models.family import Axes, Block, Family, register
+from jaxft.models.layers import Body
 
 # A kernel is (in, out). Query, key, value and the FFN's first layer are divided by column, the two
 # output layers by row, as Megatron does (Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053).
@@ -36,53 +40,45 @@ TARGETS = {
     "all-linear": r".*",
 }
 BLOCKS = {
-    "attention": r".*/layer/\d+/attention/output",
-    "ffn": r".*/layer/\d+/output",
+    "attention": Block(r"(.*/attention/output)/dense", r"\1", r"\1/LayerNorm"),
+    "ffn": Block(r"(.*/layer/\d+/output)/dense", r"\1", r"\1/LayerNorm"),
 }
+# Older checkpoints hold these counters as tensors.
+BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 
 
-def transformers_class(family: str, name: str) -> Any:
-    """Returns a class of transformers' Flax BERT or RoBERTa.
+class BertClassifier(nn.Module):
+    """BERT with a Dense layer on its pooler."""
 
-    Imported on demand: it takes seconds, and warns that the Flax classes are deprecated. They were
-    removed in transformers 5, which is why pyproject pins an older one.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import transformers
-        from transformers.models.bert import modeling_flax_bert
-        from transformers.models.roberta import modeling_flax_roberta
-    if not name.startswith("Flax"):
-        return getattr(transformers, name)
-    return getattr({"bert": modeling_flax_bert, "roberta": modeling_flax_roberta}[family], name)
+    config: EncoderConfig
+    compute: Compute
 
+    def setup(self) -> None:
+        self.bert = Body(self.config, self.compute, has_pooler=True)
+        self.dropout = Dropout(self.config.head_dropout)
+        self.classifier = nn.Dense(self.config.num_labels, dtype=self.compute.dtype)
 
-def make_bert(config: Mapping[str, Any], num_labels: int, dtype: Any) -> tuple[Any, nn.Module]:
-    """Returns transformers' config and its BERT classifier."""
-    hf_config = transformers_class("bert", "BertConfig").from_dict(dict(config))
-    hf_config.num_labels = num_labels
-    make = transformers_class("bert", "FlaxBertForSequenceClassificationModule")
-    return hf_config, make(hf_config, dtype=dtype)
-
-
-def make_roberta(config: Mapping[str, Any], num_labels: int, dtype: Any) -> tuple[Any, nn.Module]:
-    """Returns transformers' config and its RoBERTa classifier."""
-    hf_config = transformers_class("roberta", "RobertaConfig").from_dict(dict(config))
-    hf_config.num_labels = num_labels
-    make = transformers_class("roberta", "FlaxRobertaForSequenceClassificationModule")
-    return hf_config, make(hf_config, dtype=dtype)
-
-
-def count_after_padding(ids_BxL: jax.Array, pad_id: int) -> jax.Array:
-    """Position ids pad_id + 1, pad_id + 2, ... at tokens, and pad_id at padding; int32 BxL."""
-    is_token_BxL = (ids_BxL != pad_id).astype(jnp.int32)
-    return jnp.cumsum(is_token_BxL, axis=1, dtype=jnp.int32) * is_token_BxL + pad_id
+    def __call__(
+        self,
+        ids_BxL: jax.Array,
+        mask_BxL: jax.Array,
+        types_BxL: jax.Array,
+        positions_BxL: jax.Array,
+        segments_BxL: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns logits_BxC in the computation's dtype; all arguments are int32."""
+        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        x_BxD = self.bert(ids_BxL, types_BxL, tokens, deterministic)
+        return self.classifier(self.dropout(x_BxD, deterministic=deterministic))
 
 
 BERT = register(
     Family(
         name="bert",
-        make=make_bert,
+        prefix="bert",
+        read_config=partial(read_config_of, EncoderConfig),
+        make=BertClassifier,
         axes=(
             *LAYER_AXES,
             (r"bert/pooler/dense/kernel", ("embed", None)),
@@ -96,28 +92,8 @@ BERT = register(
         output=r"classifier/(kernel|bias)",
         # Masked language models come without a pooler.
         may_be_missing=("classifier/", "bert/pooler/"),
+        unread=(BUFFERS,),
         targets=TARGETS,
         blocks=BLOCKS,
-    )
-)
-
-ROBERTA = register(
-    Family(
-        name="roberta",
-        make=make_roberta,
-        axes=(
-            *LAYER_AXES,
-            (r"classifier/(dense|out_proj)/kernel", ("embed", None)),
-            (r"classifier/(dense|out_proj)/bias", (None,)),
-        ),
-        layer=r"roberta/encoder/layer/(\d+)",
-        classifier=r"classifier/.*",
-        output=r"classifier/out_proj/(kernel|bias)",
-        may_be_missing=("classifier/",),
-        targets=TARGETS,
-        blocks=BLOCKS,
-        positions=count_after_padding,
-        # The position table starts with pad_token_id + 1 rows that no token uses.
-        unused_positions=lambda config: config.pad_token_id + 1,
     )
 )

@@ -1,13 +1,12 @@
 """Rematerialisation: what an encoder's layers keep of the forward pass for the backward pass.
 
-    module = Rematerialised(flax_bert, "dots", BERT.layer)      # call it exactly like flax_bert
+    layer = rematerialised(Layer, "dots")               # a class; call its modules as Layer's
 
 With the backbone frozen, activations are nearly all the memory that is left of a step, and they are
 kept whether or not the layer itself is trained: the gradient must pass through it. What is not kept
 is computed again in the backward pass, so each policy trades memory for time.
 """
 
-import re
 from typing import Any
 
 import jax
@@ -25,42 +24,11 @@ POLICIES = {
 }
 
 
-class Rematerialised(nn.Module):
-    """A backbone whose layers are rematerialised; `share_scope` keeps its parameters' paths.
+def rematerialised(layer: Any, policy: str) -> Any:
+    """Returns a layer's class under a policy of `POLICIES`.
 
-    The layers' calls are intercepted, because transformers' own switch takes no policy.
-
-    Attributes:
-      policy: a key of `POLICIES`.
-      layer: a regex that matches the module paths of the layers.
+    A layer is called as `layer(x_BxLxD, tokens, deterministic)`, the last one a Python bool.
     """
-
-    whole: nn.Module
-    policy: str
-    layer: str
-
-    def setup(self) -> None:
-        nn.share_scope(self, self.whole)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        inside: set[str] = set()
-
-        def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            path = "/".join(context.module.path)
-            is_layer = re.fullmatch(self.layer, path) and context.method_name == "__call__"
-            # A rematerialised layer's own call passes through here once more.
-            if not is_layer or path in inside:
-                return next_fun(*args, **kwargs)
-            hidden_BxLxD, *others = args
-
-            def call(layer: nn.Module, hidden_BxLxD: jax.Array) -> Any:
-                inside.add(path)
-                outputs = layer(hidden_BxLxD, *others, **kwargs)
-                inside.remove(path)
-                return outputs
-
-            policy = POLICIES[self.policy]
-            return nn.remat(call, policy=policy)(context.module, hidden_BxLxD)
-
-        with nn.intercept_methods(interceptor):
-            return self.whole(*args, **kwargs)
+    if policy == "none":
+        return layer
+    return nn.remat(layer, policy=POLICIES[policy], static_argnums=(3,))

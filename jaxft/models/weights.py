@@ -3,16 +3,16 @@
     params, fresh = read(directory, shapes, BERT)      # fresh: the paths that the checkpoint lacks
 
 Reads `model.safetensors` (one file or shards, in PyTorch's layout, with or without metadata) and
-`flax_model.msgpack`; of a base model, a masked language model or a classifier. 16-bit weights are
-raised to float32: AdamW steps of 1e-3 on a bfloat16 parameter of 1.0 are all rounded away.
+`flax_model.msgpack`; of a base model, a masked language model or a classifier. Every tensor of the
+encoder must have a place in the model, and every parameter of the encoder a tensor. 16-bit weights
+are raised to float32: AdamW steps of 1e-3 on a bfloat16 parameter of 1.0 are all rounded away.
 """
 
 import json
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from jaxft.errors import InputError
 from jaxft.models.backbone import Params, flat
 from jaxft.models.family import Family
+from jaxft.models.names import by_torch_name, place, torch_name
 
 # Tensor by tensor: a model class would add what the checkpoint lacks, drawn at random.
 CONVERT = (
@@ -27,6 +28,18 @@ CONVERT = (
     "w = torch.load('{0}/pytorch_model.bin', map_location='cpu', weights_only=True); "
     "save_file({{k: v.clone() for k, v in w.items()}}, '{0}/model.safetensors')\""
 )
+
+
+class Found(NamedTuple):
+    """What a weights file has for a model.
+
+    Attributes:
+      arrays: path -> array.
+      unread: tensors of the encoder that the model has no place for.
+    """
+
+    arrays: dict[str, Any]
+    unread: list[str]
 
 
 def read(
@@ -44,12 +57,13 @@ def read(
       has not, or not for these labels.
 
     Raises:
-      InputError: there are no readable weights, or encoder weights are missing or of another size.
+      InputError: there are no readable weights, or encoder weights are missing, of another size, or
+        without a place in the model.
     """
     found = of_labels(read_file(directory, shapes, family), directory, family, labels)
-    fresh = lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
+    fresh = lacking(directory, found, shapes, family)
     paths = [path for path in shapes if path not in fresh]
-    return {path: np.asarray(found[path], np.float32) for path in paths}, fresh
+    return {path: np.asarray(found.arrays[path], np.float32) for path in paths}, fresh
 
 
 def read_fresh(
@@ -63,20 +77,19 @@ def read_fresh(
     if not shards:
         return read(directory, shapes, family, labels)[1]
     found = from_pytorch_layout(read_safetensors(shards, as_placeholder), shapes, family)
-    found = of_labels(found, directory, family, labels)
-    return lacking(directory, {path: x.shape for path, x in found.items()}, shapes, family)
+    return lacking(directory, of_labels(found, directory, family, labels), shapes, family)
 
 
-def of_labels(
-    found: dict[str, Any], directory: Path, family: Family, labels: Sequence[str] | None
-) -> dict[str, Any]:
+def of_labels(found: Found, directory: Path, family: Family, labels: Sequence[str] | None) -> Found:
     """The parameters without a classifier for other labels, even if their number is the same.
 
     Six emotions fit six citation intents in size, and in nothing else.
     """
     if labels is None or label_names(directory) == list(labels):
         return found
-    return {path: x for path, x in found.items() if not re.fullmatch(family.output, path)}
+    is_output = re.compile(family.output).fullmatch
+    arrays = {path: x for path, x in found.arrays.items() if not is_output(path)}
+    return found._replace(arrays=arrays)
 
 
 def label_names(directory: Path) -> list[str]:
@@ -88,18 +101,18 @@ def label_names(directory: Path) -> list[str]:
     return [str(names.get(str(i))) for i in range(len(names))]
 
 
-def lacking(
-    directory: Path, found: dict[str, tuple[int, ...]], shapes: Params, family: Family
-) -> list[str]:
+def lacking(directory: Path, found: Found, shapes: Params, family: Family) -> list[str]:
     """Returns the paths of `shapes` that a checkpoint has not, or in another size; see `read`."""
-    fits = {path for path, want in shapes.items() if found.get(path) == want.shape}
+    sizes = {path: x.shape for path, x in found.arrays.items()}
+    fits = {path for path, want in shapes.items() if sizes.get(path) == want.shape}
     fresh = sorted(set(shapes) - fits)
     lost = [path for path in fresh if not path.startswith(family.may_be_missing)]
-    wrong = [path for path in lost if path in found]
-    extra = sorted(p for p in set(found) - set(shapes) if family.layer_of(p) is not None)
+    wrong = [path for path in lost if path in sizes]
+    unread = sorted(found.unread)
+    extra = [p for p in (x.replace(".", "/") for x in unread) if family.layer_of(p) is not None]
     if wrong:
         raise InputError(
-            f"{directory}: weights do not fit config.json: {wrong[0]} is {found[wrong[0]]}, "
+            f"{directory}: weights do not fit config.json: {wrong[0]} is {sizes[wrong[0]]}, "
             f"the config says {shapes[wrong[0]].shape}"
         )
     if extra:
@@ -111,17 +124,22 @@ def lacking(
             f"{directory}: {len(lost)} of {len(shapes)} parameters are not in the checkpoint, "
             f"{lost[0]} among them; is it a {family.name} model?"
         )
+    if unread:
+        raise InputError(
+            f"{directory}: {len(unread)} tensors of the checkpoint have no place in a "
+            f"{family.name} model, {unread[0]} among them"
+        )
     return fresh
 
 
-def read_file(directory: Path, shapes: Params, family: Family) -> dict[str, Any]:
-    """Returns path -> array of whichever weights file the directory holds."""
+def read_file(directory: Path, shapes: Params, family: Family) -> Found:
+    """Returns what the weights file of a directory has, whichever file that is."""
     shards = shard_files(directory)
     if shards:
         return from_pytorch_layout(read_safetensors(shards), shapes, family)
     msgpack = directory / "flax_model.msgpack"
     if msgpack.is_file():
-        return read_msgpack(msgpack, family.name)
+        return read_msgpack(msgpack, shapes, family)
     if any(directory.glob("*.bin")):
         raise InputError(
             f"{directory}: only .bin weights, which can run code when read; convert them once: "
@@ -178,34 +196,26 @@ def read_safetensors(
     return tensors
 
 
-def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: Family) -> dict[str, Any]:
-    """Renames PyTorch's tensors to Flax's paths and transposes the kernels.
+def from_pytorch_layout(tensors: dict[str, Any], shapes: Params, family: Family) -> Found:
+    """Gives PyTorch's tensors the paths of Flax, and transposes the kernels."""
+    placed = place(family, tensors, by_torch_name(family, shapes))
 
-    transformers knows the names of every checkpoint it ever wrote (LayerNorm.gamma among them). A
-    base model's names lack the family in front.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the deprecation warning for the Flax classes
-        from transformers.modeling_flax_pytorch_utils import rename_key_and_reshape_tensor
+    def turned(path: str) -> Any:
+        tensor = tensors[placed.names[path]]
+        return tensor.T if torch_name(family, path).is_transposed else tensor
 
-    base, known = family.name, {tuple(path.split("/")): x for path, x in shapes.items()}
-    found = {}
-    for name, tensor in tensors.items():
-        key, array = rename_key_and_reshape_tensor(tuple(name.split(".")), tensor, known, base)
-        is_base_model = (base, *key) in known
-        found["/".join((base, *key) if is_base_model else key)] = array
-    return found
+    return Found({path: turned(path) for path in placed.names}, placed.unread)
 
 
-def read_msgpack(path: Path, family: str) -> dict[str, Any]:
-    """Returns path -> array of a Flax checkpoint; a base model's paths get the family in front."""
+def read_msgpack(path: Path, shapes: Params, family: Family) -> Found:
+    """Returns what a Flax checkpoint has; a base model's paths get the family's prefix."""
     from flax.serialization import msgpack_restore
 
     try:
         tree = msgpack_restore(path.read_bytes())
-        arrays = flat(tree.get("params", tree))
+        arrays = {name.replace("/", "."): x for name, x in flat(tree.get("params", tree)).items()}
+        arrays = {name: jnp.asarray(x) for name, x in arrays.items()}
     except (ValueError, TypeError, AttributeError) as err:
         raise InputError(f"{path}: not a readable Flax msgpack file ({err})") from err
-    if not any(name.startswith(f"{family}/") for name in arrays):
-        arrays = {f"{family}/{name}": array for name, array in arrays.items()}
-    return {name: jnp.asarray(array) for name, array in arrays.items()}
+    placed = place(family, arrays, {name.replace("/", "."): name for name in shapes})
+    return Found({path: arrays[name] for path, name in placed.names.items()}, placed.unread)

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxft.errors import check_choice
-from jaxft.models.family import Axes
+from jaxft.errors import InputError, check_choice
+from jaxft.models.family import Axes, Block
 from jaxft.peft.inject import Call, Insertion
 from jaxft.peft.method import FROZEN, Applied, Options, Site, check_positive
 
@@ -107,7 +107,9 @@ def after_dense(dense_paths: Set[str], *, size: int, activation: str) -> Inserti
     def forward(call: Call) -> jax.Array:
         dense = call.module
         h = call.next_fun(*call.args, **call.kwargs)
-        adapter = Bottleneck(size, activation, dense.dtype, parent=dense.scope.push("adapter"))
+        adapter = Bottleneck(
+            size, activation, dense.dtype, parent=dense.scope.push("adapter", reuse=True)
+        )
         return h + adapter(h)
 
     return Insertion(frozenset(dense_paths), forward, wraps=True)
@@ -116,40 +118,57 @@ def after_dense(dense_paths: Set[str], *, size: int, activation: str) -> Inserti
 def open_block(call: Call, size: int, activation: str) -> tuple[jax.Array, jax.Array, Bottleneck]:
     """Returns dropout(dense(x)), the residual, and the block's adapter as its child `adapter`."""
     block = call.module
-    x, residual = call.args
+    x, residual = call.args[:2]  # ours take `deterministic` after them, transformers' as a keyword
     h = block.dropout(block.dense(x), deterministic=call.deterministic)
-    adapter = Bottleneck(size, activation, block.dtype, parent=block.scope.push("adapter"))
+    adapter = Bottleneck(
+        size, activation, block.dtype, parent=block.scope.push("adapter", reuse=True)
+    )
     return h, residual, adapter
 
 
 def apply(
     site: Site,
     options: BottleneckOptions,
-    blocks: tuple[str, ...],
+    names: tuple[str, ...],
     insert: Callable[..., Insertion],
 ) -> Applied:
     """Inserts an adapter at each of the family's blocks of these kinds.
 
     Args:
-      blocks: keys of `Family.blocks`.
+      names: keys of `Family.blocks`.
       insert: `before_norm` or `around_norm`, for a family whose blocks end in a LayerNorm.
     """
     check_positive(options.size, "method.size")
     check_choice(options.activation, ACTIVATIONS, "method.activation")
-    family, dense = site.family, site.dense_layers()
-    modules = dense if family.adapts_dense else [path.removesuffix("/dense") for path in dense]
-    pattern = "|".join(family.blocks[block] for block in blocks)
-    chosen = {p for p in site.in_layers(modules, options.layers) if re.fullmatch(pattern, p)}
+    blocks = [site.family.blocks[name] for name in names]
+    places, norms = located(site.in_layers(site.dense_layers(), options.layers), blocks)
     rules = [
         (r".*/adapter/(down|up)/bias", "adapter:no_decay"),
         (r".*/adapter/(down|up)/kernel", "adapter"),
     ]
     if options.train_layer_norm:
-        norms = "|".join(re.escape(path) for path in sorted(chosen))
-        rules.append((rf"({norms})/LayerNorm/(scale|bias)", "adapter:no_decay"))
-    insert = after_dense if family.adapts_dense else insert
-    insertion = insert(chosen, size=options.size, activation=options.activation)
+        if not norms:
+            raise InputError(
+                f"method.train_layer_norm: {site.family.name} has no LayerNorm after its blocks, "
+                "it has one before them; set it to False"
+            )
+        pattern = "|".join(re.escape(path) for path in sorted(norms))
+        rules.append((rf"({pattern})/(scale|bias)", "adapter:no_decay"))
+    insert = insert if norms else after_dense
+    insertion = insert(places, size=options.size, activation=options.activation)
     return Applied((*rules, FROZEN), (insertion,), axes)
+
+
+def located(dense_layers: list[str], blocks: list[Block]) -> tuple[set[str], set[str]]:
+    """Returns the module paths that get an adapter, and those of their LayerNorms, if any."""
+    matches = [
+        (block, found)
+        for block in blocks
+        for path in dense_layers
+        if (found := re.fullmatch(block.dense, path))
+    ]
+    places = {found.expand(block.end) if block.end else found[0] for block, found in matches}
+    return places, {found.expand(block.norm) for block, found in matches if block.norm}
 
 
 def axes(path: str, axes_of: Callable[[str], Axes]) -> Axes:

@@ -7,6 +7,7 @@ function that jit has traced before, it would be ignored without a word. Inserti
 module compose: the later one's `next_fun` is the earlier one.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ import jax
 from flax import linen as nn
 
 from jaxft.errors import InputError
+from jaxft.models.backbone import Params
+from jaxft.models.family import Family
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,37 @@ def by_path(insertions: Sequence[Insertion]) -> dict[str, list[Insertion]]:
                 )
             found.setdefault(path, []).append(insertion)
     return found
+
+
+def check_same_insertions(insertions: Sequence[Insertion], family: Family, shapes: Params) -> None:
+    """Raises InputError if two layers of the same parameters have different insertions.
+
+    Layers that are looped over (`jaxft.models.scan`) are distinguished by their parameters.
+    """
+    parameters: dict[int, set[Any]] = {}
+    inserted: dict[int, set[Any]] = {}
+    for path, x in shapes.items():
+        number = family.layer_of(path)
+        if number is not None:
+            parameters.setdefault(number, set()).add((inside(family, path), x.shape))
+    for place, insertion in enumerate(insertions):
+        for path in insertion.paths:
+            number = family.layer_of(path)
+            if number is not None:
+                inserted.setdefault(number, set()).add((place, inside(family, path)))
+    found: dict[Any, set[Any]] = {}
+    for number, own in sorted(parameters.items()):
+        mine = inserted.get(number, set())
+        if found.setdefault(frozenset(own), mine) != mine:
+            raise InputError(
+                f"model.scan: layer {number} has the parameters of an earlier one and other "
+                "insertions of the method; use model.scan=off"
+            )
+
+
+def inside(family: Family, path: str) -> str:
+    """A path without its layer's."""
+    return re.sub(rf"^{family.layer}/?", "", path)
 
 
 class Injected(nn.Module):

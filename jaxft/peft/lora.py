@@ -78,7 +78,12 @@ def beside(dense_paths: Set[str], *, rank: int, alpha: float, dropout: float) ->
         dense = call.module
         x_BxLxD, *_ = call.args
         lora = LoRA(
-            dense.features, rank, alpha, dropout, dense.dtype, parent=dense.scope.push("lora")
+            dense.features,
+            rank,
+            alpha,
+            dropout,
+            dense.dtype,
+            parent=dense.scope.push("lora", reuse=True),
         )
         return call.next_fun(*call.args, **call.kwargs) + lora(x_BxLxD, call.deterministic)
 

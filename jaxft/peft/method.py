@@ -66,8 +66,13 @@ class Site:
           layers: numbers; negative ones count from the top.
 
         Raises:
-          InputError: there is no such layer.
+          InputError: there is no such layer, or the layers are one.
         """
+        if layers and self.family.shares_layers:
+            raise InputError(
+                f"method.layers: the layers of {self.family.name} share their parameters, so all "
+                "of them have what one has; leave it empty"
+            )
         numbers = {path: self.family.layer_of(path) or 0 for path in paths}
         count = max(numbers.values()) + 1
         for layer in layers:

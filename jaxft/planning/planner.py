@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,11 +34,11 @@ from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
 from jaxft.training import objectives
 from jaxft.training.mesh import make_mesh
-from jaxft.training.optimizer import make_optimizer, make_schedule
+from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scaling
 from jaxft.training.partition import count
 from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, build_model, sharded_shape
+from jaxft.training.state import Model, build_model, sharded_shape, without_scan
 from jaxft.training.step import train_step
 from jaxft.training.trials import train_steps
 
@@ -68,6 +68,7 @@ class Job:
       num_labels: the number of logits.
       steps: how many steps to run on the present device, to measure; 0 compiles only.
       objective: its loss is compiled, without class weights and label smoothing.
+      model: the other options of `jaxft.models.backbone.from_config`, by name.
     """
 
     architecture: dict[str, Any]
@@ -86,6 +87,7 @@ class Job:
     seeds: int = 1
     steps: int = 0
     objective: str = "single_label"
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan(job: Job, program: CompiledByLength | None = None) -> Row:
@@ -103,7 +105,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
       flops: floating-point operations of a step over all devices, before XLA optimizes it.
-      flops_per_device: those that XLA counts on one device, recomputation included.
+      flops_per_device: those that XLA counts on one device, recomputation included; None where
+        layers are looped over, whose operations it counts once.
       collectives: what one device's program exchanges with others, a dict for each
         `jaxft.planning.collectives.Collective`; None for a program that was refused.
       moved: kind of collective -> bytes that a device sends in a step.
@@ -125,9 +128,11 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
-    # The same step without a mesh, because the present backend cannot place it on absent devices.
+    # The same step without a mesh, because the present backend cannot place it on absent devices,
+    # and with its layers one by one, because XLA counts the operations of a loop's body once.
+    plain = without_scan(model) if model.backbone.scans else model
     losses = objectives.find(job.objective).losses
-    one = partial(train_step, model.forward, optimizer, log_norm=job.clip > 0, losses=losses)
+    one = partial(train_step, plain.forward, optimizer, log_norm=job.clip > 0, losses=losses)
     undivided = train_steps(one) if job.seeds > 1 else one
     shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
@@ -138,7 +143,9 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
         # Counted by the present backend before XLA optimizes the program: the same for all devices.
         "flops": flops(jax.jit(undivided).lower(*shapes_here)),
-        "flops_per_device": flops(executable) if executable else None,
+        "flops_per_device": (
+            flops(executable) if executable and not model.backbone.scans else None
+        ),
         "collectives": exchanged and [asdict(found) for found in exchanged],
         "moved": moved_bytes(exchanged or ()),
         "compile_s": program.compile_s,
@@ -154,6 +161,7 @@ def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
         weight_decay=0.01,
         clip=job.clip,
         accumulate=job.accumulate,
+        scales_loss=needs_scaling(job.dtype),
     )
 
 
@@ -194,7 +202,9 @@ def make_program(
 
 def make_model(job: Job) -> Model:
     """Returns the method's model, shapes only."""
-    backbone = backbones.from_config(job.architecture, job.num_labels, job.dtype, job.remat)
+    backbone = backbones.from_config(
+        job.architecture, job.num_labels, job.dtype, job.remat, **job.model
+    )
     if job.length > backbone.max_length:
         raise InputError(
             f"length: {job.length}; the model's position table holds {backbone.max_length} tokens"

@@ -46,6 +46,8 @@ NEWER = {
     **ADDED,
     "objective": "single_label",
     "metric": "macro_f1",
+    # transformers' Flax classes, with one dropout mask of attention for a whole batch.
+    "model.implementation": "transformers",
     **{f"data.splits.{split}": "" for split in ("train", "dev", "test")},
     "data.label_separator": "",
 }

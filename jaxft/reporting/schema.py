@@ -291,7 +291,17 @@ class RunEnv(TypedDict):
 # ---------------------------------------------------------------- reading
 
 # Fields of a config that came after the first runs, with the value that changes nothing.
-ADDED = {"objective": "auto", "metric": "auto", "class_weights": "", "label_smoothing": 0.0}
+ADDED = {
+    "objective": "auto",
+    "metric": "auto",
+    "class_weights": "",
+    "label_smoothing": 0.0,
+    "model.frozen_dtype": "float32",
+    "model.attention": "xla",
+    "model.attention_dropout": -1.0,
+    "model.scan": "off",
+    "model.implementation": "jaxft",
+}
 
 # The fields without which there is nothing to report; older runs have all of them.
 RESULTS_FIELDS = (

@@ -134,7 +134,7 @@ def load_parts(
     """
     directory = directory or hub.locate(config.model.name)
     outputs = objective.outputs(labels)
-    backbone = backbones.load(directory, outputs, config.model.dtype, config.model.remat)
+    backbone = backbones.load(directory, outputs, **model_options(config))
     tokenizer = encode.load_tokenizer(directory)
     encode.check_vocabulary(tokenizer, backbone.config.vocab_size, directory)
     encode.check_max_length(config.data.max_length, backbone.max_length)
@@ -143,6 +143,12 @@ def load_parts(
     arrays, newly_initialised = read
     model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
     return Parts(directory, tokenizer, arrays, newly_initialised, model)
+
+
+def model_options(config: ConfigDict, *without: str) -> dict[str, Any]:
+    """Returns how a model is computed: `config.model` without the name, and without these."""
+    options = config.model.to_dict()
+    return {name: x for name, x in options.items() if name not in ("name", *without)}
 
 
 def read_model(

@@ -226,6 +226,9 @@ class Classifier:
         ]
         trained_files.check_leaves(self.run.folder / trained_files.LEAVES, *signatures)
         shardings = param_shardings(model.axes, model.shapes, self._devices)
-        everything = {**parts.weights, **trained}
+        frozen = {
+            path: np.asarray(x, model.shapes[path].dtype) for path, x in parts.weights.items()
+        }
+        everything = {**frozen, **trained}
         on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
         return split(on_devices, model.labels)

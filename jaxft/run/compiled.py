@@ -94,6 +94,7 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
         newly_initialised=tuple(setup.parts.newly_initialised),
         dtype=config.model.dtype,
         remat=config.model.remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=config.method.name,
         options=build.method_options(config),
         clip=config.optim.clip,

@@ -61,6 +61,7 @@ def job_of(run: Run) -> Job | None:
         newly_initialised=tuple(newly_initialised),
         dtype=config.model.dtype,
         remat=config.model.remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=config.method.name,
         options=build.method_options(config),
         clip=config.optim.clip,

@@ -152,6 +152,7 @@ def make_job(
         newly_initialised=tuple(newly_initialised),
         dtype=dtype,
         remat=remat,
+        model=build.model_options(config, "dtype", "remat"),
         method=method,
         options=build.method_options(config, method) | layers,
         clip=config.optim.clip,

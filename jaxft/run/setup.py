@@ -23,7 +23,13 @@ from jaxft.run import build
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
 from jaxft.training.objectives import Losses, Objective
-from jaxft.training.optimizer import check_accumulate, make_optimizer, make_schedule, updates_by
+from jaxft.training.optimizer import (
+    check_accumulate,
+    make_optimizer,
+    make_schedule,
+    needs_scaling,
+    updates_by,
+)
 from jaxft.training.partition import count
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import Model, state_shapes
@@ -164,6 +170,7 @@ def make_adamw(
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         per_epoch=per_epoch,
+        scales_loss=needs_scaling(config.model.dtype),
     )
 
 

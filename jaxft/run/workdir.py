@@ -76,8 +76,11 @@ def begun(name: str) -> bool:
 
 def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
     """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    old = flatten_dict(identity(read_json(workdir / "config.json")), sep=".")
-    new = flatten_dict(identity(dict(config)), sep=".")
+    stored = read_json(workdir / "config.json")
+    old, new = (flatten_dict(identity(dict(x)), sep=".") for x in (stored, config))
+    if "implementation" not in stored.get("model", {}):
+        # Begun when transformers' classes were all there was: either implementation continues it.
+        new.pop("model.implementation", None)
     for name in sorted(old | new):
         if old.get(name) != new.get(name):
             raise InputError(

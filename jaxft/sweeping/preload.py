@@ -8,12 +8,10 @@ created.
 
 import signal
 
-from jaxft.data import encode  # noqa: F401 imported for the processes that fork from here
-from jaxft.models import backbone
+from jaxft.data import encode
 from jaxft.run import command  # noqa: F401
 
-# transformers imports its Flax classes when they are first asked for.
-backbone.from_config({"model_type": "bert"}, num_labels=2)
+encode.tokenizer_class()  # transformers is imported when it is first asked for
 
 # The fork server ignores SIGTERM so that it outlives the workers that are still saving; it exits
 # after the last one. `worker.begin` restores the default in a worker.

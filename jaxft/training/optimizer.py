@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.errors import InputError, check_choice
+from jaxft.training.loss_scale import scaled
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -55,6 +56,7 @@ def make_optimizer(
     clip: float,
     accumulate: int,
     per_epoch: int | None = None,
+    scales_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a label tree, to be given the trained leaves (or a tree of all).
 
@@ -65,6 +67,7 @@ def make_optimizer(
       accumulate: microbatches in one update, which is the mean over their examples.
       per_epoch: microbatches in an epoch; the last update of an epoch takes those that are left.
         None: there is no such end.
+      scales_loss: whether to scale the loss (`jaxft.training.loss_scale`), as float16 needs.
     """
     transforms = {label: adamw(label, schedule, weight_decay) for label in set(labels.values())}
     optimizer: optax.GradientTransformation = optax.multi_transform(
@@ -80,8 +83,13 @@ def make_optimizer(
         )
         optimizer = optax.chain(clipping, optimizer)
     if accumulate > 1:
-        return accumulated(optimizer, accumulate, per_epoch)
-    return optax.with_extra_args_support(optimizer)
+        optimizer = accumulated(optimizer, accumulate, per_epoch)
+    return scaled(optimizer) if scales_loss else optax.with_extra_args_support(optimizer)
+
+
+def needs_scaling(dtype: str) -> bool:
+    """Whether gradients computed in a dtype vanish unless the loss is scaled up."""
+    return dtype == "float16"
 
 
 class AccumulatedState(NamedTuple):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxft.errors import InputError
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
 from jaxft.training.objectives import CLASS_INDEX, Losses, Target
 from jaxft.training.sharding import gathering
@@ -30,8 +31,9 @@ from jaxft.training.state import (
     sharded_shape,
     shardings_of,
     state_shapes,
+    without_scan,
 )
-from jaxft.training.step import eval_step, losses, train_step
+from jaxft.training.step import Forward, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 
@@ -134,7 +136,7 @@ def train_program(
     if rates_differ:
         own += (jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),)
     state, frozen = state_shapes(model, optimizer, mesh)
-    forward = gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
+    forward = forward_on(model, mesh)
     step: Any = partial(train_step, forward, optimizer, log_norm=log_norm, losses=losses)
     metrics = replicated(mesh)
     if seeds > 1:
@@ -166,9 +168,7 @@ def eval_program(
       target: the shape and dtype of a label, which a batch has even if no step reads it.
     """
     trained, frozen = param_shapes(model, mesh)
-    step: Any = partial(
-        eval_step, gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
-    )
+    step: Any = partial(eval_step, forward_on(model, mesh))
     logits = replicated(mesh)  # so that each process reads all of them
     if seeds > 1:
         step, trained = eval_steps(step), stacked_shapes(trained, seeds)
@@ -181,6 +181,23 @@ def eval_program(
         batch_size=batch_size,
         target=target,
     )
+
+
+def forward_on(model: Model, mesh: Mesh) -> Forward:
+    """Returns a model's `forward` on a mesh.
+
+    Raises:
+      InputError: the layers are to be scanned on a mesh that divides parameters over `fsdp`: the
+        loop's stack would gather all of them at once.
+    """
+    if mesh.shape["fsdp"] > 1 and model.backbone.scans:
+        if model.backbone.compute.scan == "on":
+            raise InputError(
+                "model.scan: 'on' gathers all layers at once, mesh.fsdp one by one; use "
+                "model.scan=auto or off, or mesh.fsdp=1"
+            )
+        model = without_scan(model)
+    return gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
 
 
 def batch_shapes(

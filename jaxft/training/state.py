@@ -9,7 +9,7 @@ The abstract state is what gets compiled, restored into and counted, so all of t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.family import Axes
-from jaxft.peft.inject import Injected
+from jaxft.peft.inject import Injected, check_same_insertions
 from jaxft.peft.methods import Applied, build
 from jaxft.training.mesh import put, replicated
 from jaxft.training.partition import label_tree, parameter_of, split
@@ -39,7 +39,7 @@ class Model:
       module: the backbone's module with the method's modules.
       method: its name.
       labels: path -> label.
-      shapes: path -> ShapeDtypeStruct, of all parameters.
+      shapes: path -> ShapeDtypeStruct, of all parameters; the trained ones are float32.
       axes: path -> the logical axes of its dimensions (`jaxft.models.family`).
       forward: `(params, batch, dropout_key) -> logits_BxC`.
     """
@@ -67,13 +67,19 @@ def build_model(
     applied = build(method, backbone.family, own, newly_initialised, options)
     module = Injected(backbone.module, applied.insertions)
     shapes = backbones.parameter_shapes(backbone, module)
+    if backbone.scans:
+        check_same_insertions(applied.insertions, backbone.family, shapes)
+    labels = label_tree(shapes, applied.rules)
+    for path, x in shapes.items():
+        if labels[path] == "frozen":
+            shapes[path] = jax.ShapeDtypeStruct(x.shape, backbone.frozen_dtype)
     axes_of = backbone.family.axes_of
     return Model(
         backbone=backbone,
         module=module,
         method=method,
         applied=applied,
-        labels=label_tree(shapes, applied.rules),
+        labels=labels,
         shapes=shapes,
         axes={
             path: (axes_of(path) if path in own else applied.axes(path, axes_of)) or ()
@@ -81,6 +87,14 @@ def build_model(
         },
         forward=partial(backbones.forward, backbone, module),
     )
+
+
+def without_scan(model: Model) -> Model:
+    """The same model with its layers one by one (`jaxft.models.scan`)."""
+    backbone = model.backbone.without_scan()
+    module = Injected(backbone.module, model.applied.insertions)
+    forward = partial(backbones.forward, backbone, module)
+    return replace(model, backbone=backbone, module=module, forward=forward)
 
 
 def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
@@ -154,7 +168,11 @@ def init_params(
     """
     shardings = param_shardings(model.axes, model.shapes, mesh)
     paths = set(paths)
-    values = {path: weights[path] for path in paths if path in weights}
+    values = {
+        path: np.asarray(weights[path], model.shapes[path].dtype)
+        for path in paths
+        if path in weights
+    }
     for path in sorted(paths - set(values)):
         value = model.applied.init(path, weights)
         if value is not None:
@@ -179,7 +197,7 @@ def init_fresh(model: Model, paths: set[str], key: jax.Array, mesh: Mesh) -> Par
 
     def chosen(key: jax.Array) -> Params:
         everything = backbones.init(model.backbone, model.module, key)
-        return {path: x for path, x in everything.items() if path in paths}
+        return {path: everything[path].astype(model.shapes[path].dtype) for path in paths}
 
     shardings = param_shardings(model.axes, {path: model.shapes[path] for path in paths}, mesh)
     return jax.jit(chosen, out_shardings=shardings)(key)

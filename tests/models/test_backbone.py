@@ -30,7 +30,9 @@ def configs(tiny_bert_config: Config, tiny_roberta_config: Config) -> dict[str, 
     return {"bert": tiny_bert_config, "roberta": tiny_roberta_config}
 
 
-def test_roberta_counts_positions_as_transformers_does(tiny_roberta_config: Config) -> None:
+def test_roberta_counts_positions_as_transformers_does(
+    flax_transformers: None, tiny_roberta_config: Config
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers.models.roberta.modeling_flax_roberta import (
@@ -64,19 +66,24 @@ def test_the_longest_sequence_is_what_the_position_table_holds(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shapes_are_those_of_transformers(family: str, configs: dict[str, Config]) -> None:
+def test_shapes_are_those_of_transformers(
+    family: str, flax_transformers: None, configs: dict[str, Config]
+) -> None:
     from transformers import (
+        BertConfig,
         FlaxBertForSequenceClassification,
         FlaxRobertaForSequenceClassification,
+        RobertaConfig,
     )
 
-    model_class = (
-        FlaxBertForSequenceClassification
+    model_class, config_class = (
+        (FlaxBertForSequenceClassification, BertConfig)
         if family == "bert"
-        else FlaxRobertaForSequenceClassification
+        else (FlaxRobertaForSequenceClassification, RobertaConfig)
     )
     backbone = backbones.from_config(configs[family], num_labels=4)
-    expected = backbones.flat(model_class(backbone.config, _do_init=False).params_shape_tree)
+    hf_config = config_class.from_dict({**configs[family], "num_labels": 4})
+    expected = backbones.flat(model_class(hf_config, _do_init=False).params_shape_tree)
     shapes = backbones.parameter_shapes(backbone)
     assert {p: (x.shape, x.dtype) for p, x in shapes.items()} == {
         p: (x.shape, x.dtype) for p, x in expected.items()

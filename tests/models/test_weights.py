@@ -279,6 +279,13 @@ def test_flax_checkpoints_are_read_with_and_without_prefix(
     assert_same(params, {path: x for path, x in expected.items() if path not in fresh})
 
 
+def save_bin(model: Any, directory: Path) -> None:
+    """Saves a model as transformers did before safetensors."""
+    model.config.save_pretrained(directory)
+    (directory / "model.safetensors").unlink(missing_ok=True)
+    torch.save(model.state_dict(), directory / "pytorch_model.bin")
+
+
 def converted(directory: Path) -> None:
     """Runs the Python part of the command that a refused .bin checkpoint is told."""
     message = refused(directory)
@@ -292,8 +299,7 @@ def test_a_bin_checkpoint_is_refused_with_a_command_that_converts_it(
     torch_checkpoint: Path, expected: Params, tmp_path: Path
 ) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(torch_checkpoint)
-    model.save_pretrained(tmp_path, safe_serialization=False)
-    assert (tmp_path / "pytorch_model.bin").is_file()
+    save_bin(model, tmp_path)
     converted(tmp_path)
     _, params, _ = read(tmp_path)
     assert_same(params, {path: expected[path] for path in params})
@@ -302,7 +308,8 @@ def test_a_bin_checkpoint_is_refused_with_a_command_that_converts_it(
 def test_the_conversion_of_a_bin_checkpoint_invents_no_weights(
     tiny_bert_config: Config, tmp_path: Path
 ) -> None:
-    torch_model(AutoModelForMaskedLM, tiny_bert_config, tmp_path, safe_serialization=False)
+    model = torch_model(AutoModelForMaskedLM, tiny_bert_config, tmp_path)
+    save_bin(model, tmp_path)
     converted(tmp_path)
     assert read(tmp_path)[2] == POOLER + CLASSIFIER
 
@@ -327,6 +334,19 @@ def test_more_layers_than_the_config_names_are_not_dropped_in_silence(
     message = refused(directory)
     assert "more layers" in message
     assert "bert/encoder/layer/2/output/dense/bias" in message
+
+
+def test_a_tensor_of_the_encoder_without_a_place_is_named(
+    directory: Path, tensors: dict[str, np.ndarray], expected: Params
+) -> None:
+    heads = {"cls.predictions.bias": np.zeros(3, np.float32)}  # of another head: not the encoder's
+    save_file({**tensors, **heads}, directory / "model.safetensors")
+    assert_same(read(directory)[1], expected)
+    extra = "bert.embeddings.distance.weight"
+    save_file({**tensors, extra: np.zeros(32, np.float32)}, directory / "model.safetensors")
+    message = refused(directory)
+    assert "1 tensors of the checkpoint have no place in a bert model" in message
+    assert extra in message
 
 
 def test_weights_of_another_size_are_named_with_both_sizes(

@@ -2,9 +2,12 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import BertTokenizerFast, RobertaTokenizerFast
+from transformers import tokenization_utils_base as tokenization
 
 from jaxft.config import config_module
 from jaxft.data.examples import Dataset, Example
@@ -55,3 +58,18 @@ def test_the_same_rows_cut_elsewhere_are_other_data() -> None:
     assert one["dev"] != other["dev"]
     assert one["test"] != other["test"]
     assert build.split_fingerprints(cut(4, 2)) == one
+
+
+def test_every_file_that_a_tokenizer_reads_is_part_of_the_models_digest(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    known = (tokenization.ADDED_TOKENS_FILE, tokenization.SPECIAL_TOKENS_MAP_FILE)
+    names = {*known, tokenization.TOKENIZER_CONFIG_FILE}
+    for tokenizer in (BertTokenizerFast, RobertaTokenizerFast):
+        names.update(tokenizer.vocab_files_names.values())
+    model = Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+    digests = [build.model_digests(model)["tokenizer"]]
+    for name in sorted(names):
+        (model / name).write_text("{}")
+        digests.append(build.model_digests(model)["tokenizer"])
+    assert len(set(digests)) == 1 + len(names)

@@ -1,0 +1,188 @@
+"""Attention of all encoders, in one function.
+
+    context_BxLxHxK = attend(q, k, v, Tokens(mask_BxL), rate=0.1, key=dropout_key)
+
+Dropout is element-wise, as in the paper (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) and
+in torch: each head and each row has a mask of its own.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.errors import InputError
+from jaxft.models.dropout import keep_mask
+
+IMPLEMENTATIONS = ("xla", "cudnn")
+
+
+class Tokens(NamedTuple):
+    """What attention must know of a batch's tokens.
+
+    Attributes:
+      mask: above 0 at tokens, 0 at padding; int32 BxL.
+      segments: number of the text that a token belongs to, int32 BxL, where several share a row: a
+        token attends to those of its own text alone. None: a row is one text.
+      positions: place of each token in its text, int32 BxL; for rotary positions.
+      bias: added to the scores, HxLxL; for relative positions.
+    """
+
+    mask: jax.Array
+    segments: jax.Array | None = None
+    positions: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+def attend(
+    q_BxLxHxK: jax.Array,
+    k_BxLxHxK: jax.Array,
+    v_BxLxHxK: jax.Array,
+    tokens: Tokens,
+    *,
+    rate: float = 0.0,
+    key: jax.Array | None = None,
+    window: int | None = None,
+    causal: bool = False,
+    implementation: str = "xla",
+) -> jax.Array:
+    """Returns `dropout(softmax(q k' / sqrt(K) + bias)) v`, BxLxHxK, in the dtype of `q`.
+
+    Args:
+      rate: of dropout on the attention weights.
+      key: of dropout; None drops nothing.
+      window: how far to either side a token sees; None is everywhere.
+      causal: whether a token sees those before it and itself only.
+      implementation: `cudnn` takes 16-bit inputs without dropout, bias, window or segments
+        (`check`), and tokens at the start of their rows.
+    """
+    drops = key is not None and rate > 0.0
+    if implementation == "cudnn":
+        if drops or any(x is not None for x in (tokens.bias, window, tokens.segments)):
+            raise InputError(
+                "model.attention: cuDNN's attention has no dropout, bias, window or segments; use "
+                "model.attention=xla"
+            )
+        lengths_B = (tokens.mask > 0).sum(-1, dtype=jnp.int32)
+        return jax.nn.dot_product_attention(
+            q_BxLxHxK,
+            k_BxLxHxK,
+            v_BxLxHxK,
+            key_value_seq_lengths=lengths_B,
+            is_causal=causal,
+            implementation="cudnn",
+        )
+    dtype = q_BxLxHxK.dtype
+    scale = jnp.sqrt(q_BxLxHxK.shape[-1]).astype(dtype)
+    scores_BxHxLxL = jnp.einsum("bqhk,blhk->bhql", q_BxLxHxK / scale, k_BxLxHxK)
+    if tokens.bias is not None:
+        scores_BxHxLxL = scores_BxHxLxL + tokens.bias.astype(dtype)
+    scores_BxHxLxL = scores_BxHxLxL + padding_bias(tokens, dtype, window, causal)
+    if drops:
+        assert key is not None
+        kept = keep_mask(key, 1.0 - rate, scores_BxHxLxL.shape)
+        weights_BxHxLxL = dropped_softmax(scores_BxHxLxL, kept, 1.0 - rate)
+    else:
+        weights_BxHxLxL = softmax(scores_BxHxLxL)
+    return jnp.einsum("bhql,blhk->bqhk", weights_BxHxLxL, v_BxLxHxK)
+
+
+def rotated(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Array:
+    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), halves of K paired."""
+    size = x_BxLxHxK.shape[-1]
+    frequency_K = theta ** -(jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    angle_BxLx1xK = (positions_BxL[..., None] * jnp.tile(frequency_K, 2))[:, :, None, :]
+    left, right = jnp.split(x_BxLxHxK, 2, axis=-1)
+    turned = jnp.concatenate([-right, left], axis=-1)
+    found = x_BxLxHxK * jnp.cos(angle_BxLx1xK) + turned * jnp.sin(angle_BxLx1xK)
+    return found.astype(x_BxLxHxK.dtype)
+
+
+def padding_bias(tokens: Tokens, dtype: Any, window: int | None, causal: bool) -> jax.Array:
+    """Returns 0 where a query sees a key and the least number of `dtype` elsewhere, Bx1x?xL."""
+    sees = (tokens.mask > 0)[:, None, None, :]
+    segments, length = tokens.segments, tokens.mask.shape[1]
+    if segments is not None:
+        sees = sees & (segments[:, None, :, None] == segments[:, None, None, :])
+    places_L = jnp.arange(length)
+    if causal:
+        sees = sees & (places_L[:, None] >= places_L)
+    if window is not None:
+        sees = sees & (jnp.abs(places_L[:, None] - places_L) <= window)
+    # Half of float16's: added to a negative score, its least number would be -inf.
+    least = jnp.finfo(dtype).min / (2 if dtype == jnp.float16 else 1)
+    return jnp.where(sees, 0.0, least).astype(dtype)
+
+
+def softmax(scores: jax.Array) -> jax.Array:
+    """Softmax over the last axis, computed in float32 and returned in the dtype of `scores`."""
+    return jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(scores.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dropped_softmax(scores: jax.Array, kept: jax.Array, keep: float) -> jax.Array:
+    """Returns `where(kept, softmax(scores) / keep, 0)` over the last axis.
+
+    Its backward pass keeps the weights before and after dropout, which attention needs anyway, and
+    not the mask, which would be a quarter of their bytes again in float32 and half in 16 bit.
+    """
+    return dropped_softmax_forward(scores, kept, keep)[0]
+
+
+def dropped_softmax_forward(
+    scores: jax.Array, kept: jax.Array, keep: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Returns the result, and what the backward pass needs."""
+    weights = softmax(scores)
+    dropped = jnp.where(kept, weights / jnp.asarray(keep, weights.dtype), 0)
+    return dropped, (weights, dropped)
+
+
+def dropped_softmax_backward(
+    keep: float, kept: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, None]:
+    """With p the weights, d those after dropout and g the gradient by d, by the scores it is
+
+        p (m g / keep) - p sum(p m g / keep) = d g - p sum(d g)
+
+    since d = p m / keep: the mask m is not needed.
+    """
+    del keep
+    weights, dropped = (x.astype(jnp.float32) for x in kept)
+    product = dropped * grad.astype(jnp.float32)
+    by_scores = product - weights * product.sum(axis=-1, keepdims=True)
+    return by_scores.astype(grad.dtype), None
+
+
+dropped_softmax.defvjp(dropped_softmax_forward, dropped_softmax_backward)
+
+
+def check(implementation: str, dtype: Any, head_size: int, rate: float) -> str | None:
+    """Returns why an implementation cannot compute a model's attention; None if it can.
+
+    Args:
+      rate: of dropout on the attention weights.
+    """
+    if implementation != "cudnn":
+        return None
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN's attention wants model.dtype bfloat16 or float16, not {jnp.dtype(dtype)}"
+    if head_size > 128 or head_size % 8:
+        return f"cuDNN's attention wants heads of 8, 16, ..., 128, not {head_size}"
+    if rate > 0:
+        return f"cuDNN's attention has no dropout, the model has {rate} (model.attention_dropout=0)"
+    return None if has_cudnn() else "cuDNN is not on this machine; JAX needs it to plan as well"
+
+
+def has_cudnn() -> bool:
+    """Whether JAX finds cuDNN, which it looks for when it traces."""
+    x_BxLxHxK = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
+    try:
+        jax.eval_shape(
+            partial(jax.nn.dot_product_attention, implementation="cudnn"),
+            *(x_BxLxHxK, x_BxLxHxK, x_BxLxHxK),
+        )
+    except RuntimeError:
+        return False
+    return True
