@@ -1,8 +1,9 @@
 # Makes a virtual environment and installs jaxft into it; sourced by the other scripts.
 #
-#   make_env DIR EXTRAS      make_env .venv "dev,interop"
+#   make_env DIR EXTRAS [PIN ...]      make_env .venv "dev,interop"
 #
-# Versions are pinned by constraints.txt. A stamp of what was installed makes a second run quick.
+# Versions are pinned by constraints.txt, and by the pins given, which replace those of the same name.
+# A stamp of what was installed makes a second run quick.
 
 set -euo pipefail
 
@@ -20,16 +21,22 @@ find_python() {
 }
 
 make_env() {
-  local dir=$1 extras=$2 python stamp
+  local dir=$1 extras=$2 python stamp pins others
+  shift 2
   python=$(find_python)
-  stamp="$extras $(cat pyproject.toml constraints.txt | cksum)"
+  pins=$(mktemp)
+  others=$(IFS='|' && echo "${*%%==*}")
+  grep -vE "^(${others})==" constraints.txt >"$pins"
+  printf '%s\n' "$@" >>"$pins"
+  stamp="$extras $(cat pyproject.toml "$pins" | cksum)"
   if [ ! -x "$dir/bin/python" ]; then
     "$python" -m venv "$dir"
   fi
   if [ "$(cat "$dir/installed" 2>/dev/null)" != "$stamp" ]; then
     echo "installing jaxft into $dir (some minutes the first time)"
     "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --constraint constraints.txt --editable ".${extras:+[$extras]}"
+      --constraint "$pins" --editable ".${extras:+[$extras]}"
     echo "$stamp" >"$dir/installed"
   fi
+  rm -f "$pins"
 }

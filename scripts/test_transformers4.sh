@@ -6,19 +6,6 @@
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
-dir=.venv-transformers4
-pins=$(mktemp)
-trap 'rm -f "$pins"' EXIT
-# The pins of constraints.txt, but those of transformers and of what it pins in turn.
-grep -vE '^(adapters|huggingface-hub|tokenizers|transformers)==' constraints.txt >"$pins"
-printf '%s\n' adapters==1.3.0 huggingface-hub==0.36.2 tokenizers==0.22.2 transformers==4.57.6 >>"$pins"
-stamp=$(cat pyproject.toml "$pins" | cksum)
-[ -x "$dir/bin/python" ] || "$(find_python)" -m venv "$dir"
-if [ "$(cat "$dir/installed" 2>/dev/null)" != "$stamp" ]; then
-  echo "installing jaxft and transformers 4.57 into $dir (some minutes the first time)"
-  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$pins" --editable ".[dev]" 'adapters>=1.3,<1.4' torch
-  echo "$stamp" >"$dir/installed"
-fi
-exec "$dir/bin/python" -m pytest tests/models/test_encoders.py tests/models/test_backbone.py \
-  tests/models/test_llama.py tests/peft/test_bottleneck.py tests/test_old_runs.py "$@"
+make_env .venv-transformers4 "dev,interop,transformers4" \
+  adapters==1.3.0 huggingface-hub==0.36.2 tokenizers==0.22.2 transformers==4.57.6
+exec .venv-transformers4/bin/python -m pytest -m transformers4 "$@"

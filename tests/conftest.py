@@ -31,6 +31,13 @@ def minilm() -> Path:
         pytest.skip(str(err))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that need transformers 4.57, for scripts/test_transformers4.sh."""
+    for item in items:
+        if "flax_transformers" in getattr(item, "fixturenames", ()):
+            item.add_marker("transformers4")
+
+
 @pytest.fixture(scope="session")
 def flax_transformers() -> None:
     """transformers' Flax classes; skips, saying why, where version 5 is installed."""

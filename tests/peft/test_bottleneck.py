@@ -79,6 +79,7 @@ def name_in_adapters(path: str) -> str:
     return f"{block.replace('/', '.')}.adapters.mine.{place}.{leaf}"
 
 
+@pytest.mark.transformers4
 @pytest.mark.parametrize("activation", ["relu", "swish"])
 @pytest.mark.parametrize("method", ["houlsby", "pfeiffer"])
 def test_logits_are_those_of_the_adapters_library(
