@@ -18,7 +18,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
-    config.data.dir = ""  # folder of the files; "" is $JAXFT_DATA, or the download cache
+    # "" takes $JAXFT_DATA or else the download.
+    config.data.dir = ""  # has <task>/{train,dev,test}.*; task "custom": has train.*, or is a file
     config.data.source = "auto"  # auto | local | download | sample (bundled, for trying out)
     config.data.few_shot = 32  # training examples of a _fs task
     config.data.max_length = 128  # tokens kept of a text, special tokens included
@@ -28,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.columns = ConfigDict()  # task "custom": names of the columns
     config.data.columns.text = "text"  # the text, or the first of a pair
     config.data.columns.pair = ""  # the second text of a pair; "" for single texts
-    config.data.columns.label = "label"  # a name, an index into data.labels, a list, a number
+    config.data.columns.label = "label"  # a name, an index into data.labels, a list, or a number
     config.data.columns.id = ""  # "" numbers the examples by line
     config.data.label_separator = ""  # task "custom": between several labels of a CSV, e.g. ";"
     config.data.splits = ConfigDict()  # task "custom": names of the splits; "" takes the usual ones
@@ -75,7 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.together = "auto"  # auto | on | off: whether several runs train in one step
     config.select = "best"  # best (on dev) | last: the epoch whose test result counts
     config.objective = "auto"  # auto (by the data) | single_label | multi_label | regression
-    config.metric = "auto"  # of best and patience: macro_f1 | accuracy | mcc | pearson | loss | ...
+    config.metric = "auto"  # for best and patience: macro_f1 | accuracy | mcc | pearson | loss ...
     config.class_weights = ""  # of the loss: "balanced", or a number per class, e.g. "1,2.5,1"
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.patience = 0  # epochs without a better dev score before stopping; 0: never

@@ -4,8 +4,7 @@
     python -m jaxft.train --config configs/custom.py:glue_sst2
     python -m jaxft.train --config configs/custom.py:glue_stsb
 
-DIR contains {train,dev,test}.{jsonl,csv,tsv,parquet}; a missing dev or test split is held out of
-train.
+DIR contains {train,dev,test}.{jsonl,csv,tsv,parquet}; a missing split is held out of train.
 """
 
 from ml_collections import ConfigDict

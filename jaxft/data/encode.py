@@ -99,7 +99,7 @@ def encode(
     Args:
       labels: the label names in order; an example's label becomes its place among them.
       max_length: tokens kept; for pairs, the longer text is truncated first.
-      kind: of the labels, which makes the targets of them.
+      kind: of the labels; it makes the targets.
     """
     rows = encode_once if tokenizer.is_fast else encode_twice
     coded = rows(tokenizer, examples, max_length)

@@ -59,7 +59,7 @@ class Pair:
 def compare(groups: Sequence[RunGroup]) -> Comparison | None:
     """Returns full fine-tuning of a model against its other groups; None if a side is missing.
 
-    If there are several full groups, the best one by the main score on dev is used, because
+    If there are several full groups, the best one on dev by the main score is used, because
     settings are chosen on dev.
     """
     fulls = [group for group in groups if group.method == "full"]

@@ -302,7 +302,7 @@ def limits(results: RunResults) -> list[str]:
             "test split was not used to choose."
         )
     limit = results.get("limit", SINGLE_LABEL.limit)
-    lines.append(f"{limit} It was not examined for bias or for misuse.")
+    lines.append(f"{limit} It was not examined for bias or misuse.")
     return lines
 
 

@@ -76,7 +76,7 @@ def load_parts(run: TrainedRun) -> build.Parts:
       InputError: the backbone is not the one that the run was trained on.
     """
     labels, settings = run.settings["labels"], run.settings
-    objective = objectives.find(settings.get("objective", "single_label"))  # an older run has none
+    objective = objectives.find(settings.get("objective", "single_label"))  # older runs have none
     known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
     if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
         folder = run.folder

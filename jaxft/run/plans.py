@@ -202,7 +202,7 @@ def objective_and_labels(config: ConfigDict) -> tuple[Objective, Sequence[str]]:
             return known, tasks.CATALOGUE[names[0]].labels
         # As `tasks.merge` calls them.
         return known, [f"{n}:{label}" for n in names for label in tasks.CATALOGUE[n].labels]
-    if config.data.labels:  # the same outputs for one label a text and for several
+    if config.data.labels:  # one label a text or several: the outputs are the same
         return known or SINGLE_LABEL, config.data.labels
     dataset = build.load_dataset(config)
     return build.objective_of(config, dataset), dataset.labels

@@ -98,7 +98,7 @@ def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
             rundir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
     if done:
-        print(f"\n{path}  is done already; its results:\n")
+        print(f"\n{path} is done already; its results:\n")
         print(tables.result_table(read_json(path / "results.json")))
     return done
 

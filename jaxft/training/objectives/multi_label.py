@@ -53,7 +53,7 @@ class MultiLabel(Objective):
     default = "macro_f1"
     plot = "labels"
     loss_name = "loss (nats, mean over labels)"
-    limit = "It knows its classes only, whatever the language or subject of a text."
+    limit = "It assigns none but its classes to a text, whatever its language or subject."
     terms = (
         "Multi-label tasks: a label is predicted if its probability is above 0.5. Micro-F1 counts "
         "all labels together, macro-F1 is the mean over labels (scikit-learn's f1_score with "

@@ -46,7 +46,7 @@ class Regression(Objective):
     default = "mse"
     plot = "scatter"
     loss_name = "loss (mean squared error)"
-    limit = "It gives a number to any text, whatever its language or subject."
+    limit = "It assigns a number to any text, whatever its language or subject."
     terms = (
         "Regression tasks: Pearson and Spearman are correlations of the predicted with the true "
         "numbers, times 100; they do not exist for constant predictions. MAE is the mean absolute "

@@ -52,10 +52,7 @@ class SingleLabel(Objective):
     collapsed = "one class only"
     plot = "confusion"
     loss_name = "loss (nats)"
-    limit = (
-        "It knows its classes only, and gives one of them to any text, whatever its language or "
-        "subject."
-    )
+    limit = "It assigns one of its classes to any text, whatever its language or subject."
 
     def losses(self, logits_BxC: Any, targets: Any) -> Any:
         """Returns each example's cross-entropy in nats, float32 B."""
