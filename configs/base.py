@@ -8,14 +8,13 @@ import re
 from ml_collections import ConfigDict
 
 from jaxft.data.tasks import CATALOGUE
-from jaxft.peft.methods import find
+from jaxft.peft.methods import added_options, find
+from jaxft.plugins import load
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    """Returns the defaults; `arg` is the text after a colon in FILE:ARG, unused here."""
-    del arg
-    config = ConfigDict()
-
+def add_data(config: ConfigDict) -> None:
+    """The task and its data."""
+    config.plugins = ()  # modules of your own to import first, e.g. ("my_method",)
     config.task = "acl_sup"  # NAME_sup, NAME_fs (few-shot), "custom", or several with commas
     config.data = ConfigDict()
     # "" takes $JAXFT_DATA or else the download.
@@ -37,6 +36,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.splits.dev = ""  # usually dev, validation, valid or val; without one: held out
     config.data.splits.test = ""  # e.g. "validation"; without one: held out of train
 
+
+def add_model(config: ConfigDict) -> None:
+    """The model."""
     config.model = ConfigDict()
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
     config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
@@ -47,6 +49,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
     config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
+
+def add_method(config: ConfigDict) -> None:
+    """The method of fine-tuning."""
     config.method = ConfigDict()
     config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer
     config.method.rank = 8  # lora: r
@@ -58,7 +63,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.train_layer_norm = False  # houlsby, pfeiffer: the adapted blocks' LayerNorm too
     config.method.train_pooler = True  # BERT's pooler is part of the head; False: as peft has it
     config.method.layers = ()  # layers with modules, e.g. (-2, -1) for the top two; () for all
+    for name, default in added_options().items():  # of plugins' methods
+        config.method[name] = default
 
+
+def add_optim(config: ConfigDict) -> None:
+    """The optimizer."""
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-3  # peak of the schedule
     config.optim.learning_rates = ()  # several runs, e.g. (1e-3, 3e-4); () is learning_rate alone
@@ -68,6 +78,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optim.clip = 1.0  # largest norm of the trained gradients; 0 never clips
     config.optim.accumulate = 1  # batches averaged into one update
 
+
+def add_run(config: ConfigDict) -> None:
+    """The run and its devices."""
     config.batch_size = 32  # examples a step, over all devices
     config.eval_batch_size = 64  # examples an evaluation step
     config.epochs = 10  # passes over the training split
@@ -87,6 +100,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.mesh.fsdp = 1  # devices that share a batch and hold a part of each matrix
     config.mesh.tensor = 1  # devices that share a layer's attention heads and hidden units
 
+
+def add_memory(config: ConfigDict) -> None:
+    """The memory planner."""
     # For `python -m jaxft.memory` alone; runs do not depend on it. () takes the value from above.
     config.memory = ConfigDict()
     config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target overrides it
@@ -101,10 +117,18 @@ def get_config(arg: str = "") -> ConfigDict:
     config.memory.remats = ()  # e.g. ("none", "dots", "layer"), side by side
     config.memory.steps = 0  # steps to run and measure, if the target is the present device
     config.memory.estimates = False  # also print hand estimates of a 3B model
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the defaults; `arg` is the text after a colon in FILE:ARG, unused here."""
+    del arg
+    config = ConfigDict()
+    for add in (add_data, add_model, add_method, add_optim, add_run, add_memory):
+        add(config)
     return config
 
 
-def defaults_of(task: str, method: str) -> ConfigDict:
+def defaults_of(task: str, method: str, plugins: tuple[str, ...] = ()) -> ConfigDict:
     """Returns the defaults with a task's epochs and the learning rate that suits a method.
 
     PEFT needs larger steps than full fine-tuning. The fewer parameters it trains, the larger the
@@ -113,8 +137,11 @@ def defaults_of(task: str, method: str) -> ConfigDict:
     Args:
       task: as `config.task`, for example "acl_sup".
       method: as `config.method.name`; each has its learning rate in its file of jaxft/peft.
+      plugins: modules of your own that register the task or the method.
     """
+    load(plugins)
     config = get_config()
+    config.plugins = tuple(plugins)
     config.task = task
     name = re.sub("_(sup|fs)$", "", task)
     config.epochs = CATALOGUE[name].epochs if name in CATALOGUE else config.epochs

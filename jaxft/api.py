@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 
 from jaxft.config import check_fields, check_values, config_module, flags_of, set_fields
 from jaxft.errors import InputError
+from jaxft.plugins import load as load_plugins
 from jaxft.reporting import bars, footprint
 from jaxft.reporting.report import RunReport, make_report
 from jaxft.reporting.schema import PlanRow, RunResults, read_run
@@ -86,12 +87,17 @@ class Plan:
         return Path(path)
 
 
-def load(run_directory: str | PathLike[str]) -> Classifier:
+def load(run_directory: str | PathLike[str], plugins: Sequence[str] = ()) -> Classifier:
     """Returns the classifier that a finished run left.
+
+    Args:
+      plugins: modules of your own to import first, if the run's method or model is from one. The
+        run directory names them, but jaxft imports only modules that you name.
 
     Raises:
       InputError: the run is missing, not finished or damaged, or its base model has changed.
     """
+    load_plugins(plugins)
     return Classifier(load_run(Path(run_directory)))
 
 
@@ -237,7 +243,8 @@ def train(config: ConfigDict, workdir: str | PathLike[str] | None, verbose: bool
 
 def make_config(task: str, model: str, method: str, fields: dict[str, Any]) -> ConfigDict:
     """Returns the config of a task and a method with these fields, checked."""
-    config = config_module().defaults_of(task, method)
+    own = fields.get("plugins", ())
+    config = config_module().defaults_of(task, method, (own,) if isinstance(own, str) else own)
     config.model.name = model
     set_fields(config, fields)
     check_fields(config)

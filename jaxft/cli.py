@@ -1,7 +1,6 @@
 """The start of every command: flags, the config, exit codes, bad input reported in one line.
 
-    if __name__ == "__main__":
-        sys.exit(cli.guarded(main, sys.argv))
+    exit_code = guarded(main, sys.argv)       # `main(argv) -> exit code` is the command
 
 Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
 was lost (`jaxft.distributed.watchdog`), 130 and 143 interrupted, 141 the reader of the output has
@@ -21,8 +20,10 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jaxft import plugins
 from jaxft.config import (
     CONFIGS,
+    add_options,
     check_fields,
     check_values,
     make_importable,
@@ -71,6 +72,8 @@ def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> Conf
         config file that is missing or broken.
     """
     config = parse_config(argv, flag_values)
+    plugins.load(config.get("plugins", ()))
+    add_options(config)
     check_fields(config)
     check_values(config)
     return config
@@ -92,6 +95,8 @@ def parse_config(
       example: a config of this command, for the message if none is given.
     """
     make_importable()
+    # Before the config file is read, which may ask for a plugin's method or task.
+    plugins.load([given(argv, "config.plugins")])
     argv = config_first(argv)
     file = found_config(argv, example)
     argv = [argv[0], "--config", file, *without_config(argv)]

@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
+from jaxft.peft.methods import METHODS, added_options
 from jaxft.reporting.schema import ADDED
 
 # The files of configs/: inside the package if jaxft was installed from a wheel, next to it in a
@@ -114,6 +115,14 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{field}: {value!r}; expected {type(default).__name__}, for example {default!r}"
             ) from err
+
+
+def add_options(config: ConfigDict) -> None:
+    """Gives `config.method` the options that plugins' methods have and it lacks."""
+    with config.unlocked():
+        for name, default in added_options().items():
+            if name not in config.method:
+                config.method[name] = default
 
 
 def full_names(given: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
@@ -229,6 +238,10 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     """The fields of a config that determine a run, as JSON would return them: tuples are lists."""
     fields = config.to_dict()
     del fields["memory"]  # what the planner compiles
+    method = METHODS.get(fields["method"]["name"])
+    for option in added_options():
+        if method is None or not hasattr(method.options, option):
+            fields["method"].pop(option, None)  # of a plugin's method, which is not this run's
     return json.loads(json.dumps(fields))
 
 
@@ -250,10 +263,11 @@ def flags_of(config: ConfigDict) -> list[str]:
 def identity(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of config.json that identify a run.
 
-    Left out are the devices that it runs on and the other seeds and learning rates. The names of
-    splits count only if they are set, so that runs from before that field keep their identity.
+    Left out are the devices that it runs on, the other seeds and learning rates, and the modules
+    that define its method or task. The names of splits count only if they are set, so that runs
+    from before that field keep their identity.
     """
-    others = ("mesh", "seeds", "together")
+    others = ("mesh", "seeds", "together", "plugins")
     kept = {name: value for name, value in fields.items() if name not in others}
     # A run of an older jaxft keeps its identity as long as the newer fields change nothing.
     if kept.get("metric") == "macro_f1" and kept.get("objective", "auto") in BY_MACRO_F1:

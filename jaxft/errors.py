@@ -1,7 +1,7 @@
 """The exception for bad input: a command prints its message as one line and exits with 2.
 
 check_choice("lroa", ["full", "head", "lora"], "method.name")
-# method.name: unknown value 'lroa'; expected one of full, head, lora; did you mean 'lora'?
+# InputError: method.name: unknown value 'lroa'; expected one of full, head, lora; ...
 """
 
 import difflib

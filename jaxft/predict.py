@@ -1,7 +1,7 @@
 """Predicts labels and probabilities of new texts with a finished run, and scores labelled ones.
 
     python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt,parquet} --output FILE.jsonl
-                            [--label COLUMN|none] [--scores FILE.json]
+                            [--label COLUMN|none] [--scores FILE.json] [--plugins MODULES]
 
 FILE has the columns that the run was trained with, or a column `text`, and `pair` (or `term` and
 `sentence`) if it was trained on pairs. A .txt has one text per line; blank lines count. The output
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxft import cli
+from jaxft import cli, plugins
 from jaxft.errors import InputError
 from jaxft.io import write_json, write_jsonl
 from jaxft.reporting import tables
@@ -25,6 +25,7 @@ from jaxft.run.scores import predictions
 def main(argv: list[str]) -> int:
     """Parses the flags, predicts, scores, writes; see the module's docstring."""
     args = parse(argv)
+    plugins.load([args.plugins])
     run = load_run(args.run)
     limit = run.settings["max_length"]
     examples = read_examples(args.input, run.settings, args.label)
@@ -70,6 +71,9 @@ def parse(argv: list[str]) -> Any:
     parser.add_argument("--output", type=Path, required=True, help="where to write JSON lines")
     parser.add_argument("--label", default="", help="column of the labels; none: do not score")
     parser.add_argument("--scores", type=Path, help="where to write the scores")
+    parser.add_argument(
+        "--plugins", default="", help="modules of your own that the run's method or model needs"
+    )
     args = parser.parse_args(argv[1:])
     for name in ("output", "scores"):
         path = getattr(args, name)

@@ -1,7 +1,5 @@
 """What several test modules share: the real backbone, and tiny ones that train in seconds."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax.serialization import msgpack_serialize
+import tiny
 
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
@@ -71,24 +69,10 @@ def tiny_roberta_config(tiny_bert_config: Config) -> Config:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(
-    minilm: Path, tiny_bert_config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A directory with a tiny random base model (Flax msgpack) and MiniLM's tokenizer."""
+def tiny_checkpoint(tiny_bert_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny random base model and a tokenizer made of the bundled samples."""
     directory = tmp_path_factory.mktemp("tiny-bert")
-    for name in hub.TOKENIZER_FILES:
-        if (minilm / name).is_file():
-            shutil.copy(minilm / name, directory)
-    vocab_size = json.loads((minilm / "config.json").read_text())["vocab_size"]
-    config = {**tiny_bert_config, "vocab_size": vocab_size}
-    (directory / "config.json").write_text(json.dumps(config))
-    shapes = backbones.parameter_shapes(backbones.from_config(config, num_labels=2))
-    base = {
-        path.removeprefix("bert/"): x
-        for path, x in random_params(shapes, seed=0).items()
-        if path.startswith("bert/")
-    }
-    (directory / "flax_model.msgpack").write_bytes(msgpack_serialize(backbones.nested(base)))
+    tiny.write_checkpoint(directory, tiny_bert_config)
     return directory
 
 
@@ -155,19 +139,10 @@ def make_model(tiny_bert_config: Config) -> MakeModel:
             implementation=implementation,
         )
         model = build_model(backbone, list(fresh), method, dict(**options))
-        params = random_params(backbones.parameter_shapes(backbone), seed)
+        params = tiny.random_params(backbones.parameter_shapes(backbone), seed)
         inserted = set(model.shapes) - set(params)
         if inserted:
             params |= init_fresh(model, inserted, jax.random.key(seed), make_mesh(1))
         return model, params
 
     return make
-
-
-def random_params(shapes: Params, seed: int) -> Params:
-    """Random arrays in which no leaf is zero or one throughout, so that each of them matters."""
-    rng = np.random.default_rng(seed)
-    return {
-        path: rng.normal(float(path.endswith("/scale")), 0.05, x.shape).astype(np.float32)
-        for path, x in sorted(shapes.items())
-    }

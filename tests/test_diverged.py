@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from test_train import command, read, rows_of, run
 
+pytestmark = pytest.mark.slow
+
 RUNAWAY = (
     *("--config.optim.learning_rate=1e30", "--config.optim.clip=0"),
     "--config.optim.warmup=0.5",

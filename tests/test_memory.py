@@ -16,6 +16,8 @@ from jaxft.errors import InputError
 from jaxft.planning.targets import parse
 from jaxft.run import plans
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 Rows = list[dict[str, Any]]
 

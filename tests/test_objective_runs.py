@@ -115,11 +115,11 @@ def topics(
 def scores(
     tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[jaxft.Run]]:
-    """The data of a regression task, and two seeds that trained together on them."""
+    """The data of a regression task, and a run on them."""
     folder = tmp_path_factory.mktemp("scores")
     data = write(folder / "data", score_rows)
     return data, finetune(
-        data, tiny_checkpoint, folder / "runs", objective="regression", seeds=(0, 1)
+        data, tiny_checkpoint, folder / "{seed}", objective="regression", seeds=(0,)
     )
 
 
@@ -155,7 +155,7 @@ def test_lists_of_classes_make_a_multi_label_run(topics: tuple[Path, list[jaxft.
 def test_numbers_make_a_regression_run(
     scores: tuple[Path, list[jaxft.Run]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, (run, _) = scores
+    data, (run,) = scores
     results = read(run.directory / "results.json")
     assert (results["objective"], results["metric"]) == ("regression", "mse")
     assert results["labels"] == []
@@ -197,8 +197,8 @@ def test_a_report_has_the_scores_of_each_objective(
         (topics, ("all labels right", "micro-F1", "macro-F1", "most frequent labels")),
     ):
         output = tmp_path / titles[0]
-        folder = str(runs[0].directory.parent)
-        assert report.main(["report", folder, f"--output={output}"]) == 0
+        folders = [str(run.directory) for run in runs]
+        assert report.main(["report", *folders, f"--output={output}"]) == 0
         printed = capsys.readouterr().out
         for title in titles:
             assert title in printed

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ARCHIVE = Path(__file__).parent / "fixtures" / "runs_5a4a636.tar.xz"
 # The options that make each run; the last step that the interrupted one has saved.

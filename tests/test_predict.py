@@ -17,6 +17,8 @@ from test_train import SAMPLE_TEST, command, predict_command, read, rows_of, run
 
 from jaxft import cli, predict
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["We use their parser .", "In future work we will see .", "NA"]
 
 

@@ -19,6 +19,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from jaxft import cli
 from jaxft import report as report_command
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 METHODS, SEEDS = ("full", "head"), (0, 1)
 # One process for all runs: JAX starts once. XLA optimizes little, for nothing is trained for long.

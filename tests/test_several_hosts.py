@@ -25,6 +25,8 @@ from jaxft.distributed import watchdog
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.step import State
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 HEARTBEAT_S = 10
 

@@ -27,6 +27,8 @@ from processes import wait_until
 from jaxft import cli, sweep
 from jaxft.sweeping.runs import is_locked
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SEEDS = 3
 ROWS = int(os.environ.get("JAXFT_TRIAL_ROWS", "1"))  # of each method

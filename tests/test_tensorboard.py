@@ -15,6 +15,8 @@ from werkzeug.test import Client
 
 from jaxft.training.event_log import read_log
 
+pytestmark = pytest.mark.slow
+
 RUNS = ("houlsby-0/tb", "houlsby-1/tb", "lora-0/tb", "lora-1/tb")
 STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
 

@@ -17,6 +17,8 @@ from jaxft.config import config_module, default_workdir
 from jaxft.run.trials import directory, trials
 from jaxft.training.event_log import read_log
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
 WORDS = ("red", "null", "007")

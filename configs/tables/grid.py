@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """Returns a grid of one run; `arg` is the text after a colon in FILE:ARG, unused here."""
     del arg
     config = ConfigDict()
+    config.plugins = ()  # modules of your own to import first, e.g. ("my_method",)
     config.model = ConfigDict()
     config.model.names = ("minilm",)  # hub ids, local directories, or "minilm"
     config.tasks = ("acl",)  # acl: acl_sup; acl_fs: few-shot; restaurant_sup+laptop_sup: merged

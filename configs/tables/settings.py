@@ -1,7 +1,7 @@
 """Settings that several tables share: what five course reports did, and what suits each method.
 
     from configs.tables.settings import VARIANTS
-    config.variant = ConfigDict({name: VARIANTS[name] for name in ("report_d", "tuned")})
+    config.variant = {name: VARIANTS[name] for name in ("report_d", "tuned")}
 
 The reports fine-tuned with the Hugging Face Trainer. What a report does not say is the Trainer's
 default, and its seeds are 0 to 4. The last epoch's weights count, as they do there.

@@ -1,8 +1,9 @@
 """All uses of JAX's private modules (`jax._src`) in jaxft. Each says which public API is missing.
 
-    private_jax.cluster_types()                   # JAX's classes: SlurmCluster, K8sCluster, ...
-    private_jax.detect_parameters("host:1234", None, None, None, timeout=300)
-    private_jax.coordination_client().key_value_set("key", "value")
+    cluster_types()                   # JAX's classes: SlurmCluster, K8sCluster, ...
+    detect_parameters("host:1234", 1, 0, None, timeout=300)
+    if processes.count() > 1:
+        coordination_client().key_value_set("key", "value")
 
 `tests/distributed/test_private_jax.py` uses each of them as jaxft does, so that a new JAX that
 changes one of them fails there, with the name of the feature that needs it. The imports are inside

@@ -2,10 +2,10 @@
 
     start("auto")                       # before anything asks JAX for devices
     with error_barrier():               # an error of one process is raised on all of them
-        dataset = load(...)
-    agree({"data": fingerprint})       # or all raise an InputError that names the field
+        dataset = load("acl_sup")
+    agree({"data": len(dataset.train)})     # or all raise an InputError that names the field
     if is_writer():
-        ...
+        print(dataset.origin)
 
 JAX detects the cluster (SLURM, Open MPI, Kubernetes, Cloud TPU). Without a cluster, the variables
 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the processes.

@@ -1,9 +1,7 @@
 """Turns JAX's crash report into one line and an exit code when another process of the run is lost.
 
-    watch(Connection("host0:1234", process=1, processes=2, heartbeat=60, timeout=300))
-    jax.distributed.initialize(...)
-    ...
-    unwatch()                           # after jax.distributed.shutdown
+`jaxft.distributed.processes.start` calls `watch` before jax.distributed.initialize, and `unwatch`
+after jax.distributed.shutdown.
 
 JAX itself notices a lost process: its coordination service misses the heartbeats, or a socket
 closes. A C++ thread then ends the other processes, even if Python or a collective is blocked.

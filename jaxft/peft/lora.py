@@ -1,6 +1,6 @@
 """LoRA: a low-rank update beside a Dense layer (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
-    y = x W + b + (alpha / rank) · dropout(x) A B
+The layer computes `y = x W + b + (alpha / rank) · dropout(x) A B`.
 
     insertion = beside({"bert/encoder/layer/0/attention/self/query"}, rank=8, alpha=16, dropout=0.1)
     merged = merge(params, LoraOptions(alpha=16))    # W + (alpha / rank) A B, the backbone's paths

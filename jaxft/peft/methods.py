@@ -8,7 +8,7 @@ To add a method, write a file like lora.py and call `jaxft.peft.method.register`
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from jaxft.models.backbone import Params
@@ -16,11 +16,23 @@ from jaxft.models.family import Family
 from jaxft.peft import bitfit, full, head, houlsby, lora, pfeiffer
 from jaxft.peft.method import METHODS, Applied, Method, Site, find, head_rules, register
 
-__all__ = ["METHODS", "Applied", "Method", "build", "find", "register"]
+__all__ = ["METHODS", "Applied", "Method", "added_options", "build", "find", "register"]
 
 # In the order of the tables.
-for own in (full.FULL, head.HEAD, bitfit.BITFIT, lora.LORA, houlsby.HOULSBY, pfeiffer.PFEIFFER):
+BUILT_IN = (full.FULL, head.HEAD, bitfit.BITFIT, lora.LORA, houlsby.HOULSBY, pfeiffer.PFEIFFER)
+for own in BUILT_IN:
     register(own)
+
+
+def added_options() -> dict[str, Any]:
+    """Returns the options of registered methods that no built-in method has, with their defaults.
+
+    configs/base.py lists all others.
+    """
+    known = {field.name for method in BUILT_IN for field in fields(method.options)}
+    options = [method.options() for method in METHODS.values()]
+    found = {f.name: getattr(one, f.name) for one in options for f in fields(one)}
+    return {name: default for name, default in found.items() if name not in known}
 
 
 def build(

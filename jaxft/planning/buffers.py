@@ -2,7 +2,7 @@
 
     with dumped() as (options, read):
         executable = lowered.compile(compiler_options=options)
-    peak_by_kind(read(), temporaries)   # {"gradients": ..., "activations": ..., "workspace": ...}
+        peak_by_kind(read(), temporaries)   # {"gradients": ..., "activations": ..., ...}
 
 XLA lays out all temporaries of a program in one block, by a simulated heap whose trace it writes
 down. Replaying the trace gives the buffers that are alive at the peak; the operation that writes a

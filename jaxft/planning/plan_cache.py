@@ -2,7 +2,7 @@
 
     with compiler(target) as compiled:         # a device that need not be there
         row = row_of(job, compiled(job), "roberta-base")
-    planned(job, program)                      # for this process's devices; compiles the program
+    planned(job)                               # for this process's devices
 
 XLA's figures are cached; measurements never are.
 """
@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from jaxft import plugins
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError
 from jaxft.io import replace_text
@@ -51,7 +52,13 @@ def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callabl
     try:
         with (
             main_hidden(),
-            ProcessPoolExecutor(1, context, max_tasks_per_child=1 if measures else None) as pool,
+            ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=context,
+                initializer=plugins.load,
+                initargs=(plugins.loaded(),),
+                max_tasks_per_child=1 if measures else None,
+            ) as pool,
         ):
             if target.platform == "here":
                 target = in_worker(pool, targets.described, target)

@@ -1,6 +1,5 @@
 """One training step, compiled for a device and taken apart: where its bytes go.
 
-    job = Job(architecture=ARCHITECTURES["roberta-base"], num_labels=3, method="lora", ...)
     plan(job)      # {"parameters": ..., "partitions": ..., "compiled": ..., "breakdown": ..., ...}
 
 The step is the one that `jaxft.train` runs, made from shapes: no weight is loaded, nothing is
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jaxft import plugins
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.planning import buffers, targets
@@ -278,7 +278,7 @@ def cache_key(job: Job) -> str:
     flags = {name: os.environ.get(name, "") for name in FLAGS}
     content = {
         "job": asdict(replace(job, steps=0)),
-        "code": code_digest(),
+        "code": code_digest() + plugins.source_digest(),
         "versions": versions,
         "flags": flags,
     }

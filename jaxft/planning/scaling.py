@@ -5,20 +5,17 @@
     scaling(row, batch="stays")   # the same batch spread over more devices
 
 Nothing is measured. Computing takes operations / peak, at full use of it:
-
-    compute = FLOP of a device / FLOP/s of the device in bfloat16
+`compute = FLOP of a device / FLOP/s of the device in bfloat16`.
 
 Sending takes the bytes that rings send (`jaxft.planning.collectives.sent_share`; B bytes is the
 whole array), divided by the rate of the links in one direction. n GPUs are k = n/8 hosts of g = 8,
 or one host of g = n. They reduce or gather inside the hosts and between them at once, each GPU a
 g-th through the network (https://jax-ml.github.io/scaling-book/gpus):
-
-    interconnect = max(share(g) B / NVLink of a GPU, share(k) B / network of a host)
+`interconnect = max(share(g) B / NVLink of a GPU, share(k) B / network of a host)`.
 
 A TPU sends along all of its links at once. In a slice that does not close to a torus the chips at a
 corner have half of them, and the others wait (https://jax-ml.github.io/scaling-book/tpus):
-
-    interconnect = share(n) B / (links at a corner of the slice x bytes/s of a link, one direction)
+`interconnect = share(n) B / (links at a corner of the slice x bytes/s of a link, one direction)`.
 
 The step takes at least the larger one if all is sent while computing (`overlapped`), their sum if
 nothing is (`apart`). A real step takes longer, because this leaves out: reading and writing memory,

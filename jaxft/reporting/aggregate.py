@@ -1,7 +1,7 @@
 """Run directories, sorted into groups: runs that differ in nothing but the seed.
 
     finished, unfinished = find([Path("runs")])
-    groups, notes = make_groups([make_run(path, results, env) for path, results, env in ...])
+    groups, notes = make_groups([read_run(directory) for directory in finished])
 
 A group is a task, a model, a method, and a variant: the other fields of the config that differ
 between the groups of that method. Everything is read from results.json and env.json; no config is
@@ -27,7 +27,7 @@ METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 # Fields of a config in which two runs of one group may differ: the seed, the places of files (the
 # fingerprints in env.json show whether the data are the same), and fields that change no score.
 FREE = {
-    *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source"),
+    *("seed", "seeds", "optim.learning_rates", "together", "data.dir", "data.source", "plugins"),
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
 }
 

@@ -2,7 +2,7 @@
 
 figure = panel(groups, "dev macro-F1", styles(groups))
 to_svg(figure)                       # a separate file
-inline_svg(figure, prefix="acl-1")   # for a page: it takes the colour of the text around it
+inline_svg(figure, prefix="acl-1", label="dev scores")   # its colour is the text's
 """
 
 import io

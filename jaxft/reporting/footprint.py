@@ -1,7 +1,7 @@
 """Tables of memory plans: the needs of each method's training step, and the largest batch.
 
     print(plan_table(rows))       # rows as `python -m jaxft.memory` makes them
-    print(fit_table(rows))        # those of `--fit`: the largest batch of each method
+    print(fit_table(fitted))      # those of `--fit`: the largest batch of each method
     Path("plan.md").write_text(markdown(rows))
 
 Each group of rows (`jaxft.reporting.plans`) has a table. XLA's figures are of one device.

@@ -1,9 +1,8 @@
 """The settings and results of a run for TensorBoard's HPARAMS tab.
 
-    log.write_result(settings(results), scores(results))       # a jaxft.training.event_log.RunLog
-
-    {"task": "acl_sup", "model": "minilm", "method": "lora", "seed": "0", "lr": 0.001, ...}
-    {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
+    settings(results)     # {"task": "acl_sup", "model": "minilm", "method": "lora", ...}
+    scores(results)       # {"Result/test_accuracy": 0.717, "Result/test_macro_f1": 0.642, ...}
+    log.write_result(settings(results), scores(results))      # a jaxft.training.event_log.RunLog
 
 The settings are those that the report uses to distinguish runs, under the same names. Options that
 a method does not use are omitted.

@@ -50,7 +50,7 @@ def model_card(results: Mapping[str, Any], *, command: str) -> str:
         "## Data\n\n" + data_section(run),
         "## Training\n\n" + training_section(run),
         "## What is frozen, what is trained\n\n" + cost_section(run),
-        "## Use\n\n" + use_section(),
+        "## Use\n\n" + use_section(run),
         "## Repeat\n\n" + fenced("sh", command),
         "## Limits\n\n" + bullets(limits(run)),
         "## Versions\n\n" + versions_section(run),
@@ -275,9 +275,11 @@ def cost_section(results: RunResults) -> str:
     return "\n\n".join(parts)
 
 
-def use_section() -> str:
+def use_section(results: RunResults) -> str:
     """How to predict with it; the card is in the run directory."""
     line = "python -m jaxft.predict --run DIR --input FILE.jsonl --output OUT.jsonl"
+    plugins = (results.get("config") or {}).get("plugins")
+    line += f" --plugins={','.join(plugins)}" if plugins else ""
     return f"`DIR` is the directory of this card.\n\n{fenced('sh', line)}"
 
 

@@ -1,6 +1,6 @@
 """Published figures of a task, for a table with the runs of jaxft below them.
 
-    Reference("Published", "published figures", [PublishedRow("a paper", "bert-base", ...)], [])
+    Reference("Published", "published figures", rows, ["Means of five seeds."])
 
 The figures are data that the caller of `jaxft.reporting.summary.summarize` gives.
 """

@@ -206,6 +206,9 @@ def columns_of(config: ConfigDict, is_pair: bool) -> dict[str, str]:
     """Returns the names of the columns of a run's own files; "" for a column that they lack."""
     if config.task == "custom":
         return config.data.columns.to_dict()
+    names = [part.name for part in tasks.parse_task(config.task)]
+    if len(names) == 1:
+        return asdict(tasks.find(names[0]).columns)
     return asdict(ASPECT_COLUMNS if is_pair else Columns())
 
 

@@ -5,7 +5,9 @@ classifier.predict(["We use the parser of Collins (1999)."])[0].label          #
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +89,22 @@ def load_parts(run: TrainedRun) -> build.Parts:
     return parts
 
 
+@contextmanager
+def plugins_named(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Adds to an InputError the plugins of the run, if they are not loaded.
+
+    They are only named: what a run directory holds is never executed.
+    """
+    try:
+        yield
+    except InputError as err:
+        missing = [name for name in settings.get("plugins", ()) if name not in sys.modules]
+        if not missing:
+            raise
+        flag = f"--plugins={','.join(missing)}"
+        raise InputError(f"{err}; the run had plugins that are not loaded: {flag}") from err
+
+
 def check_digests(directory: Path, known: dict[str, str], found: dict[str, str]) -> None:
     """Raises InputError unless a model's files are those that the run was trained with."""
     changed = [name for name in found if name in known and known[name] != found[name]]
@@ -116,7 +134,8 @@ class Classifier:
         self.run = run
         self.labels = tuple(run.settings["labels"])
         self.objective = objectives.find(run.settings.get("objective", "single_label"))
-        parts = load_parts(run)
+        with plugins_named(run.settings):
+            parts = load_parts(run)
         self._tokenizer, self._model = parts.tokenizer, parts.model
         self._devices = mesh.make_mesh()  # this machine's, whatever the run was trained on
         self._trained, self._frozen = self._on_devices(parts)

@@ -1,6 +1,6 @@
 """The train command, and the workers of a sweep: flags to a run.
 
-main(["train", "--config", "configs/acl_lora.py", "--workdir=runs/acl"])
+main(["train", "--config", "configs/acl_lora.py", "--config.model.name=minilm", "--dry_run"])
 """
 
 import sys

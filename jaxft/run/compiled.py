@@ -1,6 +1,6 @@
 """The compiled programs of a run: its training and evaluation steps, for every batch length.
 
-programs = compile_programs(setup, runs=3)      # of three runs that train together
+programs = compile_programs(setup, runs=1)      # how many train together
 programs.train(state, frozen, batch, keys)
 programs.alone["compiled"]["peak"]              # the step of one run alone
 """

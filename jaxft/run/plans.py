@@ -1,6 +1,6 @@
 """The rows of a table of plans: which training steps a config asks for, compiled for each device.
 
-    rows = plan_rows(config, targets="h100,v5e:2x4", fit="24GiB")
+    rows = plan_rows(config, targets="h100,v5e:2x4", fit="", say=print)
 
 `config.memory` lists the methods, batch sizes, lengths, dtypes, policies and numbers of seeds.
 """

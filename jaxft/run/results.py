@@ -1,6 +1,6 @@
 """results.json of a run: scores, parameters, memory, timing, data.
 
-results = make_results(setup, member, test_logits, used) | {"timing": timing(...)}
+results = make_results(setup, member, test_logits, used)
 """
 
 from dataclasses import asdict

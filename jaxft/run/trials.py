@@ -1,7 +1,7 @@
 """The runs that a config asks for: every seed with every learning rate, together or one by one.
 
 for trial in trials(config):
-path = directory(config, Path("runs/{seed}"), trial)
+    path = directory(config, Path("runs/{seed}"), trial)
 """
 
 from itertools import product

@@ -61,6 +61,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "columns": build.columns_of(setup.config, is_pair),
         "label_separator": setup.config.data.label_separator,
         "method": config["method"],
+        "plugins": config["plugins"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
         "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,

@@ -4,14 +4,16 @@
 
 The sha256 covers the syntax of the modules that handle data, weights, training and memory figures.
 Comments, docstrings and layout do not count, nor do plots, reports and the sweep: a change that
-cannot affect results must not invalidate days of finished runs.
+cannot affect results must not invalidate days of finished runs. Loaded plugins count as well.
 """
 
+import hashlib
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jaxft import plugins
 from jaxft.syntax import digest_files
 
 ROOT = Path(__file__).parents[1]  # the package jaxft
@@ -23,9 +25,10 @@ COUNTED = tuple(
 
 def code_version(root: Path = ROOT) -> dict[str, Any]:
     """Returns the release, the sha256 of the counted modules, and git's commit or None."""
+    own, added = digest_files(root, COUNTED), plugins.source_digest()
     return {
         "jaxft": version("jaxft"),
-        "sha256": digest_files(root, COUNTED),
+        "sha256": hashlib.sha256((own + added).encode()).hexdigest() if added else own,
         "commit": commit(root),
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from jaxft import plugins
 from jaxft.config import check_fields, check_values, config_module, full_names, nearest_field
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice
@@ -29,6 +30,7 @@ PER = ("per_task", "per_method", "per_model")
 AXES = {
     "task": "tasks",
     "model.name": "model.names",
+    "plugins": "plugins",
     "method.name": "methods",
     "seed": "seeds",
     "seeds": "seeds",
@@ -89,6 +91,7 @@ def expand(table: ConfigDict) -> list[Setting]:
     Raises:
       InputError: a field, a name or a value is not valid. The message gives the nearest valid one.
     """
+    plugins.load(words(table.get("plugins", ())))
     check_table(table)
     chosen = words(table.variants) or list(table.variant) or [""]
     axes = list(product(chosen, words(table.model.names), task_names(table), words(table.methods)))
@@ -197,6 +200,7 @@ def resolve(
             check_field(place, name, fields)
             fields[name] = fitting(value, fields[name])
     fields |= {"task": task, "method.name": method, "model.name": model, "seed": seed}
+    fields["plugins"] = tuple(words(table.plugins))
     config = ConfigDict(unflatten_dict(fields, sep="."))
     check_fields(config)
     check_values(config)

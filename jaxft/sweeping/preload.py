@@ -9,7 +9,7 @@ created.
 import signal
 
 from jaxft.data import encode
-from jaxft.run import command  # noqa: F401
+from jaxft.run import command  # noqa: F401 imported for the processes that fork from here
 
 encode.tokenizer_class()  # transformers is imported when it is first asked for
 

@@ -1,7 +1,7 @@
 """The progress of a sweep while it runs: a table that fills, or a line for each event.
 
     with ProgressView(runs, workdir) as view:
-        schedule.run_all(..., show=view.show)
+        schedule.run_all(runs, launcher, workdir, retries=2, show=view.show)
 
 On a terminal the table is redrawn in place. Piped, there is a line when a run begins, is done or
 fails, for a log.

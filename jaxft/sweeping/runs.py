@@ -1,14 +1,16 @@
 """A run of a grid: its run directory, named by a digest of its inputs, and its state.
 
     run = make_grid_run(setting, data_digests, model_digests, code["sha256"])
-    state_of(workdir, run.name)                   # State.PARTIAL
+    state_of(workdir, run.name)                # State.PARTIAL
     with claimed(workdir, bundle) as mine:     # if true, no other process runs these runs now
-        ...
+        print(mine)
 
-    <workdir>/<name>/              the run, as `jaxft.train` writes it; DONE comes last
-    <workdir>/logs/<name>.log      the output of all attempts; a bundle uses its first run's log
-    <workdir>/logs/<name>.failed   exit code, message and log of the last attempt, if it failed
-    <workdir>/locks/<name>         held by the process that runs the run
+The files of a run, below the sweep's workdir:
+
+- `NAME/`: the run, as `jaxft.train` writes it; DONE comes last
+- `logs/NAME.log`: the output of all attempts; a bundle uses its first run's log
+- `logs/NAME.failed`: exit code, message and log of the last attempt, if it failed
+- `locks/NAME`: held by the process that runs the run
 
 Runs that differ in the seed and train together are a bundle: one process, one compilation.
 

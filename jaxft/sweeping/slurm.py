@@ -1,6 +1,6 @@
 """Bundles of runs as jobs of SLURM, submitted by submitit; needs the extra `slurm`.
 
-    jobs = SlurmJobs(runs, workdir, {"cluster": "slurm", "timeout_min": 240, ...})
+    jobs = SlurmJobs(runs, workdir, {"cluster": "slurm", "timeout_min": 240, "bundles_per_job": 1})
     jobs.start(bundles)          # one array job, `bundles_per_job` in each of its tasks
     jobs.ended(0.5)              # the bundles whose job has ended
 

@@ -1,6 +1,8 @@
 """The training loop, top to bottom.
 
-    state = fit(config, train, run_train, dev_scores, group, members, state, frozen, own, ...)
+    state = fit(
+        config, train, run_train, dev_scores, group, members, state, frozen, own, mesh=mesh
+    )
 
 One epoch: batches in their order, a step each, the dev split, a checkpoint, a line in the log.
 Several runs may train together (`jaxft.training.trials`): then a step takes a batch of each, and
@@ -8,11 +10,9 @@ each is scored, saved and logged as if it trained alone.
 """
 
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -28,6 +28,7 @@ from jaxft.data.encode import Encoded
 from jaxft.distributed import processes
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
+from jaxft.training.interruption import InterruptedRunError, catch_signals, stop_asked
 from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
 from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.optimizer import updates_by
@@ -38,14 +39,6 @@ from jaxft.training.trials import Group, Trial
 
 Scores = dict[str, Any]
 LOG_EVERY = 10  # steps between two lines of the log
-
-
-class InterruptedRunError(Exception):
-    """SIGINT or SIGTERM came; the state has been saved."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step}")
-        self.exit_code = 128 + signal_number
 
 
 @dataclass(frozen=True)
@@ -175,13 +168,10 @@ def fit(
     """
     per_epoch = config.steps_per_epoch(len(data.ids))
     done, end = int(state.step), config.epochs * per_epoch if until is None else until
-    size = len(members) * config.batch_size
-    bar = progress_bar(total=config.epochs * len(data.ids) * len(members), initial=done * size)
+    bar = progress_bar(config, len(data.ids), len(members), done)
     with bar, catch_signals() as received:
-        for epoch in range(done // per_epoch, config.epochs):
-            if done >= end or are_over(config, members):
-                break
-            pending: list[Step] = []
+        while done < end and not are_over(config, members):
+            epoch, pending = done // per_epoch, list[Step]()
             for batches in epoch_batches(config, data, members, epoch)[done - epoch * per_epoch :]:
                 start = time.perf_counter()
                 batch = device_batch(data, batches, config.batch_size, mesh)
@@ -189,30 +179,18 @@ def fit(
                 done += 1
                 pending.append(Step(done, epoch + 1, done - epoch * per_epoch, batches, metrics))
                 is_last = done == (epoch + 1) * per_epoch
-                stop = stop_asked(
-                    received, done
-                )  # asked once per step: a signal may come at any line
-                pause = stop or done == end
-                if is_last or pause or done % LOG_EVERY == 0 or due(done, config.save_every):
-                    # Reading a metric waits for the device, so several steps are read at once.
+                stop = stop_asked(received, done)  # once a step: a signal may come at any line
+                pause = not is_last and (stop or done == end)
+                saves = pause or (not is_last and due(done, config.save_every))
+                if is_last or saves or done % LOG_EVERY == 0:
                     log_steps(members, pending, updates_by(done - 1, per_epoch, config.accumulate))
-                    pending = []
-                seconds = time.perf_counter() - start
-                for member in members:
-                    add_share(member.record, seconds, len(members))
-                bar.update(sum(len(one.indices) for one in batches))
-                if is_last:
-                    break
-                if pause or due(done, config.save_every):
+                count_step(members, batches, time.perf_counter() - start, bar)
+                if saves:
                     save(config, group, members, state)
-                if stop:
-                    interrupt(received, done, members)
-                if done == end:
-                    return state
+                if pause:
+                    return interrupt(received, done, members) if stop else state
             after_steps()
-            for member, dev in zip(members, dev_scores(state.trained), strict=True):
-                end_epoch(config.objective, epoch + 1, done, per_epoch, member, dev, bar)
-            save(config, group, members, state)
+            end_epochs(config, group, members, state, dev_scores(state.trained), per_epoch, bar)
             if stop or received:
                 interrupt(received, done, members)
     return state
@@ -234,10 +212,13 @@ def epoch_batches(
     return list(zip(*orders, strict=True))
 
 
-def log_steps(members: Sequence[Member], pending: Sequence[Step], update: int) -> None:
+def log_steps(members: Sequence[Member], pending: list[Step], update: int) -> None:
     """Adds the steps' losses to each member's record, and their means to its log.
 
+    Reading a metric waits for the device, so several steps are read at once.
+
     Args:
+      pending: the steps; emptied.
       update: the number of the last one, from 0.
     """
     last = pending[-1]
@@ -251,6 +232,16 @@ def log_steps(members: Sequence[Member], pending: Sequence[Step], update: int) -
             if not math.isfinite(metrics["loss"]):
                 examples = step.batches[number].indices.tolist()
                 note_divergence(member, "loss", step.number, step.epoch, step.batch, examples)
+    pending.clear()
+
+
+def count_step(
+    members: Sequence[Member], batches: Sequence[BatchIndices], seconds: float, bar: tqdm
+) -> None:
+    """Adds each member's share of a step's time to its record, and the examples to the bar."""
+    for member in members:
+        add_share(member.record, seconds, len(members))
+    bar.update(sum(len(one.indices) for one in batches))
 
 
 def note_divergence(
@@ -281,16 +272,27 @@ def save(config: LoopConfig, group: Group, members: Sequence[Member], state: Sta
         member.checkpoints.save(group.take(state, number), member.record, best)
 
 
-def stop_asked(received: list[int], step: int) -> bool:
-    """Whether to stop after this step; all processes of a run get the same answer."""
-    return processes.preempted(step) if processes.count() > 1 else bool(received)
-
-
 def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoReturn:
     """Raises InterruptedRunError once everything is saved."""
     for member in members:
         member.checkpoints.wait()
     raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
+
+
+def end_epochs(
+    config: LoopConfig,
+    group: Group,
+    members: Sequence[Member],
+    state: State,
+    scores: Sequence[Scores],
+    per_epoch: int,
+    bar: tqdm,
+) -> None:
+    """Logs and records an epoch of each member, given its dev scores, and saves all of them."""
+    step = int(state.step)
+    for member, dev in zip(members, scores, strict=True):
+        end_epoch(config.objective, step // per_epoch, step, per_epoch, member, dev, bar)
+    save(config, group, members, state)
 
 
 def end_epoch(
@@ -367,34 +369,18 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def progress_bar(total: int, initial: int) -> tqdm:
-    """A bar with examples/s and the time left, only on a terminal (disable=None)."""
+def progress_bar(config: LoopConfig, examples: int, runs: int, done: int) -> tqdm:
+    """A bar with examples/s and the time left, only on a terminal (disable=None).
+
+    Args:
+      examples: of the training split.
+      done: steps taken before.
+    """
     return tqdm(
-        total=total,
-        initial=initial,
+        total=config.epochs * examples * runs,
+        initial=done * runs * config.batch_size,
         unit="ex",
         unit_scale=True,
         disable=None if processes.is_writer() else True,
         dynamic_ncols=True,
     )
-
-
-@contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first.
-
-    In a run of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT is
-    turned into SIGTERM.
-    """
-    received: list[int] = []
-    if processes.count() == 1:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
-    else:
-        handler = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        before = {signal.SIGINT: handler}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """Devices as a mesh, and the placement of a step's inputs on it.
 
-    mesh = make_mesh(data=-1, fsdp=4)     # every device; four share one copy of the backbone
+    mesh = make_mesh(data=-1, fsdp=1)     # every device; fsdp=4: four share one backbone
     rows = padded_rows(mesh, batch_size=30)
     batch = put_batch(by_row(mesh), batch, (rows,))      # rows spread over the devices
 

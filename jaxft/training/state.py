@@ -1,7 +1,7 @@
 """Shapes first: from a checkpoint directory and a method to a model, its labels and its state.
 
     model = build_model(backbone, newly_initialised, "lora", {"rank": 8})
-    optimizer = make_optimizer(model.labels, ...)
+    optimizer = make_optimizer(model.labels, schedule, weight_decay=0.01, clip=1.0, accumulate=1)
     shapes, frozen_shapes = state_shapes(model, optimizer, mesh)          # nothing allocated
     state, frozen = init_state(model, optimizer, weights, seed=0, mesh=mesh)
 

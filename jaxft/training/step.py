@@ -1,7 +1,8 @@
 """The two pure functions that jit compiles: one training step, one evaluation step.
 
-    state, metrics = train_step(forward, optimizer, state, frozen, batch, key)
-    logits_BxC = eval_step(forward, trained, frozen, batch)
+    step = jax.jit(partial(train_step, forward, optimizer))
+    state, metrics = step(state, frozen, batch, key)
+    logits_BxC = jax.jit(partial(eval_step, forward))(trained, frozen, batch)
 
 `forward(params, batch, dropout_key)` is `jaxft.models.backbone.forward` with its model bound. A
 batch holds `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B, 0 at

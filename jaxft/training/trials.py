@@ -1,7 +1,7 @@
 """Several seeds in one step: the trained leaves have an axis of seeds, the frozen ones are shared.
 
-    group = Group(shapes, count=5)                       # shapes: one seed's State
-    run_train = train_program(model, optimizer, mesh, batch_size=32, seeds=5)
+    group = Group(shapes, count=2)                       # shapes: one seed's State
+    run_train = train_program(model, optimizer, mesh, batch_size=32, seeds=2)
     state = group.stack([init_state(model, optimizer, weights, s, mesh)[0] for s in seeds])
     state, metrics = run_train(state, frozen, batch_SxBxL, keys)         # metrics: float32 S each
     group.take(state, 0)                                 # the first seed's own

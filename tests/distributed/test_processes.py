@@ -17,6 +17,8 @@ import pytest
 from jaxft.distributed import processes, watchdog
 from jaxft.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 HEARTBEAT_S = 6
 

@@ -25,6 +25,8 @@ from jaxft.planning.collectives import (
 )
 from jaxft.planning.targets import COMPILERS, environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
 

@@ -5,6 +5,8 @@ import pytest
 from jaxft.errors import InputError
 from jaxft.sweeping.local import Accelerators, shares
 
+pytestmark = pytest.mark.slow
+
 CORES = tuple(range(8))
 CPU, GPUS, CHIPS = Accelerators("cpu", 0), Accelerators("gpu", 4), Accelerators("tpu", 4)
 

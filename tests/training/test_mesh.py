@@ -44,6 +44,8 @@ from jaxft.training.state import (
 )
 from jaxft.training.trials import dropout_keys
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 ALONE = {"data": 1, "fsdp": 1, "tensor": 1}

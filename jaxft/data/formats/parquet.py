@@ -62,7 +62,7 @@ def named(value: object, names: Sequence[str]) -> object:
         return [named(one, names) for one in value]
     is_index = isinstance(value, int) and not isinstance(value, bool)
     if is_index and 0 <= value < len(names):  # type: ignore[operator]  # mypy forgets the int
-        return names[value]  # type: ignore[call-overload]
+        return names[value]  # type: ignore[call-overload]  # as above
     return value
 
 

@@ -1,6 +1,6 @@
 """SemEval-2014 task 4: the sentiment of an aspect term in its sentence, restaurants and laptops.
 
-load("restaurant_sup,laptop_sup", source="sample").labels
+    load("restaurant_sup,laptop_sup", source="sample").labels
 
 The data are read as JSON (one split into train, dev and test, as published) or as the XML files
 that SemEval gave out, which have no dev split.

@@ -1,0 +1,418 @@
+"""The objects that synopses of docstrings and pages use: one tiny run, and what it is made of.
+
+    stage = Stage(directory, checkpoint)
+    stage.value("jaxft.run.build", "config")
+
+Every object comes from the package's own functions or from the runs in docs/results. Each is made
+when a synopsis first asks for it.
+"""
+
+import gzip
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from jaxft.reporting.beside import PublishedRow
+
+from jaxft import train
+from jaxft.config import config_module, set_fields, to_json
+from jaxft.data import tasks
+from jaxft.data.batches import make_batch
+from jaxft.distributed import processes
+from jaxft.models import backbone as backbones
+from jaxft.models import hub, trained
+from jaxft.models.bert import BERT
+from jaxft.peft import head
+from jaxft.peft.inject import Injected
+from jaxft.planning import targets
+from jaxft.planning.compiled import ResidentGrowth, compiled_bytes
+from jaxft.planning.devices import DEVICES
+from jaxft.planning.planner import Job
+from jaxft.planning.scaling import scaling
+from jaxft.reporting import aggregate, pictures, summary
+from jaxft.reporting.schema import read_run
+from jaxft.reporting.stats import spread
+from jaxft.run import build, results, resume, runner
+from jaxft.run.compiled import compile_programs
+from jaxft.run.setup import set_up
+from jaxft.sweeping import expand, jobs, local, progress, schedule
+from jaxft.sweeping.worker import Share
+from jaxft.training import event_log, loop
+from jaxft.training.optimizer import make_optimizer
+from jaxft.training.partition import label_tree, split
+from jaxft.training.programs import train_program
+from jaxft.training.state import init_params, init_state, init_trained
+from jaxft.training.trials import Group, Trial, dropout_keys
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+TEXTS = ("We use the parser of Collins (1999).", "In future work we will see.")
+
+
+def write_files(directory: Path) -> None:
+    """Writes the files that synopses name into a directory."""
+    labels = ["Uses", "Background"] * 10
+    rows = [{"text": f"{TEXTS[i % 2]} {i}", "label": label} for i, label in enumerate(labels)]
+    lines = [json.dumps(row) for row in rows]
+    # Line 17 has the mistake that `jaxft.data.readers` shows.
+    wrong = [*lines[:16], json.dumps({"text": "A text.", "label": "Use"}), *lines[17:]]
+    table = ["text,label", *(f"{row['text']},{row['label']}" for row in rows)]
+    files = {"train.jsonl": wrong, "test.jsonl": lines, "train.csv": table, "new.csv": table}
+    mine = [f"text {i},{label}" for i in range(30) for label in ("bad", "good")]
+    files |= {"reviews.csv": ["text,label", *mine], "texts.txt": list(TEXTS)}
+    files |= {"my_method.py": [""], "my_task.py": [""]}
+    for name, content in files.items():
+        text = "\n".join(content) + "\n"
+        (directory / name).write_text(text)
+        (directory / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    columns = {name: [row[name] for row in rows] for name in ("text", "label")}
+    pyarrow.parquet.write_table(pyarrow.table(columns), directory / "train.parquet")
+
+
+class Stage:
+    """One tiny run and its parts.
+
+    Attributes:
+      directory: for what the run writes.
+      checkpoint: of the base model.
+    """
+
+    def __init__(self, directory: Path, checkpoint: Path) -> None:
+        self.directory, self.checkpoint = directory, checkpoint
+        self.stack = ExitStack()
+
+    def special(self) -> set[tuple[str, str]]:
+        """The names that mean something of their own in a module."""
+        return set(SPECIAL)
+
+    def value(self, module: str, name: str) -> Any:
+        """Returns the object that a module's synopsis calls by a name.
+
+        Raises:
+          KeyError: there is none.
+        """
+        if (module, name) in SPECIAL:
+            return SPECIAL[module, name](self)
+        return GENERAL[name](self)
+
+    @cached_property
+    def config(self) -> Any:
+        config = config_module().defaults_of("acl_sup", "lora")
+        fields = {"model.name": str(self.checkpoint), "epochs": 1, "data.max_length": 16}
+        set_fields(config, fields)
+        config.memory.methods = ("head",)  # what is planned
+        return config
+
+    @cached_property
+    def setup(self) -> Any:
+        return set_up(self.config, ["train", "--config=acl_lora"])
+
+    @cached_property
+    def run(self) -> Path:
+        """A finished run."""
+        path = self.directory / "finished"
+        assert runner.run(self.config, path, False, ["train", "--config=acl_lora"]) == 0
+        return path
+
+    @cached_property
+    def programs(self) -> Any:
+        return compile_programs(self.setup, runs=1)
+
+    @cached_property
+    def frozen(self) -> Any:
+        model, weights = self.model, self.setup.parts.weights
+        paths = split(model.shapes, model.labels)[1]
+        return init_params(model, weights, 0, self.setup.devices, paths)
+
+    @property
+    def model(self) -> Any:
+        return self.setup.parts.model
+
+    def state(self) -> Any:
+        """A new one each time: a step takes its buffers."""
+        setup = self.setup
+        weights = setup.parts.weights
+        return init_trained(self.model, setup.optimizer, weights, 0, setup.devices)
+
+    def batch(self, length: int, rows: int = 32) -> Any:
+        found = make_batch(self.setup.data["train"], np.arange(rows), rows, length)
+        return {name: jnp.asarray(x) for name, x in found.items()}
+
+    def key(self) -> Any:
+        return dropout_keys(self.setup.devices, [0])
+
+    @cached_property
+    def trial(self) -> Any:
+        return Trial(0, self.config.optim.learning_rate)
+
+    def member(self) -> Any:
+        """A new run's, of which one epoch is recorded."""
+        path = Path("runs/new")
+        (started,) = resume.open_runs(self.setup, {self.trial: path}, self.stack)[0]
+        record = read_run(self.run).results["history"]
+        started.member.record["history"] = record
+        started.member.record["train_s"] = 1.0
+        return started.member
+
+    @cached_property
+    def logits(self) -> Any:
+        evaluate = self.programs.evaluate
+        return runner.logits_of(self.setup, evaluate, self.frozen, 1, "test", self.state().trained)
+
+    @cached_property
+    def used(self) -> Any:
+        return results.used_memory(self.programs, ResidentGrowth(), self.setup.parts.weights)
+
+    @cached_property
+    def results(self) -> Any:
+        return read_run(self.run).results
+
+    @cached_property
+    def cells(self) -> Any:
+        """The ACL-ARC cells of the grid in docs/results."""
+        runs = [read_run(path) for path in sorted(RESULTS.glob("minilm_grid/cells/acl_sup-*"))]
+        return aggregate.make_cells(runs)[0]
+
+    @cached_property
+    def report(self) -> Any:
+        made = {"made": "2026-01-31 12:00 UTC", "command": "python -m jaxft.report runs"}
+        return summary.summarize(self.cells, notes=[], unfinished=[], **made)
+
+    def job(self, target: str) -> Any:
+        return Job(
+            architecture=json.loads((self.checkpoint / "config.json").read_text()),
+            num_labels=3,
+            fresh=(),
+            dtype="float32",
+            remat="none",
+            method="lora",
+            options={},
+            clip=1.0,
+            accumulate=1,
+            batch_size=8,
+            length=32,
+            target=targets.parse(target),
+            mesh={"seeds": 1, "data": 1, "fsdp": 1, "tensor": 1},
+        )
+
+    @cached_property
+    def table(self) -> Any:
+        table = config_module("tables/grid.py").get_config()
+        table.model.names, table.tasks = (str(self.checkpoint),), ("acl",)
+        return table
+
+    @cached_property
+    def cell(self) -> Any:
+        """A cell of a sweep, which is done: its run is the finished one."""
+        setting = expand.expand(self.table)[0]
+        return jobs.make_cell(setting, self.data_digests, self.model_digests, "1a2b3c")
+
+    @cached_property
+    def data_digests(self) -> Any:
+        return build.split_fingerprints(self.setup.dataset)
+
+    @cached_property
+    def model_digests(self) -> Any:
+        return build.model_digests(self.checkpoint)
+
+    def sweep(self) -> Path:
+        """The directory of a sweep whose only cell is done."""
+        workdir = Path("sweep").resolve()
+        workdir.mkdir(exist_ok=True)
+        if not (workdir / self.cell.name).exists():
+            (workdir / self.cell.name).symlink_to(self.run)
+        return workdir
+
+
+def plan_rows(path: str) -> Any:
+    """Rows of plans in docs/results."""
+    return json.loads((RESULTS / path).read_text())
+
+
+Make = Callable[[Stage], Any]
+MODULES: dict[str, Any] = {
+    "jax": jax,
+    "jnp": jnp,
+    "json": json,
+    "os": os,
+    "sys": sys,
+    "Path": Path,
+    "BERT": BERT,
+    "CATALOGUE": tasks.CATALOGUE,
+    "Columns": tasks.Columns,
+    "DEVICES": DEVICES,
+    "Injected": Injected,
+    "load": tasks.load,
+    "locate": hub.locate,
+    "spread": spread,
+    "label_tree": label_tree,
+    "make_optimizer": make_optimizer,
+    "init_state": init_state,
+    "train_program": train_program,
+    "processes": processes,
+    "scaling": scaling,
+    "main": train.main,
+    "read_run": read_run,
+    "context": multiprocessing.get_context("forkserver"),
+    "read_trec": tasks.read_columns,
+}
+GENERAL: dict[str, Make] = {
+    "partial": lambda stage: partial,
+    **{name: lambda stage, value=value: value for name, value in MODULES.items()},
+    "config": lambda stage: stage.config,
+    "directory": lambda stage: stage.checkpoint,
+    "workdir": lambda stage: stage.sweep(),
+    "root": lambda stage: Path(train.__file__).parent,
+    # data
+    "dataset": lambda stage: stage.setup.dataset,
+    "examples": lambda stage: stage.setup.dataset.train,
+    "train": lambda stage: stage.setup.dataset.train,
+    "encoded": lambda stage: stage.setup.data["train"],
+    "data": lambda stage: stage.setup.data["train"],
+    "tokenizer": lambda stage: stage.setup.parts.tokenizer,
+    "step": lambda stage: 0,
+    # models and methods
+    "backbone": lambda stage: stage.model.backbone,
+    "flax_bert": lambda stage: stage.model.backbone.module,
+    "shapes": lambda stage: backbones.parameter_shapes(stage.model.backbone),
+    "params": lambda stage: {**stage.state().trained, **stage.frozen},
+    "insertions": lambda stage: stage.model.applied.insertions,
+    "family": lambda stage: BERT,
+    "paths": lambda stage: stage.model.shapes,
+    "newly_initialised": lambda stage: stage.setup.parts.fresh,
+    "weights": lambda stage: stage.setup.parts.weights,
+    "method": lambda stage: stage.model.applied,
+    # training
+    "model": lambda stage: stage.model,
+    "mesh": lambda stage: stage.setup.devices,
+    "optimizer": lambda stage: stage.setup.optimizer,
+    "schedule": lambda stage: optax_constant,
+    "state": lambda stage: stage.state(),
+    "frozen": lambda stage: stage.frozen,
+    "trained": lambda stage: stage.state().trained,
+    "forward": lambda stage: stage.model.forward,
+    "run_train": lambda stage: stage.programs.train,
+    "batch": lambda stage: stage.batch(stage.setup.plan.buckets[0]),
+    "key": lambda stage: stage.key(),
+    "keys": lambda stage: stage.key(),
+    "own": lambda stage: (stage.key(),),
+    "plan": lambda stage: stage.setup.plan,
+    "group": lambda stage: Group(stage.setup.shapes, 1),
+    "members": lambda stage: [stage.member()],
+    "member": lambda stage: stage.member(),
+    "dev_scores": lambda stage: lambda trained: [stage.results["dev"]],
+    "history": lambda stage: stage.results["history"],
+    "record": lambda stage: loop.new_record(),
+    "state_shapes": lambda stage: stage.setup.shapes,
+    "log": lambda stage: stage.stack.enter_context(event_log.RunLog(stage.sweep(), 0)),
+    "accumulate": lambda stage: 1,
+    "epochs": lambda stage: 8,
+    "per_epoch": lambda stage: 4,
+    "labels": lambda stage: stage.model.labels,
+    "labels_N": lambda stage: np.array([0, 1, 2, 2], np.int32),
+    "logits_NxC": lambda stage: np.eye(4, 3, dtype=np.float32),
+    # a run
+    "setup": lambda stage: stage.setup,
+    "env": lambda stage: stage.setup.env,
+    "settings": lambda stage: trained.read_settings(stage.run / "adapter"),
+    "workdirs": lambda stage: {stage.trial: Path("runs/new")},
+    "used": lambda stage: stage.used,
+    "test_logits": lambda stage: {"last": stage.logits[0], "best": stage.logits[0]},
+    "test_logits_NxC": lambda stage: stage.logits[0],
+    "results": lambda stage: stage.results,
+    # planning
+    "job": lambda stage: stage.job("here:1"),
+    "target": lambda stage: targets.parse("here:1"),
+    "rows": lambda stage: plan_rows("memory/minilm_h100_seeds.json"),
+    "row": lambda stage: plan_rows("scaling/h100x8.json")[0],
+    "other_row": lambda stage: plan_rows("scaling/h100x8.json")[1],
+    "fitted": lambda stage: [
+        {**row, "fit": found["fit"]}
+        for row, found in zip(
+            plan_rows("memory/minilm_h100_seeds.json"),
+            plan_rows("memory/roberta_base_3090_fit_8gib.json"),
+            strict=False,
+        )
+    ],
+    "param_shapes": lambda stage: stage.model.shapes,
+    "opt_state_shapes": lambda stage: stage.setup.shapes.opt_state,
+    # reports
+    "cells": lambda stage: stage.cells,
+    "cell": lambda stage: stage.cells[0],
+    "cells_of_a_model": lambda stage: stage.cells,
+    "report": lambda stage: stage.report,
+    "pictures": lambda stage: pictures.write_pictures(stage.cells, Path("report")),
+    # sweeps: the only cell is done, so nothing is started
+    "table": lambda stage: stage.table,
+    "setting": lambda stage: expand.expand(stage.table)[0],
+    "data_digests": lambda stage: stage.data_digests,
+    "model_digests": lambda stage: stage.model_digests,
+    "code": lambda stage: {"sha256": "1a2b3c"},
+    "bundle": lambda stage: (stage.cell,),
+    "bundles": lambda stage: [],
+    "share": lambda stage: Share(),
+    "view": lambda stage: progress.View([stage.cell], stage.sweep()),
+    "launcher": lambda stage: stage.stack.enter_context(local.Workers(stage.sweep(), 1)),
+}
+SUM = jax.jit(lambda x: (x @ x).sum())
+SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+
+
+def optax_constant(update: Any) -> float:
+    """A learning rate by update."""
+    del update
+    return 1e-3
+
+
+SPECIAL: dict[tuple[str, str], Make] = {
+    ("jaxft.io", "data"): lambda stage: b"bytes",
+    ("jaxft.models.family", "config"): lambda stage: {"model_type": "bert"},
+    ("jaxft.peft.method", "apply"): lambda stage: head.apply,
+    ("jaxft.planning.buffers", "lowered"): lambda stage: SUM.lower(SQUARE),
+    ("jaxft.planning.buffers", "temporaries"): lambda stage: compiled_bytes(
+        SUM.lower(SQUARE).compile()
+    )["temporaries"],
+    ("jaxft.planning.collectives", "step"): lambda stage: SUM,
+    ("jaxft.planning.collectives", "shapes"): lambda stage: (SQUARE,),
+    ("jaxft.reporting.beside", "rows"): lambda stage: [
+        PublishedRow("a paper", "bert-base", "lora", 10, spread([0.7]), spread([0.6]))
+    ],
+    ("jaxft.run.scores", "labels"): lambda stage: stage.setup.dataset.labels,
+    ("jaxft.run.scores", "labels_N"): lambda stage: stage.setup.data["test"].labels,
+    ("jaxft.run.scores", "logits_NxC"): lambda stage: stage.logits[0],
+    ("jaxft.run.scores", "unseen"): lambda stage: [True] * len(stage.setup.dataset.test),
+    ("jaxft.run.workdir", "config"): lambda stage: to_json(stage.config),
+    ("jaxft.run.workdir", "workdir"): lambda stage: Path("runs/new"),
+    ("jaxft.run.write", "results"): lambda stage: dict(stage.results),
+    ("jaxft.sweeping.jobs", "cell"): lambda stage: stage.cell,
+    ("jaxft.training.mesh", "batch"): lambda stage: stage.batch(16, rows=30),
+    ("jaxft.sweeping.progress", "schedule"): lambda stage: schedule,
+    ("jaxft.sweeping.progress", "cells"): lambda stage: [stage.cell],
+    ("jaxft.sweeping.schedule", "cells"): lambda stage: [stage.cell],
+    ("jaxft.sweeping.slurm", "cells"): lambda stage: [stage.cell],
+    ("jaxft.sweeping.table", "cells"): lambda stage: [stage.cell],
+    ("jaxft.sweeping.table", "cell"): lambda stage: stage.cell,
+    ("jaxft.sweeping.table", "results"): lambda stage: {
+        name: stage.results["test"][name] for name in ("accuracy", "macro_f1", "collapsed")
+    },
+    ("jaxft.training.objective", "labels_N"): lambda stage: np.arange(12, dtype=np.int32) % 6,
+    ("jaxft.training.objective", "logits_BxC"): lambda stage: jnp.zeros((2, 6)),
+    ("jaxft.training.objective", "labels_B"): lambda stage: jnp.zeros(2, jnp.int32),
+    ("jaxft.training.programs", "batch"): lambda stage: stage.batch(64),
+    ("jaxft.training.trials", "seeds"): lambda stage: range(2),
+    ("jaxft.training.trials", "shapes"): lambda stage: stage.setup.shapes,
+    ("jaxft.training.trials", "keys"): lambda stage: dropout_keys(stage.setup.devices, range(2)),
+    ("jaxft.training.trials", "batch_SxBxL"): lambda stage: {
+        name: jnp.stack([x] * 2) for name, x in stage.batch(64).items()
+    },
+}
