@@ -20,8 +20,8 @@ from jaxft.data.tasks import registry
 from jaxft.models import backbone as backbones
 from jaxft.models import family
 from jaxft.peft import method
-from jaxft.training import metrics
 from jaxft.training.mesh import make_mesh
+from jaxft.training.objectives import objective
 from jaxft.training.state import build_model, init_params
 
 ROOT = Path(__file__).parents[1]
@@ -82,14 +82,13 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def forgotten(outside: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The page's modules can be imported in this process, and are forgotten after the test."""
-    known = (
-        *(method.METHODS, family.FAMILIES, metrics.METRICS),
-        *(registry._TASKS, registry.CATALOGUE),
-    )
+    known = (method.METHODS, family.FAMILIES, registry._TASKS, registry.CATALOGUE)
     before = [dict(names) for names in known]
     monkeypatch.chdir(outside)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(plugins, "_loaded", [])
+    further = {name: dict(scores) for name, scores in objective._FURTHER.items()}
+    monkeypatch.setattr(objective, "_FURTHER", further)
     yield
     for names, old in zip(known, before, strict=True):
         names.clear()
@@ -311,5 +310,5 @@ def test_the_environment_names_plugins_too(
     monkeypatch.setenv("JAXFT_PLUGINS", "reviews, balanced_accuracy")
     plugins.load()
     assert plugins.loaded() == ("reviews", "balanced_accuracy")
-    assert "balanced_accuracy" in metrics.METRICS
+    assert "balanced_accuracy" in objective._FURTHER["single_label"]
     assert len(plugins.source_digest()) == 64
