@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 from jaxft.models import backbone as backbones
-from tests.conftest import random_params
 
 TINY = {
     "model_type": "llama",
