@@ -1,7 +1,8 @@
 """One-line messages for wrong flags, each with the nearest valid one.
 
     unknown_flag("seed", "3", own_flags, fields)    # no flag --seed; did you mean --config.seed=3?
-    bad_value("--config.seed=y", error)             # --config.seed=y; expected a whole number
+    bad_value("--config.seed=y: invalid literal for int() with base 10: 'y'")
+    # --config.seed=y; expected a whole number
 
 `fields` maps the name of each field that a user may mean to the name that the flag needs; they
 differ for a table of a sweep, whose overrides hold the fields of a run.

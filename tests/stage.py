@@ -23,16 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from jaxft.reporting.beside import PublishedRow
 
 from jaxft import train
-from jaxft.config import config_module, set_fields, to_json
+from jaxft.config import config_module, flags_of, set_fields, to_json
 from jaxft.data import tasks
 from jaxft.data.batches import make_batch
+from jaxft.data.formats import Row
 from jaxft.distributed import processes
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, trained
+from jaxft.models.attention import Tokens
 from jaxft.models.bert import BERT
+from jaxft.models.config import Compute, EncoderConfig
+from jaxft.models.layers import Layer
+from jaxft.models.roberta import ROBERTA
 from jaxft.peft import head
 from jaxft.peft.inject import Injected
 from jaxft.planning import targets
@@ -41,14 +45,16 @@ from jaxft.planning.devices import DEVICES
 from jaxft.planning.planner import Job
 from jaxft.planning.scaling import scaling
 from jaxft.reporting import aggregate, pictures, summary
+from jaxft.reporting.reference import PublishedRow
 from jaxft.reporting.schema import read_run
 from jaxft.reporting.stats import spread
 from jaxft.run import build, results, resume, runner
 from jaxft.run.compiled import compile_programs
 from jaxft.run.setup import set_up
-from jaxft.sweeping import expand, jobs, local, progress, schedule
+from jaxft.sweeping import expand, grid, local, progress, runs, schedule
 from jaxft.sweeping.worker import Share
 from jaxft.training import event_log, loop
+from jaxft.training.objectives import SINGLE_LABEL
 from jaxft.training.optimizer import make_optimizer
 from jaxft.training.partition import label_tree, split
 from jaxft.training.programs import train_program
@@ -178,15 +184,15 @@ class Stage:
         return read_run(self.run).results
 
     @cached_property
-    def cells(self) -> Any:
-        """The ACL-ARC cells of the grid in docs/results."""
-        runs = [read_run(path) for path in sorted(RESULTS.glob("minilm_grid/cells/acl_sup-*"))]
-        return aggregate.make_cells(runs)[0]
+    def groups(self) -> Any:
+        """The ACL-ARC groups of the grid in docs/results."""
+        found = [read_run(path) for path in sorted(RESULTS.glob("minilm_grid/cells/acl_sup-*"))]
+        return aggregate.make_groups(found)[0]
 
     @cached_property
     def report(self) -> Any:
         made = {"made": "2026-01-31 12:00 UTC", "command": "python -m jaxft.report runs"}
-        return summary.summarize(self.cells, notes=[], unfinished=[], **made)
+        return summary.summarize(self.groups, notes=[], unfinished=[], **made)
 
     def job(self, target: str) -> Any:
         return Job(
@@ -212,10 +218,10 @@ class Stage:
         return table
 
     @cached_property
-    def cell(self) -> Any:
-        """A cell of a sweep, which is done: its run is the finished one."""
+    def grid_run(self) -> Any:
+        """A run of a sweep, which is done: it is the finished one."""
         setting = expand.expand(self.table)[0]
-        return jobs.make_cell(setting, self.data_digests, self.model_digests, "1a2b3c")
+        return runs.make_grid_run(setting, self.data_digests, self.model_digests, "1a2b3c")
 
     @cached_property
     def data_digests(self) -> Any:
@@ -226,11 +232,11 @@ class Stage:
         return build.model_digests(self.checkpoint)
 
     def sweep(self) -> Path:
-        """The directory of a sweep whose only cell is done."""
+        """The directory of a sweep whose only run is done."""
         workdir = Path("sweep").resolve()
         workdir.mkdir(exist_ok=True)
-        if not (workdir / self.cell.name).exists():
-            (workdir / self.cell.name).symlink_to(self.run)
+        if not (workdir / self.grid_run.name).exists():
+            (workdir / self.grid_run.name).symlink_to(self.run)
         return workdir
 
 
@@ -302,12 +308,11 @@ GENERAL: dict[str, Make] = {
     "trained": lambda stage: stage.state().trained,
     "forward": lambda stage: stage.model.forward,
     "run_train": lambda stage: stage.programs.train,
-    "batch": lambda stage: stage.batch(stage.setup.plan.buckets[0]),
+    "batch": lambda stage: stage.batch(stage.setup.loop_config.buckets[0]),
     "key": lambda stage: stage.key(),
     "keys": lambda stage: stage.key(),
     "own": lambda stage: (stage.key(),),
-    "plan": lambda stage: stage.setup.plan,
-    "group": lambda stage: Group(stage.setup.shapes, 1),
+    "hidden": lambda stage: jnp.ones((2, 4, 32)),
     "members": lambda stage: [stage.member()],
     "member": lambda stage: stage.member(),
     "dev_scores": lambda stage: lambda trained: [stage.results["dev"]],
@@ -320,6 +325,13 @@ GENERAL: dict[str, Make] = {
     "per_epoch": lambda stage: 4,
     "labels": lambda stage: stage.model.labels,
     "labels_N": lambda stage: np.array([0, 1, 2, 2], np.int32),
+    "names": lambda stage: ("negative", "neutral", "positive"),
+    "baseline": lambda stage: [0, 0, 1],
+    "targets": lambda stage: np.array([0, 1, 2, 2], np.int32),
+    "predicted": lambda stage: np.array([0, 1, 2, 1], np.int32),
+    "targets_NxC": lambda stage: np.eye(4, 3, dtype=np.float32),
+    "targets_N": lambda stage: np.arange(4, dtype=np.float32),
+    "logits_Nx1": lambda stage: np.arange(4, dtype=np.float32)[:, None] / 2,
     "logits_NxC": lambda stage: np.eye(4, 3, dtype=np.float32),
     # a run
     "setup": lambda stage: stage.setup,
@@ -347,25 +359,28 @@ GENERAL: dict[str, Make] = {
     "param_shapes": lambda stage: stage.model.shapes,
     "opt_state_shapes": lambda stage: stage.setup.shapes.opt_state,
     # reports
-    "cells": lambda stage: stage.cells,
-    "cell": lambda stage: stage.cells[0],
-    "cells_of_a_model": lambda stage: stage.cells,
+    "groups": lambda stage: stage.groups,
+    "group": lambda stage: Group(stage.setup.shapes, 1),
+    "groups_of_a_model": lambda stage: stage.groups,
     "report": lambda stage: stage.report,
-    "pictures": lambda stage: pictures.write_pictures(stage.cells, Path("report")),
-    # sweeps: the only cell is done, so nothing is started
+    "pictures": lambda stage: pictures.write_pictures(stage.groups, Path("report")),
+    # sweeps: the only run is done, so nothing is started
     "table": lambda stage: stage.table,
     "setting": lambda stage: expand.expand(stage.table)[0],
     "data_digests": lambda stage: stage.data_digests,
     "model_digests": lambda stage: stage.model_digests,
     "code": lambda stage: {"sha256": "1a2b3c"},
-    "bundle": lambda stage: (stage.cell,),
+    "bundle": lambda stage: (stage.grid_run,),
     "bundles": lambda stage: [],
     "share": lambda stage: Share(),
-    "view": lambda stage: progress.View([stage.cell], stage.sweep()),
-    "launcher": lambda stage: stage.stack.enter_context(local.Workers(stage.sweep(), 1)),
+    "view": lambda stage: progress.ProgressView([stage.grid_run], stage.sweep()),
+    "launcher": lambda stage: stage.stack.enter_context(local.LocalWorkers(stage.sweep(), 1)),
 }
 SUM = jax.jit(lambda x: (x @ x).sum())
 SQUARE = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+
+
+MODELS = ("attention", "bert", "dropout", "layers")
 
 
 def optax_constant(update: Any) -> float:
@@ -374,7 +389,44 @@ def optax_constant(update: Any) -> float:
     return 1e-3
 
 
+def finished_grid(stage: Stage) -> Any:
+    """A table whose only run is finished in the directory that a synopsis names."""
+    (run,) = grid.make_grid(stage.table, Path("runs/new")).runs
+    Path("runs/new").mkdir()
+    Path("runs/minilm_grid").mkdir(exist_ok=True)
+    link = Path("runs/minilm_grid") / run.name
+    if not link.exists():
+        link.symlink_to(stage.run)
+    return stage.table
+
+
+IDS = jnp.ones((2, 4), jnp.int32)
+HIDDEN = jnp.ones((2, 4, 32))
+SMALL = EncoderConfig(hidden_size=32, num_attention_heads=2)
+HEADS = jnp.ones((2, 4, 2, 16))
 SPECIAL: dict[tuple[str, str], Make] = {
+    **{(f"jaxft.models.{name}", "key"): lambda stage: jax.random.key(0) for name in MODELS},
+    **{("jaxft.models.bert", n): lambda stage: IDS for n in ("ids", "mask", "types", "positions")},
+    **{("jaxft.models.attention", name): lambda stage: HEADS for name in "qkv"},
+    ("jaxft.models.attention", "mask_BxL"): lambda stage: IDS,
+    ("jaxft.models.attention", "dropout_key"): lambda stage: jax.random.key(0),
+    ("jaxft.models.dropout", "x_BxLxD"): lambda stage: HIDDEN,
+    ("jaxft.models.layers", "x_BxLxD"): lambda stage: HIDDEN,
+    ("jaxft.models.layers", "tokens"): lambda stage: Tokens(IDS),
+    ("jaxft.models.layers", "config"): lambda stage: SMALL,
+    ("jaxft.models.layers", "compute"): lambda stage: Compute(),
+    ("jaxft.models.remat", "Layer"): lambda stage: Layer,
+    ("jaxft.models.roberta", "ids_BxL"): lambda stage: IDS,
+    ("jaxft.models.transformers_flax", "ROBERTA"): lambda stage: ROBERTA,
+    ("jaxft.models.transformers_flax", "Compute"): lambda stage: Compute,
+    ("jaxft.sweeping.expand", "flags_of"): lambda stage: flags_of,
+    ("jaxft.sweeping.grid", "table"): finished_grid,
+    ("jaxft.sweeping.runs", "code"): lambda stage: {"sha256": "1a2b3c"},
+    ("jaxft.training.loop", "config"): lambda stage: stage.setup.loop_config,
+    ("jaxft.training.loop", "train"): lambda stage: stage.setup.data["train"],
+    ("jaxft.run.scores", "baseline"): lambda stage: [1.0, 0, 0, 0, 0, 0],
+    ("jaxft.run.scores", "SINGLE_LABEL"): lambda stage: SINGLE_LABEL,
+    ("jaxft.run.older_plans", "directories"): lambda stage: [stage.run],
     ("jaxft.io", "data"): lambda stage: b"bytes",
     ("jaxft.models.family", "config"): lambda stage: {"model_type": "bert"},
     ("jaxft.peft.method", "apply"): lambda stage: head.apply,
@@ -384,7 +436,7 @@ SPECIAL: dict[tuple[str, str], Make] = {
     )["temporaries"],
     ("jaxft.planning.collectives", "step"): lambda stage: SUM,
     ("jaxft.planning.collectives", "shapes"): lambda stage: (SQUARE,),
-    ("jaxft.reporting.beside", "rows"): lambda stage: [
+    ("jaxft.reporting.reference", "rows"): lambda stage: [
         PublishedRow("a paper", "bert-base", "lora", 10, spread([0.7]), spread([0.6]))
     ],
     ("jaxft.run.scores", "labels"): lambda stage: stage.setup.dataset.labels,
@@ -394,20 +446,21 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.run.workdir", "config"): lambda stage: to_json(stage.config),
     ("jaxft.run.workdir", "workdir"): lambda stage: Path("runs/new"),
     ("jaxft.run.write", "results"): lambda stage: dict(stage.results),
-    ("jaxft.sweeping.jobs", "cell"): lambda stage: stage.cell,
+    ("jaxft.hints", "own_flags"): lambda stage: ("workdir", "dry_run"),
+    ("jaxft.hints", "fields"): lambda stage: {"seed": "seed"},
+    ("jaxft.data.labels", "rows"): lambda stage: [
+        Row("train.jsonl", 1, {"topics": ["music", "politics"]})
+    ],
     ("jaxft.training.mesh", "batch"): lambda stage: stage.batch(16, rows=30),
     ("jaxft.sweeping.progress", "schedule"): lambda stage: schedule,
-    ("jaxft.sweeping.progress", "cells"): lambda stage: [stage.cell],
-    ("jaxft.sweeping.schedule", "cells"): lambda stage: [stage.cell],
-    ("jaxft.sweeping.slurm", "cells"): lambda stage: [stage.cell],
-    ("jaxft.sweeping.table", "cells"): lambda stage: [stage.cell],
-    ("jaxft.sweeping.table", "cell"): lambda stage: stage.cell,
+    ("jaxft.sweeping.progress", "runs"): lambda stage: [stage.grid_run],
+    ("jaxft.sweeping.schedule", "runs"): lambda stage: [stage.grid_run],
+    ("jaxft.sweeping.slurm", "runs"): lambda stage: [stage.grid_run],
+    ("jaxft.sweeping.table", "runs"): lambda stage: [stage.grid_run],
+    ("jaxft.sweeping.table", "run"): lambda stage: stage.grid_run,
     ("jaxft.sweeping.table", "results"): lambda stage: {
         name: stage.results["test"][name] for name in ("accuracy", "macro_f1", "collapsed")
     },
-    ("jaxft.training.objective", "labels_N"): lambda stage: np.arange(12, dtype=np.int32) % 6,
-    ("jaxft.training.objective", "logits_BxC"): lambda stage: jnp.zeros((2, 6)),
-    ("jaxft.training.objective", "labels_B"): lambda stage: jnp.zeros(2, jnp.int32),
     ("jaxft.training.programs", "batch"): lambda stage: stage.batch(64),
     ("jaxft.training.trials", "seeds"): lambda stage: range(2),
     ("jaxft.training.trials", "shapes"): lambda stage: stage.setup.shapes,

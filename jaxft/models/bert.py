@@ -1,7 +1,8 @@
 """BERT, of which MiniLM and SciBERT are two (Devlin et al. 2019, https://arxiv.org/abs/1810.04805).
 
     config = BERT.read_config({"hidden_size": 384}, num_labels=6)
-    logits_BxC = BERT.make(config, Compute()).apply({"params": ...}, ids, mask, types, positions)
+    module = BERT.make(config, Compute())
+    logits_BxC, params = module.init_with_output(key, ids, mask, types, positions)
 
 The parameters' paths are those of transformers' FlaxBertForSequenceClassification. `LAYER_AXES`,
 `TARGETS` and `BLOCKS` serve every family whose layers have BERT's names.

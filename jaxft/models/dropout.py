@@ -1,6 +1,6 @@
 """Dropout, element by element (Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a).
 
-    x_BxLxD = Dropout(0.1)(x_BxLxD, deterministic=False)
+    Dropout(0.1).apply({}, x_BxLxD, deterministic=False, rngs={"dropout": key})
 
 A mask depends on the key and the shape alone, so it is the same on any mesh of devices.
 """

@@ -1,7 +1,7 @@
 """The parts that encoders are made of; a family puts them together under its parameters' paths.
 
-    self.attention = Attention(config, compute)
-    x_BxLxD = self.attention(x_BxLxD, tokens, deterministic)
+    attention = Attention(config, compute)
+    x_BxLxD, params = attention.init_with_output(key, x_BxLxD, tokens, deterministic=True)
 
 Every module takes an `EncoderConfig` (what it is) and a `Compute` (how it is computed). Parameters
 are float32 whatever the computation's dtype. The names of attributes are parts of their paths.

@@ -1,6 +1,6 @@
 """Layers of the same shapes, compiled once: a loop over their stacked parameters.
 
-    x_BxLxD = scanned(stack, [Member(0, "", make, params), ...], x_BxLxD, tokens, False, compute)
+A stack of layers (`jaxft.models.layers.LayerStack`) calls `scanned` with a `Member` for each layer.
 
 Parameters keep their layers' paths everywhere but inside a step. It stacks those of each run of
 such layers, cast to the computation's dtype, which costs their bytes once more, and loops over

@@ -1,6 +1,6 @@
 """transformers' own Flax classes, where version 4 is installed: what our modules are compared with.
 
-    module = make(ROBERTA, {"model_type": "roberta", ...}, num_labels=6, compute=Compute())
+    module = make(ROBERTA, {"model_type": "roberta"}, num_labels=6, compute=Compute())
 
 The parameters' paths are the same as those of our modules. transformers 5 has no Flax classes.
 """

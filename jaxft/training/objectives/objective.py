@@ -1,14 +1,11 @@
 """What an objective is: the loss, the predictions, the scores, and what `select` goes by.
 
-    class Poisson(Objective):
-        name, kind, default = "poisson", NUMBER, "deviance"
-        ...                                          # see jaxft/training/objectives/regression.py
+    find("regression").scores(logits_Nx1, targets_N, names=(), baseline=[0.3])
+    find("single_label").default             # the score that `select` goes by
 
-    register(Poisson())
-    find("poisson").scores(logits_NxC, targets, names=(), baseline=[0.3])
-
-An objective is one file, inside or outside of this package, that is imported before a run. This
-module imports no JAX, because reports read it; a loss imports JAX when it is called.
+To add an objective, derive from `Objective` and call `register`, as regression.py does. It is one
+file, inside or outside of this package, that is imported before a run. This module imports no JAX,
+because reports read it; a loss imports JAX when it is called.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """One class a text: softmax and cross-entropy.
 
-    losses = SINGLE_LABEL.training_losses(labels_N, names, class_weights="balanced", ...)
+    losses = SINGLE_LABEL.training_losses(labels_N, names, "balanced", label_smoothing=0.1)
     SINGLE_LABEL.scores(logits_NxC, labels_N, names, baseline=[1, 0, 0])["macro_f1"]
 
 The losses that a run reports for dev and test are plain cross-entropies, whatever it is trained by,
