@@ -163,7 +163,7 @@ class Stage:
 
     def member(self) -> Any:
         """A new run's, of which one epoch is recorded."""
-        path = Path("runs/new")
+        path = Path("new").resolve()
         (started,) = resume.open_runs(self.setup, {self.trial: path}, self.stack)[0]
         record = read_run(self.run).results["history"]
         started.member.record["history"] = record
@@ -198,7 +198,7 @@ class Stage:
         return Job(
             architecture=json.loads((self.checkpoint / "config.json").read_text()),
             num_labels=3,
-            fresh=(),
+            newly_initialised=(),
             dtype="float32",
             remat="none",
             method="lora",
@@ -295,7 +295,7 @@ GENERAL: dict[str, Make] = {
     "insertions": lambda stage: stage.model.applied.insertions,
     "family": lambda stage: BERT,
     "paths": lambda stage: stage.model.shapes,
-    "newly_initialised": lambda stage: stage.setup.parts.fresh,
+    "newly_initialised": lambda stage: stage.setup.parts.newly_initialised,
     "weights": lambda stage: stage.setup.parts.weights,
     "method": lambda stage: stage.model.applied,
     # training
@@ -337,7 +337,7 @@ GENERAL: dict[str, Make] = {
     "setup": lambda stage: stage.setup,
     "env": lambda stage: stage.setup.env,
     "settings": lambda stage: trained.read_settings(stage.run / "adapter"),
-    "workdirs": lambda stage: {stage.trial: Path("runs/new")},
+    "workdirs": lambda stage: {stage.trial: Path("new").resolve()},
     "used": lambda stage: stage.used,
     "test_logits": lambda stage: {"last": stage.logits[0], "best": stage.logits[0]},
     "test_logits_NxC": lambda stage: stage.logits[0],
@@ -446,6 +446,7 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.run.workdir", "config"): lambda stage: to_json(stage.config),
     ("jaxft.run.workdir", "workdir"): lambda stage: Path("runs/new"),
     ("jaxft.run.write", "results"): lambda stage: dict(stage.results),
+    ("jaxft.reporting.measures", "group"): lambda stage: stage.groups[0],
     ("jaxft.hints", "own_flags"): lambda stage: ("workdir", "dry_run"),
     ("jaxft.hints", "fields"): lambda stage: {"seed": "seed"},
     ("jaxft.data.labels", "rows"): lambda stage: [

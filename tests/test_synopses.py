@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"(?:python -m jaxft\.|jaxft )([\w.]+)")
 # What is too large for a test, or not here, and what takes its place.
 SMALLER = {
-    '"minilm"': '"tiny"',
     '"./minilm"': '"tiny"',
     '"./checkpoints/mine"': '"tiny"',
     'locate("roberta-base")': 'locate("tiny")',
@@ -41,6 +40,13 @@ SMALLER = {
     'method="lora")': 'method="lora", max_length=16)',
     'method="lora", epochs=8)': 'method="lora", max_length=16)',
     '"lora", seeds=(1, 2, 3)': '"lora", seeds=(1, 2), epochs=1, max_length=16',
+    # One run of a grid.
+    'methods=["full", "lora"]': 'methods=["head"]',
+    '["minilm"], ["full", "lora"],': '["tiny"], ["head"], epochs=1, max_length=16,',
+    "seeds=(0, 1, 2)": "seeds=(0,)",
+    "    epochs=8,\n": "    epochs=1,\n    max_length=16,\n",
+    'workdir="runs/acl"': 'workdir="runs/grid"',
+    'compare("runs/acl")': 'compare("runs/grid")',
     '"cluster": "slurm"': '"cluster": "local"',
     '"h100:8"': '"cpu:1"',
     '"h100,v5e:2x4"': '"cpu:1"',
@@ -48,6 +54,7 @@ SMALLER = {
     'hub="glue:sst2", splits={"test": "validation"}, columns=Columns(text="sentence")': (
         'data_dir="reviews.csv"'
     ),
+    '"minilm"': '"tiny"',
 }
 
 
@@ -203,6 +210,8 @@ def namespace_of(synopsis: Synopsis, stage: Stage) -> dict[str, Any]:
 
 @pytest.mark.parametrize("synopsis", PYTHON, ids=name_of)
 def test_a_synopsis_in_python_runs(synopsis: Synopsis, home: Path, stage: Stage) -> None:
+    if synopsis.where == "jaxft.models.transformers_flax":
+        pytest.importorskip("transformers.models.bert.modeling_flax_bert")
     names = namespace_of(synopsis, stage)
     shown = re.search(r"^\s*# InputError: (.*?)(?:\.\.\.)?$", synopsis.text, re.M)
     code = compile(smaller(synopsis.text), f"synopsis of {synopsis.where}", "exec")
@@ -214,6 +223,7 @@ def test_a_synopsis_in_python_runs(synopsis: Synopsis, home: Path, stage: Stage)
     assert str(error.value).startswith(shown[1].strip())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page: Path, home: Path) -> None:
     """The blocks of a page share their names, as in a notebook."""
