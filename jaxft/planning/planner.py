@@ -128,21 +128,13 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
-    # The same step without a mesh, because the present backend cannot place it on absent devices,
-    # and with its layers one by one, because XLA counts the operations of a loop's body once.
-    plain = without_scan(model) if model.backbone.scans else model
-    losses = objectives.find(job.objective).losses
-    one = partial(train_step, plain.forward, optimizer, log_norm=job.clip > 0, losses=losses)
-    undivided = train_steps(one) if job.seeds > 1 else one
-    shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
     return {
         "memory_bytes": job.target.memory_bytes,
         "parameters": count(model.shapes, model.labels),
         "partitions": partitions,
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
-        # Counted by the present backend before XLA optimizes the program: the same for all devices.
-        "flops": flops(jax.jit(undivided).lower(*shapes_here)),
+        "flops": flops_of_a_step(job, model, optimizer, shapes),
         "flops_per_device": (
             flops(executable) if executable and not model.backbone.scans else None
         ),
@@ -151,6 +143,22 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
     }
+
+
+def flops_of_a_step(
+    job: Job, model: Model, optimizer: optax.GradientTransformation, shapes: tuple[Any, ...]
+) -> float | None:
+    """Returns the operations of a step, before XLA optimizes it: the same for all devices.
+
+    They are counted without a mesh, because the present backend cannot place the step on absent
+    devices, and with the layers one by one, because XLA counts those of a loop's body once.
+    """
+    plain = without_scan(model) if model.backbone.scans else model
+    losses = objectives.find(job.objective).losses
+    one = partial(train_step, plain.forward, optimizer, log_norm=job.clip > 0, losses=losses)
+    undivided = train_steps(one) if job.seeds > 1 else one
+    shapes_here = jax.tree.map(partial(sharded_shape, sharding=None), shapes)
+    return flops(jax.jit(undivided).lower(*shapes_here))
 
 
 def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
