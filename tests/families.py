@@ -75,7 +75,7 @@ def drawn(family: str, seed: int) -> Config:
             "local_attention": int(rng.integers(2, 10)),
             "global_attn_every_n_layers": int(rng.integers(1, 4)),
             "classifier_pooling": ("cls", "mean")[seed % 2],
-            "local_rope_theta": (10000.0, None)[seed % 2],
+            "local_rope_theta": (10000.0, 50.0)[seed % 2],
             "hidden_activation": ("gelu", "silu")[seed % 2],
         }
     if family in ("electra", "albert"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jaxft.reporting.aggregate import RunGroup, name_of, origin
 from jaxft.reporting.costs import alone
-from jaxft.reporting.facts import divergence, metric_title, notes
+from jaxft.reporting.facts import divergence, metric_title, notes, runs_together
 from jaxft.reporting.measures import over
 from jaxft.reporting.schema import RunResults
 from jaxft.reporting.stats import sampling_error
@@ -23,6 +23,7 @@ def task_notes(groups: Sequence[RunGroup]) -> list[str]:
         *few_shot_note(results),
         *origin_notes(groups),
         *plan_notes(groups),
+        *time_notes(groups),
         *spread_notes(groups),
         *device_notes(groups),
         *sampling_note(groups[0]),
@@ -81,6 +82,18 @@ def plan_notes(groups: Sequence[RunGroup]) -> list[str]:
     if not missing:
         return []
     return [f"{', '.join(missing)}: the results lack the memory of one run alone; --plan adds it."]
+
+
+def time_notes(groups: Sequence[RunGroup]) -> list[str]:
+    """The groups whose runs trained in one program, if other groups' runs did not."""
+    shared = [group for group in groups if runs_together(group.first) > 1]
+    if len(shared) in (0, len(groups)):
+        return []
+    names = ", ".join(name_of(group, groups) for group in shared)
+    return [
+        f"{names}: the runs trained together, and the time of one is its share of theirs. All "
+        "others trained one by one."
+    ]
 
 
 def spread_notes(groups: Sequence[RunGroup]) -> list[str]:

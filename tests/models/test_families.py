@@ -291,6 +291,18 @@ def test_known_checkpoints_have_their_number_of_parameters(name: str) -> None:
     assert found == sum(n for p, n in parameters.items() if has_pooler or "pooler" not in p)
 
 
+def test_a_local_theta_of_none_is_the_global_one() -> None:
+    # As in transformers 4; transformers 5 cannot compute such a config.
+    config = tiny("modernbert", num_hidden_layers=1, layer_types=["sliding_attention"])
+    logits = []
+    for theta in (None, 160000.0, 10.0):
+        backbone = backbones.from_config({**config, "local_rope_theta": theta}, num_labels=3)
+        batch = batch_of("modernbert", config, backbone.pad_id, LENGTHS)
+        logits.append(logits_of(backbone, random_params(backbone), batch))
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert np.abs(logits[0] - logits[2]).max() > 1e-4
+
+
 REFUSED = [
     ("distilbert", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds True"),
     ("distilbert", {"dim": 33}, "dim 33 does not divide by 2"),

@@ -96,6 +96,7 @@ def test_a_row_is_one_run_alone_and_those_together_have_a_table_of_their_own():
     section = section_of(*groups)
     assert column(section.table, "peak")[:2] == ["100.0 MiB", "50.0 MiB"]
     assert column(section.table, "time")[:2] == ["1 min 40 s", "40.0 s"]
+    assert any(note.startswith("lora: the runs trained together") for note in section.notes)
     memory, together = section.memory, section.together
     assert memory is not None
     assert together is not None
