@@ -37,6 +37,7 @@ def leaking_step(
     key: Any,
     *,
     log_norm: bool,
+    losses: Any = losses,
 ) -> tuple[State, dict[str, jax.Array]]:
     """`train_step` with the usual mistake: the clip's norm is over the gradients of everything."""
 
