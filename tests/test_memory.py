@@ -31,6 +31,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"JAXFT_CACHE": str(cache), "XLA_FLAGS": flags}
 
 
+@pytest.fixture(scope="module")
+def mostly_embeddings(
+    tiny_bert_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny BERT with BERT's whole vocabulary, which is nearly all of it."""
+    directory = tmp_path_factory.mktemp("mostly-embeddings")
+    tiny.write_checkpoint(directory, {**tiny_bert_config, "vocab_size": 30522})
+    return directory
+
+
 def run(
     arguments: list[str], environment: dict[str, str], python: str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
@@ -121,11 +131,10 @@ def test_the_same_command_again_compiles_nothing(table, environment) -> None:
 
 
 def test_fit_finds_the_largest_batch_of_each_method_that_fits_at_all(
-    environment, tiny_bert_config: dict[str, Any], tmp_path: Path
+    environment, mostly_embeddings: Path, tmp_path: Path
 ) -> None:
-    # With BERT's vocabulary the tiny model has 4 MB of weights, and in full twice that of moments.
-    tiny.write_checkpoint(tmp_path, {**tiny_bert_config, "vocab_size": 30522})
-    arguments = [*small(tmp_path), "--target=cpu:2", "--config.memory.methods=full,head"]
+    # It has 4 MB of weights, and in full twice that of moments.
+    arguments = [*small(mostly_embeddings), "--target=cpu:2", "--config.memory.methods=full,head"]
     arguments += ["--config.memory.seeds=2"]
     done = run([*arguments, "--fit=8MiB", f"--json={tmp_path / 'fit.json'}"], environment)
     assert done.returncode == 0, done.stderr
@@ -197,9 +206,9 @@ def plan_python() -> str:
 
 
 def test_a_step_is_compiled_for_gpus_and_tpus_that_are_not_here(
-    plan_python: str, environment, tiny_checkpoint: Path, tmp_path: Path
+    plan_python: str, environment, mostly_embeddings: Path, tmp_path: Path
 ) -> None:
-    arguments = [*small(tiny_checkpoint), "--config.memory.methods=lora", "--target=l4:2,v5e:2x2"]
+    arguments = [*small(mostly_embeddings), "--config.memory.methods=lora", "--target=l4:2,v5e:2x2"]
     arguments += ["--config.mesh.fsdp=2", "--config.model.dtype=bfloat16"]
     done = run([*arguments, f"--json={tmp_path / 'rows.json'}"], environment, plan_python)
     assert done.returncode == 0, done.stderr
