@@ -15,6 +15,8 @@ from jaxft.models import weights
 from jaxft.models.backbone import Params
 from jaxft.models.names import by_torch_name, torch_name
 
+pytestmark = pytest.mark.slow  # half a minute beside torch
+
 torch = pytest.importorskip("torch")
 
 Config = dict[str, Any]
