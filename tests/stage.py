@@ -417,6 +417,7 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.models.layers", "compute"): lambda stage: Compute(),
     ("jaxft.models.remat", "Layer"): lambda stage: Layer,
     ("jaxft.models.roberta", "ids_BxL"): lambda stage: IDS,
+    ("jaxft.models.mpnet", "ids_BxL"): lambda stage: IDS,
     ("jaxft.models.transformers_flax", "ROBERTA"): lambda stage: ROBERTA,
     ("jaxft.models.transformers_flax", "Compute"): lambda stage: Compute,
     ("jaxft.sweeping.expand", "flags_of"): lambda stage: flags_of,

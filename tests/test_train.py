@@ -28,7 +28,7 @@ SAMPLE_TEST = ROOT / "jaxft" / "data" / "samples" / "acl" / "test.jsonl"
 def command(checkpoint: Path, workdir: Path, *overrides: str, method: str = "lora") -> list[str]:
     """The train command of a small run: 120 examples, 4 epochs of 8 steps."""
     return [
-        *(sys.executable, "-m", "jaxft.train", f"--config=configs/acl_{method}.py"),
+        *(sys.executable, "-m", "jaxft.train", f"--config=configs/acl.py:{method}"),
         *("--config.data.source=sample", f"--config.model.name={checkpoint}"),
         *("--config.batch_size=16", "--config.epochs=4", "--config.data.max_length=32"),
         *(f"--workdir={workdir}", *overrides),
