@@ -6,7 +6,10 @@
 An aspect task is encoded as the pair (term, sentence), which BERT distinguishes by token types.
 """
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +63,27 @@ def load_tokenizer(directory: Path) -> Any:
 
 def tokenizer_class() -> Any:
     """Returns transformers' AutoTokenizer, imported at the first call: that takes seconds."""
-    from transformers import AutoTokenizer
+    with torch_hidden():
+        from transformers import AutoTokenizer
 
     return AutoTokenizer
+
+
+@contextmanager
+def torch_hidden() -> Iterator[None]:
+    """Hides torch from transformers while it is imported, if $USE_TORCH is 0.
+
+    Importing torch takes seconds, and tokenizers do not need it. transformers 4 reads the variable
+    itself; version 5 imports torch wherever it is installed. It asks once and keeps the answer.
+    """
+    hides = os.environ.get("USE_TORCH") == "0" and "torch" not in sys.modules
+    if hides:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # as Python marks what is not there
+    try:
+        yield
+    finally:
+        if hides:
+            del sys.modules["torch"]  # scipy takes a None there for a module
 
 
 def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95  # of all intervals
 EQUAL = 1e-9  # differences of shares below this are rounding errors
@@ -62,6 +61,8 @@ def paired(before: Sequence[float], after: Sequence[float]) -> Paired | None:
     mean = float(difference_N.mean())
     if np.ptp(difference_N) < EQUAL:
         return Paired(mean, None, None, None, n)
+    from scipy import stats  # here: it takes a second to import, and every command reads this file
+
     test: Any = stats.ttest_rel(after, before)
     interval = test.confidence_interval(LEVEL)
     return Paired(mean, float(interval.low), float(interval.high), float(test.pvalue), n)
@@ -87,6 +88,8 @@ def reach(n: int) -> float:
 
     t(0.975, n-1) / sqrt(n): 8.98 for two seeds, 2.48 for three, 1.24 for five.
     """
+    from scipy import stats
+
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) / math.sqrt(n)
 
 
@@ -95,5 +98,7 @@ def sampling_error(accuracy: float, examples: int) -> float:
 
     The normal approximation of the binomial (the Wald interval): z sqrt(a (1 - a) / N), z = 1.96.
     """
+    from scipy import stats
+
     z = float(stats.norm.ppf((1 + LEVEL) / 2))
     return z * math.sqrt(accuracy * (1 - accuracy) / examples)

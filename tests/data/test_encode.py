@@ -159,8 +159,8 @@ def test_of_a_pair_the_longer_member_gives_way_first(
 
 
 def test_a_pair_gets_two_token_types_and_a_single_text_one(tokenizer: Any) -> None:
-    pair = Example("0", "service", "the service was slow", "b", "t", "t:1")
-    single = Example("1", "the service was slow", None, "a", "t", "t:2")
+    pair = Example("0", "service", "the service was good", "b", "t", "t:1")
+    single = Example("1", "the service was good", None, "a", "t", "t:2")
     encoded = encode(tokenizer, [pair, single], LABELS, 32)
     assert encoded.types[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert encoded.types[1].tolist() == [0] * 6
