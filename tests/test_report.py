@@ -398,7 +398,7 @@ def test_runs_of_an_older_jaxft_are_planned_alone_when_asked(runs: Path, tmp_pat
         assert ("--plan adds it" in done.stdout) == (not flags)
         (line,) = csv.DictReader((tmp_path / "new" / "report.csv").read_text().splitlines())
         if flags:  # the planner's schedule is another one, a few bytes of constants
-            assert float(line["peak_bytes_mean"]) == pytest.approx(peak, rel=1e-4)
+            assert float(line["peak_bytes_mean"]) == pytest.approx(peak, rel=0, abs=1024)
             assert float(line["plan_optimizer_bytes"]) > 0
         else:
             assert line["peak_bytes_mean"] == ""
