@@ -74,3 +74,5 @@ def is_command(argv: list[str]) -> bool:
 # imports jaxft, transformers is left as it is.
 if is_command(sys.orig_argv):
     os.environ.setdefault("USE_TORCH", "0")
+    # Without torch, version 5 says at each start that models will not be available.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as err:
         print(str(err), file=sys.stderr)
         return 2
-    os.environ.setdefault("USE_TORCH", "0")  # see jaxft/__init__.py
+    # See jaxft/__init__.py.
+    os.environ.setdefault("USE_TORCH", "0")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from jaxft import cli
 
     command = importlib.import_module(f"jaxft.{name}").main
