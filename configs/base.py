@@ -63,6 +63,7 @@ def add_method(config: ConfigDict) -> None:
     config.method.train_layer_norm = False  # houlsby, pfeiffer: the adapted blocks' LayerNorm too
     config.method.train_pooler = True  # BERT's pooler is part of the head; False: as peft has it
     config.method.layers = ()  # layers with modules, e.g. (-2, -1) for the top two; () for all
+    config.method.unfreeze = ""  # regex on paths of the backbone that are trained as well
     for name, default in added_options().items():  # of plugins' methods
         config.method[name] = default
 

@@ -16,7 +16,8 @@ def apply(site: Site, options: Options) -> Applied:
         )
     has_pooler = bool(pooler) and any(re.fullmatch(pooler, path) for path in site.shapes)
     kept = ((pooler, "frozen"),) if has_pooler and not options.train_pooler else ()
-    return Applied((*kept, (r".*/bias", "adapter:no_decay"), FROZEN))
+    biases = site.trained_in(options.layers, r".*/bias")
+    return Applied((*kept, (biases, "adapter:no_decay"), FROZEN))
 
 
 BITFIT = Method("bitfit", Options, apply, learning_rate=2e-3)

@@ -37,13 +37,11 @@ class BottleneckOptions(Options):
       size: the width between down and up.
       activation: a name in `ACTIVATIONS`.
       train_layer_norm: whether the LayerNorms of the adapted blocks are trained, too.
-      layers: encoder layers that get adapters; negative numbers count from the top; empty: all.
     """
 
     size: int = 64
     activation: str = "swish"
     train_layer_norm: bool = False
-    layers: tuple[int, ...] = ()
 
 
 class Bottleneck(nn.Module):

@@ -33,14 +33,12 @@ class LoraOptions(Options):
       alpha: the update is scaled by alpha / rank.
       dropout: rate on the input, in training only.
       targets: shorthands of the family (query, value, dense, ...) or regexes on module paths.
-      layers: encoder layers that get a LoRA; negative numbers count from the top; empty means all.
     """
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.1
     targets: tuple[str, ...] = ("query", "value")
-    layers: tuple[int, ...] = ()
 
 
 class LoRA(nn.Module):

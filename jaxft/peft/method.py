@@ -23,8 +23,8 @@ from jaxft.models.family import Axes, Family
 from jaxft.peft.inject import Insertion
 
 # (regex on whole parameter paths, label). A label is a partition, `frozen`, `backbone`, `adapter`
-# or `head`, with `:no_decay` after it for biases and LayerNorm scales, which weight decay should
-# not pull to zero.
+# or `head`. `:no_decay` after it is for biases and LayerNorm scales, which weight decay should not
+# pull to zero; `:rate=16` is for 16 times the learning rate.
 Rule = tuple[str, str]
 FROZEN: Rule = (r".*", "frozen")
 
@@ -37,9 +37,15 @@ class Options:
       train_pooler: whether BERT's pooler belongs to the head, as the same Dense and tanh do in
         RoBERTa's classifier. A pooler that pretraining left behind (sentence encoders do not use
         it) is a poor thing to freeze; peft and adapters freeze it by default.
+      layers: encoder layers that the method changes or trains; negative numbers count from the
+        top; empty: all. The head is trained in any case.
+      unfreeze: regex on whole parameter paths of the backbone that are trained beside the
+        method's own; empty: none.
     """
 
     train_pooler: bool = True
+    layers: tuple[int, ...] = ()
+    unfreeze: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,20 +74,32 @@ class Site:
         Raises:
           InputError: there is no such layer, or the layers are one.
         """
-        if layers and self.family.shares_layers:
+        if not layers:
+            return paths
+        if self.family.shares_layers:
             raise InputError(
                 f"method.layers: the layers of {self.family.name} share their parameters, so all "
                 "of them have what one has; leave it empty"
             )
-        numbers = {path: self.family.layer_of(path) or 0 for path in paths}
-        count = max(numbers.values()) + 1
+        count = 1 + max(self.family.layer_of(path) or 0 for path in self.shapes)
         for layer in layers:
             if not -count <= layer < count:
                 raise InputError(
                     f"method.layers: no layer {layer}; the encoder has {count}, 0 to {count - 1}"
                 )
-        chosen = {layer % count for layer in layers} or set(numbers.values())
-        return [path for path in paths if numbers[path] in chosen]
+        chosen = {layer % count for layer in layers}
+        return [path for path in paths if self.family.layer_of(path) in chosen]
+
+    def trained_in(self, layers: tuple[int, ...], pattern: str) -> str:
+        """Returns a regex on the parameters in these encoder layers that a regex matches.
+
+        Args:
+          layers: as of `in_layers`; empty gives the pattern itself, for layers and embeddings.
+        """
+        if not layers:
+            return pattern
+        paths = self.in_layers([p for p in self.shapes if re.fullmatch(pattern, p)], layers)
+        return "|".join(map(re.escape, paths))
 
 
 def no_axes(path: str, axes_of: Callable[[str], Axes]) -> Axes | None:
@@ -184,6 +202,30 @@ def head_rules(site: Site, newly_initialised: list[str], options: Options) -> tu
     paths = [p for p in site.shapes if is_head.fullmatch(p) or p in newly_initialised]
     return tuple(
         (re.escape(path), "head:no_decay" if path.endswith("/bias") else "head") for path in paths
+    )
+
+
+def unfrozen_rules(site: Site, pattern: str) -> tuple[Rule, ...]:
+    """Returns the rules that train the backbone's parameters that a regex matches.
+
+    Raises:
+      InputError: it is no regex, or matches no parameter.
+    """
+    if not pattern:
+        return ()
+    try:
+        paths = [path for path in site.shapes if re.fullmatch(pattern, path)]
+    except re.error as err:
+        raise InputError(f"method.unfreeze: {pattern!r} is not a regex ({err})") from err
+    if not paths:
+        example = next(path for path in site.shapes if site.family.layer_of(path) is not None)
+        raise InputError(
+            f"method.unfreeze: {pattern!r} matches no parameter of the backbone; expected a regex "
+            f"that matches whole paths such as {example}"
+        )
+    is_matrix = {path: len(site.shapes[path].shape) > 1 for path in paths}
+    return tuple(
+        (re.escape(path), "backbone" if is_matrix[path] else "backbone:no_decay") for path in paths
     )
 
 

@@ -14,7 +14,16 @@ from typing import Any
 from jaxft.models.backbone import Params
 from jaxft.models.family import Family
 from jaxft.peft import bitfit, full, head, houlsby, lora, pfeiffer
-from jaxft.peft.method import METHODS, Applied, Method, Site, find, head_rules, register
+from jaxft.peft.method import (
+    METHODS,
+    Applied,
+    Method,
+    Site,
+    find,
+    head_rules,
+    register,
+    unfrozen_rules,
+)
 
 __all__ = ["METHODS", "Applied", "Method", "added_options", "build", "find", "register"]
 
@@ -56,4 +65,5 @@ def build(
     method, site = find(name), Site(family, shapes)
     own = method.read_options(options)
     applied = method.apply(site, own)
-    return replace(applied, rules=head_rules(site, newly_initialised, own) + applied.rules)
+    first = head_rules(site, newly_initialised, own) + unfrozen_rules(site, own.unfreeze)
+    return replace(applied, rules=first + applied.rules)

@@ -31,14 +31,15 @@ FREE = {
     *("eval_batch_size", "save_every", "mesh.seeds", "mesh.data", "mesh.fsdp", "mesh.tensor"),
 }
 
-# Fields of `method` that a method does not read (`jaxft.peft.methods.Options`); all other fields,
-# and all fields of other methods, distinguish groups.
+# The fields of `method` that a built-in method reads (`jaxft.peft.method.Options`); others do not
+# distinguish its groups. Of a method that is not here, every field does.
+EVERY = {"name", "train_pooler", "layers", "unfreeze"}
 LORA = {"rank", "alpha", "dropout", "targets"}
 BOTTLENECK = {"size", "activation", "train_layer_norm"}
-UNREAD = {
-    **dict.fromkeys(("full", "head", "bitfit"), LORA | BOTTLENECK | {"layers"}),
-    "lora": BOTTLENECK,
-    **dict.fromkeys(("houlsby", "pfeiffer"), LORA),
+READ = {
+    **dict.fromkeys(("full", "head", "bitfit"), EVERY),
+    "lora": EVERY | LORA,
+    **dict.fromkeys(("houlsby", "pfeiffer"), EVERY | BOTTLENECK),
 }
 
 # Fields that an older jaxft did not write, with the values that they had in effect.
@@ -172,8 +173,10 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[RunGroup], list[str]]:
 
 def settings(results: RunResults) -> dict[str, Any]:
     """The fields of a run's config that determine its group, by their dotted names."""
-    unread = {f"method.{name}" for name in UNREAD.get(results["method"], ())}
     fields = flat(results["config"])
+    options = {name for name in fields if name.startswith("method.")}
+    read = READ.get(results["method"])
+    unread = set() if read is None else options - {f"method.{name}" for name in read}
     # Those that an older jaxft did not write; "auto" is the same as what it chose.
     fields |= {name: x for name, x in NEWER.items() if name not in fields}
     fields |= {name: results.get(name, NEWER[name]) for name in ("objective", "metric")}

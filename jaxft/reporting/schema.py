@@ -301,6 +301,7 @@ ADDED = {
     "model.attention_dropout": -1.0,
     "model.scan": "off",
     "model.implementation": "jaxft",
+    "method.unfreeze": "",
 }
 
 # The fields without which there is nothing to report; older runs have all of them.

@@ -18,6 +18,7 @@ import optax
 
 from jaxft.errors import InputError, check_choice
 from jaxft.training.loss_scale import scaled
+from jaxft.training.partition import rate_of
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -178,5 +179,7 @@ def adamw(
     """The transformation of one label's parameters."""
     if label == "frozen":
         return optax.set_to_zero()
-    decay = 0.0 if label.endswith(":no_decay") else weight_decay
-    return optax.adamw(schedule, weight_decay=decay)
+    decay = 0.0 if ":no_decay" in label else weight_decay
+    factor = rate_of(label)
+    own = schedule if factor == 1.0 else lambda step: factor * schedule(step)
+    return optax.adamw(own, weight_decay=decay)

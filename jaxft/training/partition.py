@@ -48,6 +48,12 @@ def partition_of(label: str) -> str:
     return label.split(":")[0]
 
 
+def rate_of(label: str) -> float:
+    """`"adapter:rate=16"` -> 16.0, the factor on the learning rate; 1.0 without one."""
+    found = [part.removeprefix("rate=") for part in label.split(":") if part.startswith("rate=")]
+    return float(found[0]) if found else 1.0
+
+
 def parameter_of(key_path: Iterable[Any], params: Container[str]) -> str | None:
     """The parameter that a leaf of an optimizer's state belongs to, if its path names one."""
     names = [getattr(key, "key", None) for key in key_path]
