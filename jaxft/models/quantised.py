@@ -95,8 +95,8 @@ def dequantise(codes: Any, scales: Any, rows: int, dtype: Any) -> jax.Array:
     codes_Cx2xF = jnp.stack([codes >> 4, codes & 15], axis=1)
     book = jnp.asarray(CODE_BOOK, jnp.float32)
     values = book.at[codes_Cx2xF].get(mode="promise_in_bounds")
-    kernel = values.reshape(-1, BLOCK, outputs) * scales[:, None]
-    return kernel.reshape(-1, outputs)[:rows].astype(dtype)
+    blocks_NxKxF = values.reshape(-1, BLOCK, outputs) * jnp.expand_dims(scales, 1)
+    return blocks_NxKxF.reshape(-1, outputs)[:rows].astype(dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -115,8 +115,12 @@ def product_forward(rows: int, x: Any, codes: Any, scales: Any) -> tuple[jax.Arr
 
 
 def product_backward(rows: int, kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
-    """The gradient of x, from the kernel dequantised once more."""
-    # Without the barrier XLA sees the same expression twice and keeps the forward pass's kernel.
+    """The gradient of x, from the kernel dequantised once more.
+
+    XLA computes equal expressions once and would keep the forward pass's kernel, but for the
+    barrier. Its CPU compiler drops barriers: there only a loop (`jaxft.models.scan`) has this
+    effect.
+    """
     codes, scales, gradient = jax.lax.optimization_barrier((*kept, gradient))
     kernel_DxF = dequantise(codes, scales, rows, gradient.dtype)
     return jnp.dot(gradient, kernel_DxF.T), None, None
