@@ -1,118 +1,30 @@
 """A finished run as a classifier: loaded once, compiled once per length, used as often as needed.
 
-classifier = Classifier(load_run(Path("runs/acl")))
+classifier = Classifier(load_run("runs/acl"))
 classifier.predict(["We use the parser of Collins (1999)."])[0].label          # "Uses"
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Example
 from jaxft.errors import InputError
-from jaxft.io import read_json
 from jaxft.models import trained as trained_files
 from jaxft.run import build
+from jaxft.run.export import export
 from jaxft.run.inputs import Text, labelled, read_examples, to_examples_of
+from jaxft.run.trained_run import TrainedRun, load_parts, plugins_named
 from jaxft.training import loop, mesh, objectives
 from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Params
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """The files of a run that prediction needs.
-
-    Attributes:
-      folder: where the trained leaves are.
-      config: `model`, `method` and `data.max_length`, as the run had them.
-      settings: of `jaxft.models.trained`.
-    """
-
-    folder: Path
-    config: ConfigDict
-    trained: dict[str, np.ndarray]
-    settings: dict[str, Any]
-
-
-def load_run(run: Path) -> TrainedRun:
-    """Returns the files of a finished run.
-
-    Raises:
-      InputError: the run is missing or not finished, or its files are not what was saved.
-    """
-    if not run.is_dir():
-        raise InputError(f"--run: no directory {run}")
-    if not (run / "DONE").exists():
-        raise InputError(
-            f"--run: {run} is not finished; run its training command again to continue it"
-        )
-    folders = [run / name for name in ("adapter", "model") if (run / name).is_dir()]
-    if not folders:
-        raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
-    trained, settings = trained_files.load(folders[0])
-    if "base_model" not in settings:  # written by an older jaxft
-        config = ConfigDict(read_json(run / "config.json"))
-    else:
-        model = {name: x for name, x in settings["base_model"].items() if name != "sha256"}
-        data = {"max_length": settings["max_length"]}
-        config = ConfigDict({"model": model, "method": settings["method"], "data": data})
-    return TrainedRun(folders[0], config, trained, settings)
-
-
-def load_parts(run: TrainedRun) -> build.Parts:
-    """Returns the run's model, and the weights of the backbone that it was trained on.
-
-    Raises:
-      InputError: the backbone is not the one that the run was trained on.
-    """
-    labels, settings = run.settings["labels"], run.settings
-    objective = objectives.find(settings.get("objective", "single_label"))  # older runs have none
-    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
-    if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
-        folder = run.folder
-        check_digests(folder, known, build.description_digests(folder))
-        return build.load_parts(run.config, labels, folder, objective=objective, trained=True)
-    parts = build.load_parts(run.config, labels, objective=objective)
-    check_digests(parts.directory, known, build.model_digests(parts.directory))
-    return parts
-
-
-@contextmanager
-def plugins_named(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Adds to an InputError the plugins of the run, if they are not loaded.
-
-    They are only named: what a run directory holds is never executed.
-    """
-    try:
-        yield
-    except InputError as err:
-        missing = [name for name in settings.get("plugins", ()) if name not in sys.modules]
-        if not missing:
-            raise
-        flag = f"--plugins={','.join(missing)}"
-        raise InputError(f"{err}; the run had plugins that are not loaded: {flag}") from err
-
-
-def check_digests(directory: Path, known: dict[str, str], found: dict[str, str]) -> None:
-    """Raises InputError unless a model's files are those that the run was trained with."""
-    changed = [name for name in found if name in known and known[name] != found[name]]
-    if changed:
-        raise InputError(
-            f"{directory}: not the model that the run was trained on: "
-            f"{' and '.join(changed)} changed since"
-        )
 
 
 class Classifier:
@@ -194,6 +106,17 @@ class Classifier:
         if "majority" in settings:
             return [float(name == settings["majority"]) for name in self.labels]
         return settings.get("baseline")
+
+    def export(self, directory: str | Path, format: str = "peft") -> None:
+        """Writes the model as files of another library into a new directory.
+
+        Args:
+          format: peft, adapterhub, transformers or jaxft; docs/export.md says which takes what.
+
+        Raises:
+          InputError: the format cannot represent the model, or the directory is not empty.
+        """
+        export(self.run, format, Path(directory))
 
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
