@@ -36,7 +36,7 @@ SMALLER = {
     'locate("roberta-base")': 'locate("tiny")',
     'plan("roberta-base"': 'plan("tiny"',
     '"--config.model.name=minilm"': '"--config.model.name=tiny"',
-    'plugins=("dora",)': 'plugins=("dora",), epochs=1, max_length=16',
+    'plugins=("magnitude",)': 'plugins=("magnitude",), epochs=1, max_length=16',
     'method="lora")': 'method="lora", max_length=16)',
     'method="lora", epochs=8)': 'method="lora", max_length=16)',
     '"lora", seeds=(1, 2, 3)': '"lora", seeds=(1, 2), epochs=1, max_length=16',
