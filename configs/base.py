@@ -53,11 +53,16 @@ def add_model(config: ConfigDict) -> None:
 def add_method(config: ConfigDict) -> None:
     """The method of fine-tuning."""
     config.method = ConfigDict()
-    config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer
+    config.method.name = "lora"  # full | head | bitfit | lora | dora | houlsby | pfeiffer
     config.method.rank = 8  # lora: r
     config.method.alpha = 16.0  # lora: the update is scaled by alpha / rank
     config.method.dropout = 0.1  # lora: dropout on its input
     config.method.targets = ("query", "value")  # lora: + key, dense, all-linear, or path regexes
+    config.method.rank_stabilized = False  # lora: the scale is alpha / sqrt(rank) (rsLoRA)
+    config.method.rank_pattern = ()  # lora: other ranks, e.g. ("value=16",): TARGET=RANK
+    config.method.alpha_pattern = ()  # lora: other alphas, e.g. ("value=32",): TARGET=ALPHA
+    config.method.lora_init = "kaiming"  # lora: kaiming | gaussian | pissa | olora
+    config.method.lr_ratio = 1.0  # lora: B's learning rate over A's (LoRA+ proposes 16)
     config.method.size = 64  # houlsby, pfeiffer: bottleneck width
     config.method.activation = "swish"  # houlsby, pfeiffer: relu | gelu | swish | tanh
     config.method.train_layer_norm = False  # houlsby, pfeiffer: the adapted blocks' LayerNorm too

@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxft.models.backbone import Params
 from jaxft.models.family import Family
-from jaxft.peft import bitfit, full, head, houlsby, lora, pfeiffer
+from jaxft.peft import bitfit, dora, full, head, houlsby, lora, pfeiffer
 from jaxft.peft.method import (
     METHODS,
     Applied,
@@ -28,7 +28,15 @@ from jaxft.peft.method import (
 __all__ = ["METHODS", "Applied", "Method", "added_options", "build", "find", "register"]
 
 # In the order of the tables.
-BUILT_IN = (full.FULL, head.HEAD, bitfit.BITFIT, lora.LORA, houlsby.HOULSBY, pfeiffer.PFEIFFER)
+BUILT_IN = (
+    full.FULL,
+    head.HEAD,
+    bitfit.BITFIT,
+    lora.LORA,
+    dora.DORA,
+    houlsby.HOULSBY,
+    pfeiffer.PFEIFFER,
+)
 for own in BUILT_IN:
     register(own)
 

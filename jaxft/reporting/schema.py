@@ -302,6 +302,11 @@ ADDED = {
     "model.scan": "off",
     "model.implementation": "jaxft",
     "method.unfreeze": "",
+    "method.rank_stabilized": False,
+    "method.rank_pattern": [],
+    "method.alpha_pattern": [],
+    "method.lora_init": "kaiming",
+    "method.lr_ratio": 1.0,
 }
 
 # The fields without which there is nothing to report; older runs have all of them.
