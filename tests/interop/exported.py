@@ -53,7 +53,9 @@ def write_own(
     model = parts.model
     rng = np.random.default_rng(2)
     trained = {}
-    for path, x in sorted(split(model.shapes, model.labels)[0].items()):
+    wanted = {path: x for path, x in model.shapes.items() if path not in parts.weights}
+    wanted |= split(model.shapes, model.labels)[0]
+    for path, x in sorted(wanted.items()):
         start = parts.weights.get(path, np.zeros(x.shape, np.float32))
         trained[path] = (start + rng.normal(0, 0.2, x.shape)).astype(np.float32)
     digests = build.model_digests(parts.directory)

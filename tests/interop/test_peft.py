@@ -1,15 +1,13 @@
 """peft loads what jaxft trained, jaxft loads what peft trained, and both give the same logits."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from exported import leaves_of, torch_logits, write_base, write_own
+from exported import TEXTS, leaves_of, torch_logits, write_base, write_own
 
 import jaxft
-from exported import TEXTS
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +20,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "lora",
         {"rank": 2, "targets": ("all-linear",), "layers": (1,), "train_pooler": False},
     ),
-    "lora, a LayerNorm unfrozen": ("lora", {"rank": 2, "unfreeze": ".*layer/1/output/LayerNorm/.*"}),
+    "rsLoRA, other ranks and alphas": (
+        "lora",
+        {
+            "rank": 2,
+            "rank_stabilized": True,
+            "targets": ("query", "value", "key"),
+            "rank_pattern": ("key=5", ".*layer/1/attention/self/value=3"),
+            "alpha_pattern": ("value=2.5",),
+        },
+    ),
+    "dora": ("dora", {"rank": 3, "rank_pattern": ("query=2",)}),
+    "lora, a LayerNorm unfrozen": (
+        "lora",
+        {"rank": 2, "unfreeze": ".*layer/1/output/LayerNorm/.*"},
+    ),
 }
 
 

@@ -46,9 +46,7 @@ def test_transformers_gives_our_logits(case: str, tmp_path: Path) -> None:
     ours.export(tmp_path / "whole", format="transformers")
     model = loaded(tmp_path / "whole")
     expected = ours.logits(TEXTS)
-    np.testing.assert_allclose(
-        torch_logits(model, tmp_path / "whole"), expected, atol=1e-4, rtol=0
-    )
+    np.testing.assert_allclose(torch_logits(model, tmp_path / "whole"), expected, atol=1e-4, rtol=0)
     names = LABELS.get(objective, ["LABEL_0"])
     assert model.config.id2label == dict(enumerate(names))
     assert model.config.problem_type == PROBLEMS[objective]

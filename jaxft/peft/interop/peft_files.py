@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from jaxft.errors import InputError
 from jaxft.models.names import by_torch_name, torch_name
-from jaxft.peft.interop.fields import Fields
+from jaxft.peft.interop.codec import COMMON, PREFIX, UNREAD, Codec
+from jaxft.peft.interop.fields import Fields, same
 from jaxft.peft.interop.files import (
     check_no_pickle,
     json_file,
@@ -25,7 +26,7 @@ from jaxft.peft.interop.files import (
     tensors_file,
 )
 from jaxft.peft.interop.modules import all_modules, parents
-from jaxft.peft.interop.peft_codecs import CODECS, COMMON, PREFIX, UNREAD, Codec
+from jaxft.peft.interop.peft_codecs import CODECS
 from jaxft.peft.interop.trained import Arrays, Files, Found, Trained, refuse
 from jaxft.peft.method import Site
 
@@ -136,20 +137,30 @@ def read_config(directory: Path) -> PeftConfig:
     """
     fields = Fields(directory / CONFIG, read_json(directory, CONFIG))
     check_no_pickle(directory, TENSORS)
-    known = {codec.peft_type: name for name, codec in CODECS.items()}
-    peft_type = fields.text("peft_type")
-    if peft_type not in known:
-        raise fields.wrong("peft_type", " or ".join(known))
+    name = method_of(fields)
     if fields.text("task_type") != "SEQ_CLS":
         raise fields.wrong("task_type", "'SEQ_CLS', a sequence classifier")
-    name = known[peft_type]
     codec = CODECS[name]
     for field, valid in codec.fixed.items():
         fields.only(field, *valid)
-    fields.check_rest({*COMMON, *UNREAD, *codec.fields, *codec.fixed})
+    fields.check_rest({*COMMON, *UNREAD, *codec.fields, *codec.marks, *codec.fixed})
     fields.text("base_model_name_or_path")
     fields.names("modules_to_save")
     return PeftConfig(fields, name, codec)
+
+
+def method_of(fields: Fields) -> str:
+    """Returns the method of a config."""
+    peft_type = fields.text("peft_type")
+    known = {name: codec for name, codec in CODECS.items() if codec.peft_type == peft_type}
+    if not known:
+        types = dict.fromkeys(codec.peft_type for codec in CODECS.values())
+        raise fields.wrong("peft_type", " or ".join(types))
+    for name, codec in known.items():
+        if all(same(fields.content.get(field, False), x) for field, x in codec.marks.items()):
+            return name
+    (*_, codec) = known.values()
+    raise fields.wrong(next(iter(codec.marks)), "true or false")
 
 
 def read(directory: Path, config: PeftConfig, site: Site) -> Found:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxft.models.names import torch_name
 from jaxft.peft.interop.fields import Fields
 from jaxft.peft.interop.files import json_file, read_json, tensors_file
@@ -59,7 +61,7 @@ def write(model: Trained) -> Files:
     Raises:
       InputError: the method has modules that cannot be merged into the backbone.
     """
-    params = merged(model)
+    params = backbone_params(model)
     tensors = {}
     for path, x in params.items():
         name = torch_name(model.site.family, path)
@@ -67,7 +69,7 @@ def write(model: Trained) -> Files:
     return {TENSORS: tensors_file(tensors), **write_config(model)}
 
 
-def merged(model: Trained) -> Arrays:
+def backbone_params(model: Trained) -> Arrays:
     """Returns the backbone's parameters with the method's own in them."""
     own = model.own()
     if not own:
@@ -77,7 +79,8 @@ def merged(model: Trained) -> Arrays:
         others = ["adapterhub", "jaxft"] if any("/adapter/" in p for p in own) else ["jaxft"]
         reason = "its modules cannot be merged into the backbone"
         raise refuse(model, "transformers", reason, others)
-    return {path: x for path, x in merge(model.params, model.options).items() if path not in own}
+    merged = merge(model.params, model.options, model.site)
+    return {path: np.asarray(x) for path, x in merged.items() if path not in own}
 
 
 def write_config(model: Trained) -> Files:
