@@ -296,6 +296,7 @@ ADDED = {
     "metric": "auto",
     "class_weights": "",
     "label_smoothing": 0.0,
+    "init_from": "",
     "model.frozen_dtype": "float32",
     "model.attention": "xla",
     "model.attention_dropout": -1.0,
