@@ -53,14 +53,24 @@ def add_model(config: ConfigDict) -> None:
 def add_method(config: ConfigDict) -> None:
     """The method of fine-tuning."""
     config.method = ConfigDict()
-    config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer
+    # full | head | bitfit | layernorm | lora | vera | ia3 | houlsby | pfeiffer | parallel |
+    # compacter | fusion | prefix
+    config.method.name = "lora"
     config.method.rank = 8  # lora: r
     config.method.alpha = 16.0  # lora: the update is scaled by alpha / rank
-    config.method.dropout = 0.1  # lora: dropout on its input
-    config.method.targets = ("query", "value")  # lora: + key, dense, all-linear, or path regexes
-    config.method.size = 64  # houlsby, pfeiffer: bottleneck width
-    config.method.activation = "swish"  # houlsby, pfeiffer: relu | gelu | swish | tanh
-    config.method.train_layer_norm = False  # houlsby, pfeiffer: the adapted blocks' LayerNorm too
+    config.method.dropout = 0.1  # lora, vera: dropout on its input; fusion: on the scores
+    # lora, vera: also key, dense, all-linear, or path regexes
+    config.method.targets = ("query", "value")
+    config.method.vera_rank = 256  # vera: r, the width between its two matrices
+    config.method.vera_seed = 0  # vera: of these matrices, whatever the run's seed
+    # houlsby, pfeiffer, parallel and compacter have the next three.
+    config.method.size = 64  # bottleneck width
+    config.method.activation = "swish"  # relu | gelu | swish | tanh
+    config.method.train_layer_norm = False  # the adapted blocks' LayerNorm too
+    config.method.adapter_scale = 4.0  # parallel: the factor on the adapter's output
+    config.method.phm_dim = 4  # compacter: Kronecker products of a kernel
+    config.method.adapters = ()  # fusion: finished runs of houlsby or pfeiffer, "DIR,DIR"
+    config.method.prefix_length = 30  # prefix: keys and values of a layer
     config.method.train_pooler = True  # BERT's pooler is part of the head; False: as peft has it
     config.method.layers = ()  # layers with modules, e.g. (-2, -1) for the top two; () for all
     config.method.unfreeze = ""  # regex on paths of the backbone that are trained as well
