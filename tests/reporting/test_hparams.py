@@ -14,7 +14,8 @@ from jaxft.reporting import hparams
 
 ROW = {"task", "model", "method", "seed", "lr", "batch", "epochs"}
 OPTIONS = {"rank", "alpha", "dropout", "targets", "size", "activation", "train_layer_norm"}
-OPTIONS |= {"layers", "train_pooler"}
+OPTIONS |= {"layers", "train_pooler", "vera_rank", "vera_seed", "adapter_scale", "phm_dim"}
+OPTIONS |= {"adapters", "prefix_length"}
 
 
 def settings(**fields: Any) -> dict[str, hparams.Setting]:
@@ -31,14 +32,16 @@ def settings(**fields: Any) -> dict[str, hparams.Setting]:
     [
         ("full", set()),
         ("head", set()),
-        ("lora", {"rank", "alpha", "dropout", "targets", "layers"}),
-        ("houlsby", {"size", "activation", "train_layer_norm", "layers"}),
+        ("lora", {"rank", "alpha", "dropout", "targets"}),
+        ("houlsby", {"size", "activation", "train_layer_norm"}),
+        ("vera", {"vera_rank", "vera_seed", "dropout", "targets"}),
+        ("prefix", {"prefix_length"}),
     ],
 )
 def test_a_method_has_its_own_options_and_no_others(method: str, options: set[str]) -> None:
     found = settings(method__name=method)
     assert found.keys() >= ROW
-    assert found.keys() & OPTIONS == options | {"train_pooler"}
+    assert found.keys() & OPTIONS == options | {"train_pooler", "layers"}
 
 
 def test_what_is_set_for_every_method_is_called_the_same() -> None:
