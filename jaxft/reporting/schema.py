@@ -308,6 +308,12 @@ ADDED = {
     "method.alpha_pattern": [],
     "method.lora_init": "kaiming",
     "method.lr_ratio": 1.0,
+    "method.vera_rank": 256,
+    "method.vera_seed": 0,
+    "method.adapter_scale": 4.0,
+    "method.phm_dim": 4,
+    "method.adapters": [],
+    "method.prefix_length": 30,
 }
 
 # The fields without which there is nothing to report; older runs have all of them.

@@ -65,7 +65,7 @@ def build_model(
     """
     own = backbones.parameter_shapes(backbone)
     applied = build(method, backbone.family, own, newly_initialised, options)
-    module = Injected(backbone.module, applied.insertions)
+    module = Injected(backbone.module, applied.insertions, applied.shared)
     shapes = backbones.parameter_shapes(backbone, module)
     if backbone.scans:
         check_same_insertions(applied.insertions, backbone.family, shapes)
@@ -92,7 +92,7 @@ def build_model(
 def without_scan(model: Model) -> Model:
     """The same model with its layers one by one (`jaxft.models.scan`)."""
     backbone = model.backbone.without_scan()
-    module = Injected(backbone.module, model.applied.insertions)
+    module = Injected(backbone.module, model.applied.insertions, model.applied.shared)
     forward = partial(backbones.forward, backbone, module)
     return replace(model, backbone=backbone, module=module, forward=forward)
 
