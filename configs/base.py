@@ -43,7 +43,7 @@ def add_model(config: ConfigDict) -> None:
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
     config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
     config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
-    config.model.frozen_dtype = "float32"  # of what is stored and not trained: as dtype
+    config.model.frozen_dtype = "float32"  # of what is frozen: as dtype, or int8 | nf4 in layers
     config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
     config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
     config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
@@ -134,6 +134,7 @@ def add_memory(config: ConfigDict) -> None:
     config.memory.meshes = ()  # e.g. ("data", "fsdp8", "fsdp4+tensor2"); () for config.mesh
     config.memory.lengths = ()  # padded length of a text in tokens
     config.memory.dtypes = ()  # of the computation
+    config.memory.frozen_dtypes = ()  # of what is frozen, e.g. ("float32", "nf4"), side by side
     config.memory.remats = ()  # e.g. ("none", "dots", "layer"), side by side
     config.memory.steps = 0  # steps to run and measure, if the target is the present device
     config.memory.estimates = False  # also print hand estimates of a 3B model

@@ -136,6 +136,7 @@ class PlanRow(TypedDict):
       target: the device's name, with the number of devices.
       mesh: axis -> number of devices.
       memory_bytes: of one device; None if it is not known.
+      frozen_dtype, attention, scan: of the model; missing means the default.
       seeds: how many runs train together; missing means one.
       length: padded tokens of a batch; a text such as `≤128` for a run of an older jaxft.
       parameters: partition -> count, with `trained` and `total`; of one seed.
@@ -158,6 +159,9 @@ class PlanRow(TypedDict):
     memory_bytes: int | None
     batch_size: int
     length: int | str
+    frozen_dtype: NotRequired[str]
+    attention: NotRequired[str]
+    scan: NotRequired[str]
     seeds: NotRequired[int]
     parameters: Mapping[str, int]
     partitions: Mapping[str, PartitionBytes]
