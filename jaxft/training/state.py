@@ -85,7 +85,7 @@ def build_model(
         labels = {path: labels.get(path, "frozen") for path in shapes}
         insertions = (storage.on_codes(kernels), *applied.insertions)
         applied = replace(applied, insertions=insertions)
-        module = Injected(backbone.module, insertions)
+        module = Injected(backbone.module, insertions, applied.shared)
     if backbone.scans:
         check_same_insertions(applied.insertions, backbone.family, shapes)
     return Model(
