@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxft.errors import InputError
+from jaxft.models import quantised
 from jaxft.models.backbone import Params
 from jaxft.models.family import Axes
 from jaxft.peft import lora
@@ -74,7 +75,7 @@ def around(
         y_BxLxF = call.next_fun(*call.args, **call.kwargs)
         parent = dense.scope.push("lora", reuse=True)
         dora = DoRA(dense.features, rank, scale, dropout, dense.dtype, init, parent=parent)
-        kernel_DxF = dense.get_variable("params", "kernel")
+        kernel_DxF = quantised.kernel_of(dense, x_BxLxD.shape[-1])
         bias_F = dense.get_variable("params", "bias") if dense.use_bias else 0.0
         product_BxLxF = y_BxLxF - jnp.asarray(bias_F, y_BxLxF.dtype)
         return y_BxLxF + dora(x_BxLxD, kernel_DxF, product_BxLxF, call.deterministic)

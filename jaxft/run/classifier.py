@@ -24,6 +24,7 @@ from jaxft.training import loop, mesh, objectives
 from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
+from jaxft.training.state import stored
 from jaxft.training.step import Params
 
 
@@ -160,7 +161,8 @@ class Classifier:
     def _on_devices(self, parts: build.Parts) -> tuple[Params, Params]:
         """Returns `(trained, frozen)`, checked against the model, on the devices."""
         model, trained = self._model, self.run.trained
-        wanted = {path: x for path, x in model.shapes.items() if path not in parts.weights}
+        frozen = stored(model, parts.weights, model.shapes)
+        wanted = {path: x for path, x in model.shapes.items() if path not in frozen}
         wanted |= split(model.shapes, model.labels)[0]
         signatures = [
             {path: trained_files.signature(x) for path, x in leaves.items()}
@@ -168,9 +170,6 @@ class Classifier:
         ]
         trained_files.check_leaves(self.run.folder / trained_files.LEAVES, *signatures)
         shardings = param_shardings(model.axes, model.shapes, self._devices)
-        frozen = {
-            path: np.asarray(x, model.shapes[path].dtype) for path, x in parts.weights.items()
-        }
         everything = {**frozen, **trained}
         on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
         return split(on_devices, model.labels)

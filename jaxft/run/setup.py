@@ -31,9 +31,8 @@ from jaxft.training.optimizer import (
     needs_scaling,
     updates_by,
 )
-from jaxft.training.partition import count
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, state_shapes
+from jaxft.training.state import Model, count_parameters, state_shapes
 from jaxft.training.step import State
 
 
@@ -92,7 +91,7 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     loop_config = make_loop_config(config, data, objective)
     optimizer = make_adamw(config, loop_config, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
-    parameters = count(parts.model.shapes, parts.model.labels)
+    parameters = count_parameters(parts.model)
     memory = bytes_by_partition(
         parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
     )

@@ -10,7 +10,7 @@ import pytest
 
 from jaxft import train
 from jaxft.errors import InputError
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import COMMON
 from jaxft.planning import frozen_gradients
 from jaxft.planning.compiled import flops
 from jaxft.training import programs as programs
@@ -57,7 +57,7 @@ def leaking_step(
     )
 
 
-STEPS = [*((method, "none") for method in METHODS), ("lora", "dots"), ("lora", "layer")]
+STEPS = [*((method, "none") for method in COMMON), ("lora", "dots"), ("lora", "layer")]
 
 
 @pytest.mark.parametrize(("method", "remat"), STEPS)

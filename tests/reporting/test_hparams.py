@@ -36,6 +36,8 @@ def settings(**fields: Any) -> dict[str, hparams.Setting]:
         ("head", set()),
         ("lora", LORA),
         ("houlsby", {"size", "activation", "train_layer_norm"}),
+        ("vera", {"vera_rank", "vera_seed", "dropout", "targets"}),
+        ("prefix", {"prefix_length"}),
     ],
 )
 def test_a_method_has_its_own_options_and_no_others(method: str, options: set[str]) -> None:
