@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,13 +149,21 @@ def push(directory: Path, name: str) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise InputError(f"--push_to_hub: {name!r}; expected ORG/NAME")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         made = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=directory, commit_message="Export from jaxft")
-    except (HfHubHTTPError, HFValidationError, OSError) as err:
+    except hub_errors() as err:
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         raise InputError(f"--push_to_hub: {name}: {reason} (the export is in {directory})") from err
     return str(made)
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Returns what the hub's client raises where the hub refuses or cannot be reached."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # From version 1 on it uses httpx, whose errors are no OSErrors; before, it used requests.
+    httpx = sys.modules.get("httpx")
+    return HfHubHTTPError, HFValidationError, OSError, *((httpx.HTTPError,) if httpx else ())

@@ -138,7 +138,11 @@ class Hub(BaseHTTPRequestHandler):
                     content = base64.b64decode(line["value"]["content"])
                     self.files[line["value"]["path"]] = content
             self.answer(
-                {"commitUrl": "http://hub/commit/1", "commitOid": "0" * 40, "success": True}
+                {
+                    "commitUrl": f"http://{self.headers['Host']}/me/mine/commit/{'0' * 40}",
+                    "commitOid": "0" * 40,
+                    "success": True,
+                }
             )
         else:
             self.answer({})
