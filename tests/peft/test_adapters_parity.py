@@ -1,4 +1,4 @@
-"""Parallel adapters, Compacter, prefix tuning and fusion have the logits of the adapters library."""
+"""Parallel adapters, Compacter, prefix tuning and fusion compute what the adapters library does."""
 
 import re
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def random_leaves(model: Model) -> Params:
     rng = np.random.default_rng(1)
     own = backbones.parameter_shapes(model.backbone)
     return {
-        path: rng.normal(0, 0.5, x.shape).astype(np.float32)
+        path: rng.normal(0, 1.0, x.shape).astype(np.float32)
         for path, x in model.shapes.items()
         if path not in own
     }
