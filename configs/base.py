@@ -53,14 +53,30 @@ def add_model(config: ConfigDict) -> None:
 def add_method(config: ConfigDict) -> None:
     """The method of fine-tuning."""
     config.method = ConfigDict()
-    config.method.name = "lora"  # full | head | bitfit | lora | houlsby | pfeiffer
-    config.method.rank = 8  # lora: r
-    config.method.alpha = 16.0  # lora: the update is scaled by alpha / rank
-    config.method.dropout = 0.1  # lora: dropout on its input
-    config.method.targets = ("query", "value")  # lora: + key, dense, all-linear, or path regexes
-    config.method.size = 64  # houlsby, pfeiffer: bottleneck width
-    config.method.activation = "swish"  # houlsby, pfeiffer: relu | gelu | swish | tanh
-    config.method.train_layer_norm = False  # houlsby, pfeiffer: the adapted blocks' LayerNorm too
+    # full | head | bitfit | layernorm | lora | dora | vera | ia3 | houlsby | pfeiffer | parallel |
+    # compacter | fusion | prefix
+    config.method.name = "lora"
+    config.method.rank = 8  # lora, dora: r
+    config.method.alpha = 16.0  # lora, dora: the update is scaled by alpha / rank
+    config.method.dropout = 0.1  # lora, dora, vera: dropout on the input; fusion: on the scores
+    # lora, dora, vera: also key, dense, all-linear, or path regexes
+    config.method.targets = ("query", "value")
+    # lora and dora have the next five.
+    config.method.rank_stabilized = False  # the scale is alpha / sqrt(rank) (rsLoRA)
+    config.method.rank_pattern = ()  # other ranks, e.g. ("value=16",): TARGET=RANK
+    config.method.alpha_pattern = ()  # other alphas, e.g. ("value=32",): TARGET=ALPHA
+    config.method.lora_init = "kaiming"  # kaiming | gaussian; lora also pissa | olora
+    config.method.lr_ratio = 1.0  # B's learning rate over A's (LoRA+ proposes 16)
+    config.method.vera_rank = 256  # vera: r, the width between its two matrices
+    config.method.vera_seed = 0  # vera: of these matrices, whatever the run's seed
+    # houlsby, pfeiffer, parallel and compacter have the next three.
+    config.method.size = 64  # bottleneck width
+    config.method.activation = "swish"  # relu | gelu | swish | tanh
+    config.method.train_layer_norm = False  # the adapted blocks' LayerNorm too
+    config.method.adapter_scale = 4.0  # parallel: the factor on the adapter's output
+    config.method.phm_dim = 4  # compacter: Kronecker products of a kernel
+    config.method.adapters = ()  # fusion: finished runs of houlsby or pfeiffer, "DIR,DIR"
+    config.method.prefix_length = 30  # prefix: keys and values of a layer
     config.method.train_pooler = True  # BERT's pooler is part of the head; False: as peft has it
     config.method.layers = ()  # layers with modules, e.g. (-2, -1) for the top two; () for all
     config.method.unfreeze = ""  # regex on paths of the backbone that are trained as well
@@ -82,6 +98,9 @@ def add_optim(config: ConfigDict) -> None:
 
 def add_run(config: ConfigDict) -> None:
     """The run and its devices."""
+    config.init_from = (
+        ""  # a run, an export or files of peft ... whose training goes on; "" for none
+    )
     config.batch_size = 32  # examples a step, over all devices
     config.eval_batch_size = 64  # examples an evaluation step
     config.epochs = 10  # passes over the training split

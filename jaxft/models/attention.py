@@ -27,12 +27,15 @@ class Tokens(NamedTuple):
         token attends to those of its own text alone. None: a row is one text.
       positions: place of each token in its text, int32 BxL; for rotary positions.
       bias: added to the scores, HxLxL; for relative positions.
+      prefix: keys and values before those of the tokens, each PxD in the heads' order; every token
+        attends to them. For prefix tuning, which adds them in each layer.
     """
 
     mask: jax.Array
     segments: jax.Array | None = None
     positions: jax.Array | None = None
     bias: jax.Array | None = None
+    prefix: tuple[jax.Array, jax.Array] | None = None
 
 
 def attend(
@@ -54,15 +57,17 @@ def attend(
       key: of dropout; None drops nothing.
       window: how far to either side a token sees; None is everywhere.
       causal: whether a token sees those before it and itself only.
-      implementation: `cudnn` takes 16-bit inputs without dropout, bias, window or segments
+      implementation: `cudnn` takes 16-bit inputs without dropout, bias, window, segments or prefix
         (`check`), and tokens at the start of their rows.
     """
     drops = key is not None and rate > 0.0
     if implementation == "cudnn":
-        if drops or any(x is not None for x in (tokens.bias, window, tokens.segments)):
+        if drops or any(
+            x is not None for x in (tokens.bias, window, tokens.segments, tokens.prefix)
+        ):
             raise InputError(
-                "model.attention: cuDNN's attention has no dropout, bias, window or segments; use "
-                "model.attention=xla"
+                "model.attention: cuDNN's attention has no dropout, bias, window, segments or "
+                "prefix; use model.attention=xla"
             )
         lengths_B = (tokens.mask > 0).sum(-1, dtype=jnp.int32)
         return jax.nn.dot_product_attention(
@@ -74,11 +79,14 @@ def attend(
             implementation="cudnn",
         )
     dtype = q_BxLxHxK.dtype
+    if tokens.prefix is not None:
+        k_BxLxHxK, v_BxLxHxK = map(after_prefix, tokens.prefix, (k_BxLxHxK, v_BxLxHxK))
     scale = jnp.sqrt(q_BxLxHxK.shape[-1]).astype(dtype)
     scores_BxHxLxL = jnp.einsum("bqhk,blhk->bhql", q_BxLxHxK / scale, k_BxLxHxK)
     if tokens.bias is not None:
-        scores_BxHxLxL = scores_BxHxLxL + tokens.bias.astype(dtype)
-    scores_BxHxLxL = scores_BxHxLxL + padding_bias(tokens, dtype, window, causal)
+        scores_BxHxLxL = scores_BxHxLxL + for_prefix(tokens.bias.astype(dtype), tokens)
+    unseen = padding_bias(tokens, dtype, window, causal)
+    scores_BxHxLxL = scores_BxHxLxL + for_prefix(unseen, tokens)
     if drops:
         assert key is not None
         kept = keep_mask(key, 1.0 - rate, scores_BxHxLxL.shape)
@@ -86,6 +94,22 @@ def attend(
     else:
         weights_BxHxLxL = softmax(scores_BxHxLxL)
     return jnp.einsum("bhql,blhk->bqhk", weights_BxHxLxL, v_BxLxHxK)
+
+
+def after_prefix(prefix_PxD: jax.Array, x_BxLxHxK: jax.Array) -> jax.Array:
+    """Returns keys or values after those of a prefix, Bx(P+L)xHxK."""
+    rows, _, *heads = x_BxLxHxK.shape
+    prefix_PxHxK = prefix_PxD.astype(x_BxLxHxK.dtype).reshape(-1, *heads)
+    prefix_BxPxHxK = jnp.broadcast_to(prefix_PxHxK, (rows, *prefix_PxHxK.shape))
+    return jnp.concatenate([prefix_BxPxHxK, x_BxLxHxK], axis=1)
+
+
+def for_prefix(bias: jax.Array, tokens: Tokens) -> jax.Array:
+    """Returns a bias of the scores, ...xLxL, with zeros for the keys of a prefix: ...xLx(P+L)."""
+    if tokens.prefix is None:
+        return bias
+    before = [(0, 0)] * (bias.ndim - 1) + [(tokens.prefix[0].shape[0], 0)]
+    return jnp.pad(bias, before)
 
 
 def rotated(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax.Array:

@@ -1,10 +1,10 @@
 """Bottleneck adapters: down, activation, up, inside an encoder layer.
 
-    insertion = before_norm({"bert/encoder/layer/0/output"}, size=64, activation="swish")
+    insertion = before_norm({"bert/encoder/layer/0/output"}, bottleneck(BottleneckOptions(64)))
 
-The parts that houlsby.py and pfeiffer.py share. An adapter is inserted into a layer's output block,
-which computes `LayerNorm(dropout(dense(x)) + residual)` without it, or after a Dense layer. The up
-projection starts at zero, so the model starts as it was.
+The parts that houlsby.py, pfeiffer.py, parallel.py, compacter.py and fusion.py share. An adapter
+is inserted into a layer's output block, which computes `LayerNorm(dropout(dense(x)) + residual)`
+without it, or after a Dense layer. The up projection starts at zero, so the model starts as it was.
 """
 
 import re
@@ -17,9 +17,16 @@ import jax
 from flax import linen as nn
 
 from jaxft.errors import InputError, check_choice
-from jaxft.models.family import Axes, Block
+from jaxft.models.family import Axes
 from jaxft.peft.inject import Call, Insertion
-from jaxft.peft.method import FROZEN, Applied, Options, Site, check_positive
+from jaxft.peft.method import FROZEN, Applied, Options, Rule, Site, check_positive
+
+# `(call, x_BxLxD) -> y_BxLxD`: an adapter, whose parameters are below the call's module.
+Adapt = Callable[[Call, jax.Array], jax.Array]
+# `(module paths, adapt) -> insertion`: where it goes.
+Insert = Callable[[Set[str], Adapt], Insertion]
+Initializer = nn.initializers.Initializer
+LIKE_BERT = nn.initializers.normal(0.02)  # as the adapters library, too
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -27,6 +34,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "swish": nn.swish,
     "tanh": nn.tanh,
 }
+
+
+RULES: tuple[Rule, ...] = (
+    (r".*/adapter/(down|up)/bias", "adapter:no_decay"),
+    (r".*/adapter/(down|up)/kernel", "adapter"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,18 @@ class Bottleneck(nn.Module):
       size: the width between down and up.
       activation: a name in `ACTIVATIONS`.
       dtype: of the computation; parameters are float32.
+      down_init: draws the kernel of down; that of up is zero, which makes the start exact.
     """
 
     size: int
     activation: str
     dtype: Any
+    down_init: Initializer = LIKE_BERT
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        # Scale as in BERT and in the adapters library; zero for up makes the start exact.
-        down_init = nn.initializers.normal(0.02)
-        x_BxLxS = nn.Dense(self.size, dtype=self.dtype, kernel_init=down_init, name="down")(x_BxLxD)
+        down = nn.Dense(self.size, dtype=self.dtype, kernel_init=self.down_init, name="down")
+        x_BxLxS = down(x_BxLxD)
         x_BxLxS = ACTIVATIONS[self.activation](x_BxLxS)
         up = nn.Dense(
             x_BxLxD.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="up"
@@ -69,66 +83,76 @@ class Bottleneck(nn.Module):
         return up(x_BxLxS)
 
 
-def before_norm(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
+def bottleneck(
+    options: BottleneckOptions, child: str = "adapter", down_init: Initializer = LIKE_BERT
+) -> Adapt:
+    """Returns a block's `Bottleneck`, its child of this name; it computes in its input's dtype."""
+
+    def adapt(call: Call, x_BxLxD: jax.Array) -> jax.Array:
+        module = Bottleneck(
+            options.size,
+            options.activation,
+            x_BxLxD.dtype,
+            down_init,
+            parent=call.module.scope.push(child, reuse=True),
+        )
+        return module(x_BxLxD)
+
+    return adapt
+
+
+def before_norm(output_paths: Set[str], adapt: Adapt) -> Insertion:
     """Adapter on the block's output, before the residual and its LayerNorm.
 
     `LayerNorm(h + adapter(h) + residual)` with `h = dropout(dense(x))`.
     """
 
     def forward(call: Call) -> jax.Array:
-        h, residual, adapter = open_block(call, size, activation)
-        return call.module.LayerNorm(h + adapter(h) + residual)
+        h, residual = open_block(call)
+        return call.module.LayerNorm(h + adapt(call, h) + residual)
 
     return Insertion(frozenset(output_paths), forward)
 
 
-def around_norm(output_paths: Set[str], *, size: int, activation: str) -> Insertion:
+def around_norm(output_paths: Set[str], adapt: Adapt) -> Insertion:
     """Adapter on the normalised sum; the block's own LayerNorm is used twice, as AdapterHub does.
 
     `LayerNorm(h + adapter(LayerNorm(h + residual)) + residual)` with `h = dropout(dense(x))`.
     """
 
     def forward(call: Call) -> jax.Array:
-        h, residual, adapter = open_block(call, size, activation)
+        h, residual = open_block(call)
         norm = call.module.LayerNorm
-        return norm(h + adapter(norm(h + residual)) + residual)
+        return norm(h + adapt(call, norm(h + residual)) + residual)
 
     return Insertion(frozenset(output_paths), forward)
 
 
-def after_dense(dense_paths: Set[str], *, size: int, activation: str) -> Insertion:
+def after_dense(dense_paths: Set[str], adapt: Adapt) -> Insertion:
     """Adapter on a Dense layer's output: the end of a decoder's block, before the residual.
 
     `h + adapter(h)` with `h = dense(x)`.
     """
 
     def forward(call: Call) -> jax.Array:
-        dense = call.module
         h = call.next_fun(*call.args, **call.kwargs)
-        adapter = Bottleneck(
-            size, activation, dense.dtype, parent=dense.scope.push("adapter", reuse=True)
-        )
-        return h + adapter(h)
+        return h + adapt(call, h)
 
     return Insertion(frozenset(dense_paths), forward, wraps=True)
 
 
-def open_block(call: Call, size: int, activation: str) -> tuple[jax.Array, jax.Array, Bottleneck]:
-    """Returns dropout(dense(x)), the residual, and the block's adapter as its child `adapter`."""
+def open_block(call: Call) -> tuple[jax.Array, jax.Array]:
+    """Returns dropout(dense(x)) and the residual of a block's end."""
     block = call.module
     x, residual = call.args[:2]  # ours take `deterministic` after them, transformers' as a keyword
-    h = block.dropout(block.dense(x), deterministic=call.deterministic)
-    adapter = Bottleneck(
-        size, activation, block.dtype, parent=block.scope.push("adapter", reuse=True)
-    )
-    return h, residual, adapter
+    return block.dropout(block.dense(x), deterministic=call.deterministic), residual
 
 
 def apply(
     site: Site,
     options: BottleneckOptions,
     names: tuple[str, ...],
-    insert: Callable[..., Insertion],
+    insert: Insert,
 ) -> Applied:
     """Inserts an adapter at each of the family's blocks of these kinds.
 
@@ -136,14 +160,25 @@ def apply(
       names: keys of `Family.blocks`.
       insert: `before_norm` or `around_norm`, for a family whose blocks end in a LayerNorm.
     """
+    check(options)
+    places, norms = located(site, options.layers, names)
+    insert = insert if norms else after_dense
+    rules = (*RULES, *norm_rules(site, options, norms), FROZEN)
+    return Applied(rules, (insert(places, bottleneck(options)),), axes)
+
+
+def check(options: BottleneckOptions) -> None:
+    """Raises InputError unless the size and the activation are valid."""
     check_positive(options.size, "method.size")
     check_choice(options.activation, ACTIVATIONS, "method.activation")
-    blocks = [site.family.blocks[name] for name in names]
-    places, norms = located(site.in_layers(site.dense_layers(), options.layers), blocks)
-    rules = [
-        (r".*/adapter/(down|up)/bias", "adapter:no_decay"),
-        (r".*/adapter/(down|up)/kernel", "adapter"),
-    ]
+
+
+def norm_rules(site: Site, options: BottleneckOptions, norms: Set[str]) -> tuple[Rule, ...]:
+    """Returns the rules that train the LayerNorms of the adapted blocks, if they are to be.
+
+    Raises:
+      InputError: the family has none there.
+    """
     if options.train_layer_norm:
         if not norms:
             raise InputError(
@@ -151,18 +186,22 @@ def apply(
                 "it has one before them; set it to False"
             )
         pattern = "|".join(re.escape(path) for path in sorted(norms))
-        rules.append((rf"({pattern})/(scale|bias)", "adapter:no_decay"))
-    insert = insert if norms else after_dense
-    insertion = insert(places, size=options.size, activation=options.activation)
-    return Applied((*rules, FROZEN), (insertion,), axes)
+        return ((rf"({pattern})/(scale|bias)", "adapter:no_decay"),)
+    return ()
 
 
-def located(dense_layers: list[str], blocks: list[Block]) -> tuple[set[str], set[str]]:
-    """Returns the module paths that get an adapter, and those of their LayerNorms, if any."""
+def located(
+    site: Site, layers: tuple[int, ...], names: tuple[str, ...]
+) -> tuple[set[str], set[str]]:
+    """Returns the module paths that get an adapter, and those of their LayerNorms, if any.
+
+    Args:
+      names: keys of `Family.blocks`.
+    """
     matches = [
         (block, found)
-        for block in blocks
-        for path in dense_layers
+        for block in (site.family.blocks[name] for name in names)
+        for path in site.in_layers(site.dense_layers(), layers)
         if (found := re.fullmatch(block.dense, path))
     ]
     places = {found.expand(block.end) if block.end else found[0] for block, found in matches}

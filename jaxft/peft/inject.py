@@ -8,7 +8,7 @@ module compose: the later one's `next_fun` is the earlier one.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Call:
       deterministic: True in evaluation. Dense layers are called without it, so the wrapper passes
         it to every insertion.
       kwargs: its keyword arguments.
+      shared: the method's arrays that all its modules use, by name (`Shared`).
     """
 
     module: Any
@@ -38,6 +39,21 @@ class Call:
     args: tuple[Any, ...]
     deterministic: bool
     kwargs: dict[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, jax.Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A parameter that all modules of a method use: it is at the root, and in `Call.shared`.
+
+    Attributes:
+      name: its whole path.
+      init: `(key, shape) -> array`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    init: Callable[[jax.Array, tuple[int, ...]], jax.Array] = nn.initializers.zeros
 
 
 @dataclass(frozen=True)
@@ -104,16 +120,23 @@ def inside(family: Family, path: str) -> str:
 
 
 class Injected(nn.Module):
-    """A backbone with insertions. `share_scope` keeps the parameter paths those of the backbone."""
+    """A backbone with insertions. `share_scope` keeps the parameter paths those of the backbone.
+
+    Attributes:
+      shared: what all insertions use; it is at the root of the parameters.
+    """
 
     backbone: nn.Module
     insertions: tuple[Insertion, ...]
+    shared: tuple[Shared, ...] = ()
 
     def setup(self) -> None:
         nn.share_scope(self, self.backbone)
+        # Read here, outside of the layers: a rematerialised or looped layer closes over the arrays.
+        self.arrays = {own.name: self.param(own.name, own.init, own.shape) for own in self.shared}
 
     def __call__(self, *args: Any, deterministic: bool = True, **kwargs: Any) -> Any:
-        inserted = by_path(self.insertions)
+        inserted, shared = by_path(self.insertions), self.arrays
 
         def interceptor(
             next_fun: Callable[..., Any],
@@ -125,7 +148,7 @@ class Injected(nn.Module):
             if context.method_name != "__call__":
                 return next_fun(*args, **kwargs)
             for insertion in inserted.get("/".join(context.module.path), ()):
-                next_fun = entered(insertion, context.module, next_fun, deterministic)
+                next_fun = entered(insertion, context.module, next_fun, deterministic, shared)
             return next_fun(*args, **kwargs)
 
         with nn.intercept_methods(interceptor):
@@ -133,11 +156,15 @@ class Injected(nn.Module):
 
 
 def entered(
-    insertion: Insertion, module: Any, next_fun: Callable[..., Any], deterministic: bool
+    insertion: Insertion,
+    module: Any,
+    next_fun: Callable[..., Any],
+    deterministic: bool,
+    shared: Mapping[str, jax.Array],
 ) -> Callable[..., Any]:
     """Returns a module's call through an insertion."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return insertion.forward(Call(module, next_fun, args, deterministic, kwargs))
+        return insertion.forward(Call(module, next_fun, args, deterministic, kwargs, shared))
 
     return call

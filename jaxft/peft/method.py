@@ -12,7 +12,7 @@ divided over devices, and how they are merged back into the backbone.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from jaxft.errors import InputError, check_choice
 from jaxft.models.backbone import Params
 from jaxft.models.family import Axes, Family
-from jaxft.peft.inject import Insertion
+from jaxft.peft.inject import Insertion, Shared
 
 # (regex on whole parameter paths, label). A label is a partition, `frozen`, `backbone`, `adapter`
 # or `head`. `:no_decay` after it is for biases and LayerNorm scales, which weight decay should not
@@ -115,6 +115,23 @@ def no_init(path: str, weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A file that a method reads parameters from.
+
+    Attributes:
+      name: what it is, for env.json.
+      where: its path, for messages.
+      sha256: its digest.
+      base: digests of the base model that it was trained on (`jaxft.run.build.model_digests`).
+    """
+
+    name: str
+    where: str
+    sha256: str
+    base: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Applied:
     """A method applied to a backbone.
 
@@ -125,13 +142,21 @@ class Applied:
         those of a parameter of the backbone. None divides it nowhere.
       init: `(path, weights) -> value` of a parameter that the method added, from the weights that
         were loaded (path -> float32 array), where its modules cannot know it: DoRA's magnitudes
-        are norms of kernels. None keeps the value that the module drew.
+        are norms of kernels. None keeps the value that the module drew. What is frozen must not
+        depend on the seed: several seeds train together with the same frozen parameters.
+      shared: parameters that all insertions use.
+      sources: the files that it was made from.
+      settled: options as a finished run's files have them, where the files that the options name
+        must not be needed any more.
     """
 
     rules: tuple[Rule, ...]
     insertions: tuple[Insertion, ...] = ()
     axes: Callable[[str, Callable[[str], Axes]], Axes | None] = no_axes
     init: Callable[[str, Mapping[str, np.ndarray]], np.ndarray | None] = no_init
+    shared: tuple[Shared, ...] = ()
+    sources: tuple[Source, ...] = ()
+    settled: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,15 +168,15 @@ class Method:
         `config.method`, and `apply` checks their values.
       apply: `(site, options) -> Applied`.
       learning_rate: a peak that suits it.
-      merge: `(parameters by path, options) -> the same without the method's own`, for a method
-        that can be merged into the backbone.
+      merge: `(parameters by path, options, site) -> the same without the method's own`, for a
+        method that can be merged into the backbone.
     """
 
     name: str
     options: type[Options]
     apply: Callable[[Site, Any], Applied]
     learning_rate: float = 1e-3
-    merge: Callable[[Params, Any], Params] | None = None
+    merge: Callable[[Params, Any, Site], Params] | None = None
 
     def read_options(self, given: Mapping[str, Any]) -> Options:
         """Returns the method's options out of the options of all methods.
@@ -161,10 +186,10 @@ class Method:
         Raises:
           InputError: no method has an option of that name.
         """
-        known = {field.name for method in METHODS.values() for field in fields(method.options)}
+        known = {one.name for method in METHODS.values() for one in fields(method.options)}
         for name in given:
             check_choice(name, sorted(known), "method: option")
-        own = {field.name for field in fields(self.options)}
+        own = {one.name for one in fields(self.options)}
         return self.options(**{name: value for name, value in given.items() if name in own})
 
 

@@ -1,7 +1,7 @@
 """The methods that come with jaxft, and the one function that applies any method to a backbone.
 
     applied = build("lora", BERT, shapes, newly_initialised=[], options={"rank": 8})
-    module = Injected(backbone.module, applied.insertions)
+    module = Injected(backbone.module, applied.insertions, applied.shared)
     labels = label_tree(paths, applied.rules)            # jaxft.training.partition
 
 To add a method, write a file like lora.py and call `jaxft.peft.method.register` in it.
@@ -13,7 +13,22 @@ from typing import Any
 
 from jaxft.models.backbone import Params
 from jaxft.models.family import Family
-from jaxft.peft import bitfit, full, head, houlsby, lora, pfeiffer
+from jaxft.peft import (
+    bitfit,
+    compacter,
+    dora,
+    full,
+    fusion,
+    head,
+    houlsby,
+    ia3,
+    layernorm,
+    lora,
+    parallel,
+    pfeiffer,
+    prefix,
+    vera,
+)
 from jaxft.peft.method import (
     METHODS,
     Applied,
@@ -25,10 +40,28 @@ from jaxft.peft.method import (
     unfrozen_rules,
 )
 
-__all__ = ["METHODS", "Applied", "Method", "added_options", "build", "find", "register"]
+__all__ = ["COMMON", "METHODS", "Applied", "Method", "added_options", "build", "find", "register"]
 
+# The methods of the course's tables: what is planned if no method is named, and what the dearer
+# tests run over.
+COMMON = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
 # In the order of the tables.
-BUILT_IN = (full.FULL, head.HEAD, bitfit.BITFIT, lora.LORA, houlsby.HOULSBY, pfeiffer.PFEIFFER)
+BUILT_IN = (
+    full.FULL,
+    head.HEAD,
+    bitfit.BITFIT,
+    layernorm.LAYERNORM,
+    lora.LORA,
+    dora.DORA,
+    vera.VERA,
+    ia3.IA3,
+    houlsby.HOULSBY,
+    pfeiffer.PFEIFFER,
+    parallel.PARALLEL,
+    compacter.COMPACTER,
+    fusion.FUSION,
+    prefix.PREFIX,
+)
 for own in BUILT_IN:
     register(own)
 

@@ -22,7 +22,10 @@ from jaxft.reporting.schema import ADDED, Run, RunResults, flat
 
 # The order of methods in a report; any others follow by name. It is not read from the registry in
 # jaxft.peft, because that loads JAX.
-METHOD_ORDER = ("full", "head", "bitfit", "lora", "houlsby", "pfeiffer")
+METHOD_ORDER = (
+    *("full", "head", "bitfit", "layernorm", "lora", "dora", "vera", "ia3"),
+    *("houlsby", "pfeiffer", "parallel", "compacter", "fusion", "prefix"),
+)
 
 # Fields of a config in which two runs of one group may differ: the seed, the places of files (the
 # fingerprints in env.json show whether the data are the same), and fields that change no score.
@@ -34,12 +37,20 @@ FREE = {
 # The fields of `method` that a built-in method reads (`jaxft.peft.method.Options`); others do not
 # distinguish its groups. Of a method that is not here, every field does.
 EVERY = {"name", "train_pooler", "layers", "unfreeze"}
-LORA = {"rank", "alpha", "dropout", "targets"}
+LORA = {
+    *("rank", "alpha", "dropout", "targets", "rank_stabilized", "rank_pattern", "alpha_pattern"),
+    *("lora_init", "lr_ratio"),
+}
 BOTTLENECK = {"size", "activation", "train_layer_norm"}
 READ = {
-    **dict.fromkeys(("full", "head", "bitfit"), EVERY),
-    "lora": EVERY | LORA,
+    **dict.fromkeys(("full", "head", "bitfit", "layernorm", "ia3"), EVERY),
+    **dict.fromkeys(("lora", "dora"), EVERY | LORA),
+    "vera": EVERY | {"vera_rank", "vera_seed", "dropout", "targets"},
     **dict.fromkeys(("houlsby", "pfeiffer"), EVERY | BOTTLENECK),
+    "parallel": EVERY | BOTTLENECK | {"adapter_scale"},
+    "compacter": EVERY | BOTTLENECK | {"phm_dim"},
+    "fusion": EVERY | {"adapters", "dropout"},
+    "prefix": EVERY | {"prefix_length"},
 }
 
 # Fields that an older jaxft did not write, with the values that they had in effect.

@@ -31,10 +31,13 @@ from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.peft import methods
+from jaxft.peft.method import Source
 from jaxft.training import objectives
 from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.state import Model, build_model
 
+# Options of methods that are lists of targets.
+OF_TARGETS = {"targets", "rank_pattern", "alpha_pattern"}
 PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -142,7 +145,20 @@ def load_parts(
     read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
     arrays, newly_initialised = read
     model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
+    check_sources(model.applied.sources, directory)
     return Parts(directory, tokenizer, arrays, newly_initialised, model)
+
+
+def check_sources(sources: Sequence[Source], directory: Path) -> None:
+    """Raises InputError if a method's parts were trained on another base model than this one."""
+    found = model_digests(directory) if sources else {}
+    for source in sources:
+        changed = [name for name, digest in source.base.items() if found.get(name) != digest]
+        if changed:
+            raise InputError(
+                f"{source.where}: trained on another base model than {directory}: other "
+                f"{' and '.join(changed)}"
+            )
 
 
 def model_options(config: ConfigDict, *without: str) -> dict[str, Any]:
@@ -172,6 +188,8 @@ def read_model(
 def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
     """Returns the options that a method has; `--config.method.targets=query,key` is two targets.
 
+    So are the directories of `method.adapters`.
+
     Args:
       method: empty for the config's own.
 
@@ -179,9 +197,15 @@ def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
       InputError: an unknown method.
     """
     given = config.method.to_dict()
-    if "targets" in given:
-        parts = [part for target in given["targets"] for part in split_targets(target)]
-        given["targets"] = tuple(parts)
+    for option in OF_TARGETS & given.keys():
+        parts = [part for target in given[option] for part in split_targets(target)]
+        given[option] = tuple(parts)
+    if "adapters" in given:
+        given["adapters"] = tuple(
+            part
+            for named in given["adapters"]
+            for part in (named.split(",") if isinstance(named, str) else [named])
+        )
     known = [field.name for field in fields(methods.find(method or config.method.name).options)]
     values = {name: given[name] for name in known if name in given}
     return {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
@@ -228,7 +252,10 @@ def environment(parts: Parts, dataset: Dataset, argv: list[str]) -> dict[str, An
         "data_sha256": fingerprint(dataset),
         "splits_sha256": split_fingerprints(dataset),
         "weights_sha256": weights_digest(parts.directory),
-        "model_sha256": model_digests(parts.directory),
+        "model_sha256": {
+            **model_digests(parts.directory),
+            **{source.name: source.sha256 for source in parts.model.applied.sources},
+        },
         "versions": {name: version(name) for name in PACKAGES},
     }
 

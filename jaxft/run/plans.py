@@ -20,7 +20,7 @@ from jaxft.errors import InputError, check_choice
 from jaxft.models import backbone as backbones
 from jaxft.models import quantised
 from jaxft.models.remat import POLICIES
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import BUILT_IN, COMMON, METHODS
 from jaxft.planning import targets
 from jaxft.planning.largest_batch import largest_batch
 from jaxft.planning.plan_cache import compiler, row_of
@@ -109,8 +109,13 @@ def make_jobs(
 
 
 def method_names() -> list[str]:
-    """Returns the methods of a table: all that are registered, and lora-top after lora."""
-    return [name for method in METHODS for name in (method, *((TOP,) if method == "lora" else ()))]
+    """Returns the methods of a table: the common ones and plugins', and lora-top after lora.
+
+    Any other can be asked for by its name.
+    """
+    built_in = {method.name for method in BUILT_IN}
+    shown = [name for name in METHODS if name in COMMON or name not in built_in]
+    return [name for method in shown for name in (method, *((TOP,) if method == "lora" else ()))]
 
 
 def seed_counts(config: ConfigDict) -> tuple[int, ...]:
@@ -140,7 +145,7 @@ def make_job(
     method: str,
 ) -> tuple[str, Job]:
     """Returns a method's name in the table, and its job."""
-    check_choice(method, method_names(), "memory.methods")
+    check_choice(method, [*METHODS, TOP], "memory.methods")
     check_choice(remat, POLICIES, "memory.remats")
     check_choice(dtype, backbones.DTYPES, "memory.dtypes")
     check_choice(frozen, backbones.FROZEN_DTYPES, "memory.frozen_dtypes")

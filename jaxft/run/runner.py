@@ -7,7 +7,7 @@ Load and check (`setup`), compile (`compiled`), restore (`resume`), train epoch 
 the same path, with an axis of runs in front of everything that is trained.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
@@ -185,8 +185,17 @@ def train_members(
             setup, member, {name: x[number] for name, x in tested.items()}, used
         ) | {"timing": timing(setup, len(members), member.record, run_train, run_eval)}
         chosen = group.take(states_of[setup.config.select], number).trained
-        finish(setup, member, results, chosen, tested[setup.config.select][number])
+        leaves = added_frozen(setup.parts.weights, frozen) | chosen
+        finish(setup, member, results, leaves, tested[setup.config.select][number])
     return []
+
+
+def added_frozen(weights: Mapping[str, np.ndarray], frozen: Params) -> Params:
+    """Returns the frozen parameters that are the method's, not the checkpoint's.
+
+    They are saved with the trained ones: VeRA's matrices, the adapters that a fusion is made of.
+    """
+    return {path: x for path, x in frozen.items() if path not in weights}
 
 
 def logits_of(

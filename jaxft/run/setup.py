@@ -20,6 +20,7 @@ from jaxft.distributed import processes
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.reporting import tables
 from jaxft.run import build
+from jaxft.run.init_from import started
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
 from jaxft.training.objectives import Losses, Objective
@@ -72,6 +73,7 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     with processes.error_barrier():
         objective = build.objective_of(config, dataset)
         parts = build.load_parts(config, dataset.labels, objective=objective)
+        parts, start = started(config, parts, dataset.labels, objective)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
         smoothing = config.label_smoothing
@@ -79,7 +81,9 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
             data["train"].labels, dataset.labels, config.class_weights, smoothing
         )
         env = build.environment(parts, dataset, argv)
+        env |= {"init_sha256": start.sha256} if start.sha256 else {}
     processes.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
+    processes.agree({"init_from": start.sha256})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
@@ -92,6 +96,8 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
         parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
     )
     print(f"\n{config.model.name}, {config.method.name}{initialised_note(parts.newly_initialised)}")
+    if start.note:
+        print(start.note)
     print(tables.parameter_table(parameters, memory))
     return Setup(
         config=config,

@@ -1,6 +1,6 @@
 """The files of a finished run: trained parameters, predictions, results, plots and the model card.
 
-finish(setup, member, results, trained, test_logits_NxC)       # DONE comes last
+finish(setup, member, results, leaves, test_logits_NxC)       # DONE comes last
 """
 
 from pathlib import Path
@@ -27,15 +27,19 @@ def finish(
     setup: Setup,
     member: loop.Member,
     results: dict[str, Any],
-    trained: Params,
+    leaves: Params,
     test_logits_NxC: np.ndarray,
 ) -> None:
-    """Writes a run's results, its trained leaves and its predictions; DONE comes last."""
-    leaves = {path: mesh.fetch(x) for path, x in trained.items()}
+    """Writes a run's results, its leaves and its predictions; DONE comes last.
+
+    Args:
+      leaves: the trained parameters, and the frozen ones that the checkpoint lacks.
+    """
+    arrays = {path: mesh.fetch(x) for path, x in leaves.items()}
     workdir, env = member.workdir, setup.env
     with processes.error_barrier():
         if processes.is_writer():
-            write_trained(workdir, leaves, setup)
+            write_trained(workdir, arrays, setup)
             write_predictions(workdir, test_logits_NxC, setup)
             predicted = setup.objective.predicted(test_logits_NxC)
             write_report(workdir, results, env["command"], setup.data["test"].labels, predicted)
@@ -60,7 +64,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "pair": is_pair,
         "columns": build.columns_of(setup.config, is_pair),
         "label_separator": setup.config.data.label_separator,
-        "method": config["method"],
+        "method": {**config["method"], **setup.parts.model.applied.settled},
         "plugins": config["plugins"],
         "base_model": {**config["model"], "sha256": env["model_sha256"]},
         "buckets": setup.loop_config.buckets,

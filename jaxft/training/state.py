@@ -70,7 +70,7 @@ def build_model(
     """
     own = backbones.parameter_shapes(backbone)
     applied = build(method, backbone.family, own, newly_initialised, options)
-    module = Injected(backbone.module, applied.insertions)
+    module = Injected(backbone.module, applied.insertions, applied.shared)
     shapes = backbones.parameter_shapes(backbone, module)
     labels = label_tree(shapes, applied.rules)
     axes_of = backbone.family.axes_of
@@ -85,7 +85,7 @@ def build_model(
         labels = {path: labels.get(path, "frozen") for path in shapes}
         insertions = (storage.on_codes(kernels), *applied.insertions)
         applied = replace(applied, insertions=insertions)
-        module = Injected(backbone.module, insertions)
+        module = Injected(backbone.module, insertions, applied.shared)
     if backbone.scans:
         check_same_insertions(applied.insertions, backbone.family, shapes)
     return Model(
@@ -114,7 +114,7 @@ def count_parameters(model: Model) -> dict[str, int]:
 def without_scan(model: Model) -> Model:
     """The same model with its layers one by one (`jaxft.models.scan`)."""
     backbone = model.backbone.without_scan()
-    module = Injected(backbone.module, model.applied.insertions)
+    module = Injected(backbone.module, model.applied.insertions, model.applied.shared)
     forward = partial(backbones.forward, backbone, module)
     return replace(model, backbone=backbone, module=module, forward=forward)
 

@@ -14,7 +14,7 @@ from jaxft.models import backbone as backbones
 from jaxft.models.attention import Tokens, attend
 from jaxft.models.backbone import Params
 from jaxft.models.dropout import Dropout, keep_mask
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import COMMON
 from jaxft.training.partition import split
 from jaxft.training.state import Model
 from jaxft.training.step import loss_and_grads
@@ -50,7 +50,7 @@ def step_of(model: Model, params: Params, batch: Batch) -> Any:
     return jax.jit(step, compiler_options=QUICK)(trained, frozen)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMMON)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_has_the_gradients_of_transformers_flax_classes(
     family: str,

@@ -19,7 +19,7 @@ from jaxft.data.tasks import load as load_task
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.backbone import Backbone, Params
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import COMMON
 from jaxft.planning import targets
 from jaxft.planning.planner import Job, plan
 from jaxft.training.mesh import by_row, fetch, make_mesh, put_batch
@@ -27,6 +27,8 @@ from jaxft.training.partition import split
 from jaxft.training.programs import train_program
 from jaxft.training.state import Model, build_model, init_fresh, init_state
 from jaxft.training.step import State, train_step
+
+pytestmark = pytest.mark.slow
 
 # Compiled without LLVM's optimisation, which takes longer than these models do.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -69,7 +71,7 @@ SITES = {
         ("attention/attn/q", "attention/attn/v"),
     ),
 }
-PAIRS = [(f, m) for f in FAMILIES for m in METHODS if (f, m) != ("modernbert", "bitfit")]
+PAIRS = [(f, m) for f in FAMILIES for m in COMMON if (f, m) != ("modernbert", "bitfit")]
 
 
 @pytest.fixture(scope="module", autouse=True)

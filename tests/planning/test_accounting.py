@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.models import backbone as backbones
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import COMMON
 from jaxft.planning.accounting import bytes_by_partition, nbytes
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.partition import PARTITIONS, partition_of, split
@@ -51,7 +51,7 @@ def column(table: Table, kind: str) -> dict[str, int]:
 
 
 @optimizers
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMMON)
 def test_the_table_holds_every_byte_of_the_live_arrays(
     method: str, clip: float, accumulate: int, make_model
 ) -> None:
@@ -140,7 +140,7 @@ def test_on_several_devices_the_table_holds_what_one_of_them_holds() -> None:
 
 def check_meshes() -> None:
     """Every method's table is that of the bytes of its arrays on each device, on three meshes."""
-    for method in METHODS:
+    for method in COMMON:
         backbone = backbones.from_config(TINY, num_labels=4)
         model = build_model(backbone, [], method, {"rank": 4, "size": 8})
         tx = optimizer(model.labels, 1.0, 4)

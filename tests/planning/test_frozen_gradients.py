@@ -10,7 +10,7 @@ import pytest
 
 from jaxft import train
 from jaxft.errors import InputError
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import COMMON
 from jaxft.planning import frozen_gradients
 from jaxft.planning.compiled import flops
 from jaxft.training import programs as programs
@@ -19,6 +19,8 @@ from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import Model, sharded_shape
 from jaxft.training.step import State, losses, train_step
+
+pytestmark = pytest.mark.slow
 
 BATCH, LENGTH = 8, 32
 
@@ -55,7 +57,7 @@ def leaking_step(
     )
 
 
-STEPS = [*((method, "none") for method in METHODS), ("lora", "dots"), ("lora", "layer")]
+STEPS = [*((method, "none") for method in COMMON), ("lora", "dots"), ("lora", "layer")]
 
 
 @pytest.mark.parametrize(("method", "remat"), STEPS)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxft.data.batches import Batch, make_batch
 from jaxft.models import backbone as backbones
-from jaxft.peft.methods import METHODS
+from jaxft.peft.methods import COMMON
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.compiled import flops
 from jaxft.training.mesh import by_row, put_batch, replicated
@@ -56,7 +56,7 @@ def to_host(params: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     return {path: np.array(x) for path, x in params.items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMMON)
 def test_three_steps_change_every_leaf_of_the_method_and_no_other(
     method: str, tiny_model, random_params, random_examples, mesh: Mesh
 ) -> None:
