@@ -17,7 +17,7 @@ import numpy as np
 from jaxft.errors import InputError, check_choice
 from jaxft.io import read_json, replace_bytes, replace_text
 from jaxft.models import backbone as backbones
-from jaxft.models import hub
+from jaxft.models import hub, quantised
 from jaxft.models import trained as trained_files
 from jaxft.peft import methods
 from jaxft.peft.interop import adapterhub_files, peft_files, transformers_files
@@ -96,7 +96,9 @@ def trained_model(run: TrainedRun, parts: build.Parts) -> Trained:
     objective = settings.get("objective", "single_label")  # older runs have none
     if objective not in problems:
         raise InputError(f"--format: no other library has the objective {objective!r}; use jaxft")
-    params = {**parts.weights, **run.trained}
+    # A merged model computes with the rounded kernels that the run was trained on.
+    own = quantised.Rounded(parts.weights, backbone.frozen_dtype, parts.model.quantised)
+    params = {**own, **run.trained}
     return Trained(
         site=Site(backbone.family, backbones.parameter_shapes(backbone)),
         method=method.name,

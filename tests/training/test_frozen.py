@@ -16,6 +16,7 @@ from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.quantised import KINDS, dequantised, is_part, parts_of
+from jaxft.peft.method import Site
 from jaxft.peft.methods import METHODS
 from jaxft.planning.accounting import bytes_by_partition, nbytes
 from jaxft.planning.compiled import compiled_bytes
@@ -86,7 +87,7 @@ def weights_of(model: Model) -> Weights:
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [*((name, "nf4") for name in METHODS if name != "full"), ("lora", "int8")],
+    [*((name, "nf4") for name in METHODS if name not in ("full", "fusion")), ("lora", "int8")],
 )
 def test_a_method_trains_and_leaves_the_codes_as_they_were(
     method: str, kind: str, config: Config, mesh: Mesh, random_examples: Callable[..., Any]
@@ -304,6 +305,24 @@ def test_what_a_method_computes_from_the_weights_is_from_the_rounded_ones(
     np.testing.assert_array_equal(kernel, dequantised(params, model.quantised)[path])
     assert not np.array_equal(kernel, weights[path])
     np.testing.assert_array_equal(embedding, weights["bert/embeddings/word_embeddings/embedding"])
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_merged_model_is_the_one_on_the_rounded_backbone(
+    method: str, config: Config, mesh: Mesh, random_examples: Callable[..., Any]
+) -> None:
+    model = quantised_model(config, "nf4", method)
+    params = init_params(model, weights_of(model), 0, mesh, model.shapes)
+    batch = make_batch(random_examples(8), np.arange(8), 8, length=16)
+    logits = jax.jit(model.forward)(params, batch, None)
+    own = METHODS[method]
+    options = own.read_options({"rank": 4, "dropout": 0.0})
+    site = Site(model.backbone.family, backbones.parameter_shapes(model.backbone))
+    assert own.merge is not None
+    merged = own.merge(dequantised(params, model.quantised), options, site)
+    plain = quantised_model(config, "float32", "head")
+    assert merged.keys() == plain.shapes.keys()
+    np.testing.assert_allclose(jax.jit(plain.forward)(merged, batch, None), logits, atol=1e-5)
 
 
 def test_full_fine_tuning_has_nothing_to_quantise(config: Config) -> None:
