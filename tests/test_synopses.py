@@ -60,6 +60,7 @@ SMALLER = {
     # A run on single texts.
     '"runs/restaurant"': '"runs/acl"',
     '("service", "It was slow.")': '"It was slow."',
+    '("food", "Great food.")': '"Great food."',
 }
 
 

@@ -3,9 +3,8 @@
 classifier = Classifier(load_run("runs/acl"))
 classifier.predict(["We use the parser of Collins (1999)."])[0].label          # "Uses"
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
-
 classifier.add("aspects", "runs/restaurant")            # over the same base model, held once
-classifier.predict(["Great food."], adapters=["aspects"])
+classifier.predict([("food", "Great food.")], adapters=["aspects"])
 """
 
 from collections.abc import Sequence
