@@ -139,7 +139,13 @@ def apply(site: Site, options: FusionOptions) -> Applied:
         if not found:
             return None
         number, _, leaf = leaf.partition("/")
-        return adapters[int(number)].leaves[f"{block}/{leaf}"]
+        adapter = adapters[int(number)]
+        if not adapter.where:
+            raise InputError(
+                f"method.adapters: {dict(adapter.fields)} is not a directory; the adapters of a "
+                "finished fusion are in its run"
+            )
+        return adapter.leaves[f"{block}/{leaf}"]
 
     rules = (
         (r".*/fusion/(query|key)/bias", "adapter:no_decay"),

@@ -3,7 +3,8 @@
 Every token attends to P trained keys, too: `softmax(q [Pk; K]' / sqrt(d)) [Pv; V]`. The keys and
 values themselves are trained, without the paper's network in front of them, as in P-Tuning v2 (Liu
 et al. 2022, https://arxiv.org/abs/2110.07602). Positions stay those of the tokens, as in the
-adapters library (peft 0.21 shifts them by P, and fails with transformers 5 and with RoBERTa).
+adapters library. (peft 0.21 shifts BERT's by P with transformers 4.57 and fails with RoBERTa; with
+transformers 5 it refuses both.)
 
 It does not start as the backbone: whatever the keys are, they take a share of the attention.
 """

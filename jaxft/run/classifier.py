@@ -1,41 +1,36 @@
-"""A finished run as a classifier: loaded once, compiled once per length, used as often as needed.
+"""Finished runs as a classifier: loaded once, compiled once per length, used as often as needed.
 
 classifier = Classifier(load_run("runs/acl"))
 classifier.predict(["We use the parser of Collins (1999)."])[0].label          # "Uses"
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
+
+classifier.add("reviews", "runs/reviews")            # over the same base model, held once
+classifier.predict(["Great food."], adapters=["reviews"])
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxft.data.encode import Encoded, encode
+from jaxft.data.encode import Encoded
 from jaxft.data.examples import Example
-from jaxft.errors import InputError
-from jaxft.models import trained as trained_files
-from jaxft.run import build
+from jaxft.errors import InputError, check_choice
+from jaxft.run import mixed
 from jaxft.run.export import export
 from jaxft.run.inputs import Text, labelled, read_examples, to_examples_of
-from jaxft.run.trained_run import TrainedRun, load_parts, plugins_named
-from jaxft.training import loop, mesh, objectives
-from jaxft.training.partition import split
-from jaxft.training.programs import CompiledByLength, eval_program
-from jaxft.training.sharding import param_shardings
-from jaxft.training.state import stored
-from jaxft.training.step import Params
+from jaxft.run.load import load_run
+from jaxft.run.member import Member
+from jaxft.run.trained_run import TrainedRun
+from jaxft.training.objectives import Objective
+
+FIRST = "default"  # the name of the model that a classifier was made of
 
 
 class Classifier:
-    """A finished run's model on this machine's devices.
-
-    Attributes:
-      run: the parts that the run left.
-      labels: the labels in the order of the logits; () if it predicts numbers.
-      objective: how logits become predictions and scores.
-    """
+    """One or more trained models over one base model, on this machine's devices."""
 
     def __init__(self, run: TrainedRun) -> None:
         """Loads the weights; nothing is compiled before the first text.
@@ -44,29 +39,80 @@ class Classifier:
           InputError: the backbone is not the one that the run was trained on, or the trained
             parameters do not fit it.
         """
-        self.run = run
-        self.labels = tuple(run.settings["labels"])
-        self.objective = objectives.find(run.settings.get("objective", "single_label"))
-        with plugins_named(run.settings):
-            parts = load_parts(run)
-        self._tokenizer, self._model = parts.tokenizer, parts.model
-        self._devices = mesh.make_mesh()  # this machine's, whatever the run was trained on
-        self._trained, self._frozen = self._on_devices(parts)
+        self._members = {FIRST: Member(run)}
+        self._in_use = FIRST
+        self._mixed: list[mixed.Mixed] | None = None
 
-    def predict(self, texts: Sequence[Text]) -> list[Any]:
-        """Returns the prediction for each text, or for each pair if the run takes pairs.
+    @property
+    def run(self) -> TrainedRun:
+        """The files of the model in use."""
+        return self._member.run
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels in the order of the logits; () if the model in use predicts numbers."""
+        return self._member.labels
+
+    @property
+    def objective(self) -> Objective:
+        """How logits become predictions and scores."""
+        return self._member.objective
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the models; "default" is the first."""
+        return tuple(self._members)
+
+    def add(self, name: str, directory: str | PathLike[str], *, base: str = "") -> None:
+        """Loads another trained model over the same base model, which is held once.
+
+        Args:
+          name: to use it by.
+          directory: as `jaxft.load` takes it.
+          base: the base model, in place of the one that files of peft or AdapterHub name.
+
+        Raises:
+          InputError: the name is taken, the files are not valid, or their base model is another.
+        """
+        if name in self._members:
+            raise InputError(f"name: {name!r} is taken; the adapters are {list(self._members)}")
+        run, first = load_run(directory, base), self._members[FIRST]
+        if "full" in (run.config.method.name, first.run.config.method.name):
+            raise InputError(
+                f"{directory}: a fully trained model shares no base model; load it by itself"
+            )
+        member = Member(run, first.frozen)
+        if member.base_digests() != first.base_digests():
+            raise InputError(
+                f"{directory}: its base model is {member.parts.directory}, and that of the others "
+                f"is {first.parts.directory}; load it by itself"
+            )
+        self._members[name] = member
+        self._mixed = None
+
+    def use(self, name: str) -> "Classifier":
+        """Chooses the model that the other methods use, and returns the classifier."""
+        self._in_use = check_choice(name, self._members, "name")
+        return self
+
+    def predict(self, texts: Sequence[Text], adapters: Sequence[str] | None = None) -> list[Any]:
+        """Returns the prediction for each text, or for each pair if the model takes pairs.
 
         A `Prediction` with a label; by objective a `MultiLabelPrediction` or a `ValuePrediction`
         (`jaxft.training.objectives`).
 
+        Args:
+          adapters: the name of the model for each text; None is the one in use. Models of the same
+            method and options share a batch.
+
         Raises:
-          InputError: a text is not of the run's kind, or a logit is not finite.
+          InputError: a text is not of the model's kind, a name is not known, or a logit is not
+            finite.
         """
+        if adapters is not None:
+            return self._predict_mixed(texts, adapters)
         logits_NxC, data = self.logits_of(to_examples_of(texts, self.run.settings))
-        is_cut = data.lengths > self.run.settings["max_length"]
-        answers = self.objective.answers(logits_NxC, self.labels)
-        pairs = zip(answers, is_cut.tolist(), strict=True)
-        return [self.objective.answer(fields, cut) for fields, cut in pairs]
+        return self._member.answers(logits_NxC, data)
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
         """Returns logits_NxC (float32) of texts or pairs; see `predict`."""
@@ -91,25 +137,8 @@ class Classifier:
         logits_NxC, encoded = self.logits_of(examples)
         return self.scores(logits_NxC, encoded.labels)
 
-    def scores(self, logits_NxC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-        """Returns the scores of logits (float32) by their targets."""
-        baseline = self.baseline()
-        known = baseline or [0.0] * len(self.labels)
-        found = self.objective.scores(logits_NxC, labels_N, self.labels, known)
-        return found if baseline else found | {"majority_accuracy": None}
-
-    def baseline(self) -> list[float] | None:
-        """Returns the prediction of no model (`Objective.baseline`).
-
-        An older jaxft wrote the majority class of train, and one before it nothing.
-        """
-        settings = self.run.settings
-        if "majority" in settings:
-            return [float(name == settings["majority"]) for name in self.labels]
-        return settings.get("baseline")
-
     def export(self, directory: str | Path, format: str = "peft") -> None:
-        """Writes the model as files of another library into a new directory.
+        """Writes the model in use as files of another library into a new directory.
 
         Args:
           format: peft, adapterhub, transformers or jaxft; docs/export.md says which takes what.
@@ -119,57 +148,46 @@ class Classifier:
         """
         export(self.run, format, Path(directory))
 
+    def scores(self, logits_NxC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
+        """Returns the scores of logits (float32) by their targets."""
+        return self._member.scores(logits_NxC, labels_N)
+
+    def baseline(self) -> list[float] | None:
+        """Returns the prediction of no model (`Objective.baseline`), if it is known."""
+        return self._member.baseline()
+
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
-
-        On the run's own test split the batches are those of the run, and so are the bits.
 
         Raises:
           InputError: a logit is not finite.
         """
-        settings = self.run.settings
-        kind, limit = self.objective.kind, settings["max_length"]
-        data = encode(self._tokenizer, examples, self.labels, limit, kind)
-        if not examples:
-            return np.zeros((0, self.objective.outputs(self.labels)), np.float32), data
-        logits_NxC = loop.logits_of(
-            self._loop_config, data, self._program, self._trained, self._frozen, self._devices
-        )
-        if not np.isfinite(logits_NxC).all():
-            raise InputError("the model gives logits that are not finite; did training diverge?")
-        return logits_NxC, data
+        return self._member.logits_of(examples)
 
-    @cached_property
-    def _program(self) -> CompiledByLength:
-        """The evaluation step; each length is compiled when it is first met."""
-        target = self.objective.target(self.objective.outputs(self.labels))
-        return eval_program(
-            self._model, self._devices, self._loop_config.eval_batch_size, target=target
-        )
+    @property
+    def _member(self) -> Member:
+        return self._members[self._in_use]
 
-    @cached_property
-    def _loop_config(self) -> loop.LoopConfig:
-        settings = self.run.settings
-        return loop.LoopConfig(
-            batch_size=0,
-            eval_batch_size=settings["eval_batch_size"],
-            epochs=0,
-            # New texts may be longer than those that the buckets were chosen for.
-            buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
-        )
+    def _predict_mixed(self, texts: Sequence[Text], adapters: Sequence[str]) -> list[Any]:
+        """Returns the prediction for each text by the model of that name."""
+        if len(adapters) != len(texts):
+            raise InputError(
+                f"adapters: {len(adapters)} names; expected one for each of {len(texts)} texts"
+            )
+        for name in adapters:
+            check_choice(name, self._members, "adapters")
+        found: dict[int, Any] = {}
+        for group in self._groups:
+            chosen = [i for i, name in enumerate(adapters) if self._members[name] in group.members]
+            which = [group.members.index(self._members[adapters[i]]) for i in chosen]
+            if chosen:
+                answers = group.predict([texts[i] for i in chosen], which)
+                found |= dict(zip(chosen, answers, strict=True))
+        return [found[i] for i in range(len(texts))]
 
-    def _on_devices(self, parts: build.Parts) -> tuple[Params, Params]:
-        """Returns `(trained, frozen)`, checked against the model, on the devices."""
-        model, trained = self._model, self.run.trained
-        frozen = stored(model, parts.weights, model.shapes)
-        wanted = {path: x for path, x in model.shapes.items() if path not in frozen}
-        wanted |= split(model.shapes, model.labels)[0]
-        signatures = [
-            {path: trained_files.signature(x) for path, x in leaves.items()}
-            for leaves in (trained, wanted)
-        ]
-        trained_files.check_leaves(self.run.folder / trained_files.LEAVES, *signatures)
-        shardings = param_shardings(model.axes, model.shapes, self._devices)
-        everything = {**frozen, **trained}
-        on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
-        return split(on_devices, model.labels)
+    @property
+    def _groups(self) -> list[mixed.Mixed]:
+        """The models by what one program can compute; made again after one has been added."""
+        if self._mixed is None:
+            self._mixed = [mixed.Mixed(part) for part in mixed.groups([*self._members.values()])]
+        return self._mixed

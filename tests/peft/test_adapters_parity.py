@@ -1,7 +1,12 @@
-"""Parallel adapters, Compacter, prefix tuning and fusion give the logits of adapters."""
+"""Parallel adapters, Compacter, prefix tuning and fusion compute what the adapters library does.
+
+And what peft's prefix tuning does, but for the tokens' positions; it needs transformers 4.57 too.
+"""
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +76,7 @@ def fill(theirs: Any, method: str, leaves: Params) -> None:
     }
     if method == "prefix":
         (slot,) = slots.values()
-        layers = [f"bert/encoder/layer/{n}/attention/self/prefix" for n in (0, 1)]
-        names = [f"{layer}/{leaf}" for layer in layers for leaf in ("key", "value")]
-        slot.data = torch.tensor(np.stack([leaves[name] for name in names], 1).reshape(-1))
+        slot.data = torch.tensor(flat_prefix(leaves))
         return
     for path, x in leaves.items():
         name = name_of(path)
@@ -84,18 +87,36 @@ def fill(theirs: Any, method: str, leaves: Params) -> None:
     assert not slots
 
 
+def flat_prefix(leaves: Params) -> np.ndarray:
+    """All keys and values in the order of the adapters library, and of peft."""
+    layers = [f"bert/encoder/layer/{n}/attention/self/prefix" for n in (0, 1)]
+    names = [f"{layer}/{leaf}" for layer in layers for leaf in ("key", "value")]
+    return np.stack([leaves[name] for name in names], 1).reshape(-1)
+
+
+def at_shifted_positions(model: Model, shift: int) -> Model:
+    """The same model with its tokens counted from `shift`."""
+    own = model.backbone.family
+
+    def positions(ids_BxL: Any, pad_id: int) -> Any:
+        return own.positions(ids_BxL, pad_id) + shift
+
+    backbone = replace(model.backbone, family=replace(own, positions=positions))
+    return replace(model, forward=partial(backbones.forward, backbone, model.module))
+
+
 def random_leaves(model: Model) -> Params:
     """Returns random leaves of what the method inserted."""
     rng = np.random.default_rng(1)
     own = backbones.parameter_shapes(model.backbone)
     return {
-        path: rng.normal(0, 0.5, x.shape).astype(np.float32)
+        path: rng.normal(0, 1.0, x.shape).astype(np.float32)
         for path, x in model.shapes.items()
         if path not in own
     }
 
 
-@pytest.mark.parametrize("method", ["parallel", "compacter", "prefix", "fusion"])
+@pytest.mark.parametrize("method", ["parallel", "compacter", "prefix", "prefix of peft", "fusion"])
 def test_logits_are_those_of_the_adapters_library(
     method: str,
     torch_checkpoint: Path,
@@ -114,13 +135,23 @@ def test_logits_are_those_of_the_adapters_library(
     for number in range(2):
         write_adapter(tmp_path / str(number), backbone, "pfeiffer", number, activation="gelu")
     options = {**OPTIONS, "adapters": (str(tmp_path / "0"), str(tmp_path / "1"))}
-    model = build_model(backbone, [], method, options)
+    model = build_model(backbone, [], method.removesuffix(" of peft"), options)
+    if method == "prefix of peft":
+        model = at_shifted_positions(model, 5)
     leaves, batch = random_leaves(model), make_batch(tiny_bert_config)
     logits_BxC = model.forward({**params, **leaves}, batch, None)
 
     theirs = BertForSequenceClassification.from_pretrained(torch_checkpoint)
-    add_theirs(theirs, method)
-    fill(theirs, method, leaves)
+    if method == "prefix of peft":
+        import peft
+
+        config = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)
+        theirs = peft.get_peft_model(theirs, config)
+        slot = theirs.prompt_encoder["default"].embedding.weight
+        slot.data = torch.tensor(flat_prefix(leaves)).reshape(slot.shape)
+    else:
+        add_theirs(theirs, method)
+        fill(theirs, method, leaves)
     theirs.eval()
     with torch.no_grad():
         expected = theirs(
