@@ -21,6 +21,7 @@ from jaxft.run.load import load_run
 from jaxft.run.trained_run import TrainedRun
 from jaxft.training.objectives import Objective
 from jaxft.training.partition import split
+from jaxft.training.state import stored
 
 
 class Start(NamedTuple):
@@ -71,7 +72,8 @@ def started(
 def wanted_leaves(parts: build.Parts) -> Mapping[str, Any]:
     """Returns path -> shape of what a trained model of this kind has."""
     model = parts.model
-    missing = {path: x for path, x in model.shapes.items() if path not in parts.weights}
+    known = stored(model, parts.weights, model.shapes)
+    missing = {path: x for path, x in model.shapes.items() if path not in known}
     return missing | split(model.shapes, model.labels)[0]
 
 
