@@ -300,7 +300,6 @@ GENERAL: dict[str, Make] = {
     "site": lambda stage: Site(BERT, backbones.parameter_shapes(stage.model.backbone)),
     "kernel_DxF": lambda stage: np.arange(96, dtype=np.float32).reshape(8, 12),
     "load_run": lambda stage: load_run,
-    "examples": lambda stage: stage.setup.dataset.test,
     "predictors": lambda stage: [Predictor(load_run(stage.run))] * 2,
     "paths": lambda stage: stage.model.shapes,
     "newly_initialised": lambda stage: stage.setup.parts.newly_initialised,
