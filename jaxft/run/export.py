@@ -79,11 +79,11 @@ def check_output(output: Path) -> None:
 def foreign_files(run: TrainedRun, parts: build.Parts, kind: str) -> Files:
     """Returns the files of another library, config.json and jaxft.json among them."""
     model = trained_model(run, parts)
-    is_whole = kind == "transformers"
-    digests = {} if is_whole else build.model_digests(parts.directory)
+    own = WRITERS[kind](model)  # first: it refuses what it cannot represent
+    digests = {} if kind == "transformers" else build.model_digests(parts.directory)
     return {
         **transformers_files.write_config(model),
-        **WRITERS[kind](model),
+        **own,
         NOTES: notes_of(run.settings, digests),
     }
 
@@ -96,9 +96,7 @@ def trained_model(run: TrainedRun, parts: build.Parts) -> Trained:
     objective = settings.get("objective", "single_label")  # older runs have none
     if objective not in problems:
         raise InputError(f"--format: no other library has the objective {objective!r}; use jaxft")
-    # A merged model computes with the rounded kernels that the run was trained on.
-    own = quantised.Rounded(parts.weights, backbone.frozen_dtype, parts.model.quantised)
-    params = {**own, **run.trained}
+    params = {**as_computed(parts), **run.trained}
     return Trained(
         site=Site(backbone.family, backbones.parameter_shapes(backbone)),
         method=method.name,
@@ -110,6 +108,14 @@ def trained_model(run: TrainedRun, parts: build.Parts) -> Trained:
         base=base_name(run),
         config=backbones.read_config(parts.directory),
     )
+
+
+def as_computed(parts: build.Parts) -> dict[str, np.ndarray]:
+    """Returns the base model's weights as the model has them: rounded, if it stores fewer bits."""
+    model = parts.model
+    weights = quantised.Rounded(parts.weights, model.backbone.frozen_dtype, model.quantised)
+    dtypes = {path: x.dtype for path, x in model.shapes.items()}
+    return {path: np.asarray(x, dtypes.get(path, np.float32)) for path, x in weights.items()}
 
 
 def base_name(run: TrainedRun) -> str:

@@ -21,6 +21,7 @@ from jaxft.peft.interop.files import tensors_file
 from jaxft.run import build, foreign
 from jaxft.training import objectives
 from jaxft.training.partition import split
+from jaxft.training.state import stored
 
 TEXTS = ["We use their parser .", "In future work we will see whether it helps them .", "NA"]
 LABELS = {"single_label": ["Uses", "Extends", "Future"], "multi_label": ["a", "b"]}
@@ -44,16 +45,24 @@ def write_base(directory: Path, family: str, *, head: bool = False) -> Path:
 
 
 def write_own(
-    directory: Path, base: Path | str, method: str, objective: str = "single_label", **options: Any
+    directory: Path,
+    base: Path | str,
+    method: str,
+    objective: str = "single_label",
+    *,
+    frozen_dtype: str = "float32",
+    **options: Any,
 ) -> Path:
     """Writes a trained model in jaxft's own format; each trained leaf differs from the base's."""
     labels = LABELS.get(objective, [])
     config = foreign.make_config(str(base), method, options, 32)
+    config.model.frozen_dtype = frozen_dtype
     parts = build.load_parts(config, labels, objective=objectives.find(objective))
     model = parts.model
     rng = np.random.default_rng(2)
     trained = {}
-    wanted = {path: x for path, x in model.shapes.items() if path not in parts.weights}
+    known = stored(model, parts.weights, model.shapes)
+    wanted = {path: x for path, x in model.shapes.items() if path not in known}
     wanted |= split(model.shapes, model.labels)[0]
     for path, x in sorted(wanted.items()):
         start = parts.weights.get(path, np.zeros(x.shape, np.float32))

@@ -12,6 +12,9 @@ import jaxft
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "houlsby": ("houlsby", {"size": 8, "activation": "relu"}),
     "pfeiffer": ("pfeiffer", {"size": 7, "layers": (1,)}),
+    "parallel": ("parallel", {"size": 8, "adapter_scale": 2.5}),
+    "compacter": ("compacter", {"size": 8, "phm_dim": 2}),
+    "prefix": ("prefix", {"prefix_length": 5}),
 }
 
 
@@ -41,6 +44,8 @@ def test_adapters_gives_our_logits(case: str, base: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(theirs, ours.logits(TEXTS), atol=1e-4, rtol=0)
     assert model.get_labels_dict() == dict(enumerate(ours.labels))
 
+    if method == "prefix":
+        return  # adapters saves it as a pickle alone
     # What adapters saves again has the same bits.
     model.save_adapter(str(tmp_path / "saved"), "jaxft", use_safetensors=True)
     assert leaves_of(jaxft.load(tmp_path / "saved").run) == leaves_of(ours.run)

@@ -18,6 +18,11 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "head": ("roberta", "head", "multi_label", {}),
     "bitfit": ("bert", "bitfit", "regression", {"train_pooler": False}),
     "lora, merged": ("roberta", "lora", "single_label", {"rank": 2, "targets": ("all-linear",)}),
+    "dora, merged": ("bert", "dora", "single_label", {"rank": 2}),
+    "pissa, merged": ("bert", "lora", "single_label", {"rank": 2, "lora_init": "pissa"}),
+    "vera, merged": ("bert", "vera", "single_label", {"vera_rank": 4}),
+    "ia3, merged": ("roberta", "ia3", "single_label", {}),
+    "layernorm": ("distilbert", "layernorm", "single_label", {}),
     "lora, merged, of another family": ("distilbert", "lora", "single_label", {"rank": 2}),
 }
 PROBLEMS = {

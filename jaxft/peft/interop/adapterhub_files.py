@@ -13,23 +13,22 @@ head of BertForSequenceClassification would leave the trained pooler behind.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxft.errors import InputError
-from jaxft.models.names import torch_name
-from jaxft.peft.bottleneck import ACTIVATIONS, BottleneckOptions
+from jaxft.peft.interop.adapterhub_codecs import CODECS, NAME, method_of, named
 from jaxft.peft.interop.fields import Fields
 from jaxft.peft.interop.files import json_file, read_json, read_tensors, tensors_file
-from jaxft.peft.interop.modules import layers_of
+from jaxft.peft.interop.modules import as_torch
 from jaxft.peft.interop.trained import Arrays, Files, Found, Trained, label_names, refuse
 from jaxft.peft.interop.transformers_files import in_order
 from jaxft.peft.method import Site
 
 CONFIG, TENSORS = "adapter_config.json", "adapter.safetensors"
 HEAD_CONFIG, HEAD_TENSORS = "head_config.json", "model_head.safetensors"
-VERSION, NAME = "adapters.1.3.0", "jaxft"
+VERSION = "adapters.1.3.0"
 
 
 class HeadOf(NamedTuple):
@@ -56,51 +55,6 @@ HEAD_TYPES = {
     "single_label_classification": "classification",
     "multi_label_classification": "multilabel_classification",
     "regression": "classification",
-}
-# Our leaf -> the tensor's name, and whether it is transposed.
-LEAVES = {
-    "down/kernel": ("adapter_down.0.weight", True),
-    "down/bias": ("adapter_down.0.bias", False),
-    "up/kernel": ("adapter_up.weight", True),
-    "up/bias": ("adapter_up.bias", False),
-}
-# The fields of a bottleneck's config that differ between methods.
-CODECS: dict[str, dict[str, Any]] = {
-    "houlsby": {"mh_adapter": True, "original_ln_before": False, "is_parallel": False},
-    "pfeiffer": {"mh_adapter": False, "original_ln_before": True, "is_parallel": False},
-}
-# Those that are the same in all of them: they change what is computed.
-FIXED: dict[str, Any] = {
-    "output_adapter": True,
-    "original_ln_after": True,
-    "ln_before": False,
-    "ln_after": False,
-    "scaling": 1.0,
-    "use_gating": False,
-    "residual_before_ln": True,
-    "adapter_residual_before_ln": False,
-    "inv_adapter": None,
-    "cross_adapter": False,
-    "phm_layer": False,
-}
-# And those that matter in training alone, or for Compacter, with the values of adapters.
-UNREAD: dict[str, Any] = {
-    "init_weights": "bert",
-    "init_weights_seed": None,
-    "inv_adapter_reduction_factor": None,
-    "dropout": 0.0,
-    "stochastic_depth": 0.0,
-    "phm_dim": 4,
-    "factorized_phm_W": True,
-    "shared_W_phm": False,
-    "shared_phm_rule": True,
-    "factorized_phm_rule": False,
-    "phm_c_init": "normal",
-    "phm_init_range": 0.0001,
-    "learn_phm": True,
-    "hypercomplex_nonlinearity": "glorot-uniform",
-    "phm_rank": 1,
-    "phm_bias": True,
 }
 HEAD_FIELDS = (
     *("head_type", "num_labels", "layers", "activation_function", "label2id"),
@@ -139,55 +93,35 @@ def write(model: Trained) -> Files:
     """
     family = model.site.family
     if model.method not in CODECS:
-        others = ["peft", "jaxft"] if model.own() else ["transformers", "jaxft"]
-        raise refuse(model, "adapterhub", f"expected {' or '.join(CODECS)}", others)
+        raise refuse(model, "adapterhub", f"expected {', '.join(CODECS)}")
     if family.name not in HEADS:
-        known = ", ".join(HEADS)
-        raise refuse(model, "adapterhub", f"a {family.name} model, expected {known}", ["jaxft"])
+        raise refuse(model, "adapterhub", f"a {family.name} model, expected {', '.join(HEADS)}")
     head = HEADS[family.name]
     kept = {path.rpartition("/")[0] for path in model.trained_backbone()}
     extra = sorted(kept - {head.hidden, head.output})
     if extra:
-        raise refuse(model, "adapterhub", f"{extra[0]} is trained, too", ["jaxft"])
-    hidden_size = model.site.shapes[f"{head.output}/kernel"].shape[0]
-    adapter_tensors = {
-        tensor_name(model.site, path): turned(path, x) for path, x in model.own().items()
-    }
+        raise refuse(model, "adapterhub", f"{extra[0]} is trained, too")
+    width = model.site.shapes[f"{head.output}/kernel"].shape[0]
+    config, tensors = CODECS[model.method].write(model, width)
     return {
-        CONFIG: json_file(frame(model, head, hidden_size, adapter_config(model, hidden_size))),
-        TENSORS: tensors_file(adapter_tensors),
-        HEAD_CONFIG: json_file(frame(model, head, hidden_size, head_config(model, head))),
+        CONFIG: json_file(frame(model, head, width, config)),
+        TENSORS: tensors_file(tensors),
+        HEAD_CONFIG: json_file(frame(model, head, width, head_config(model, head))),
         HEAD_TENSORS: tensors_file(head_tensors(model, head)),
     }
 
 
-def frame(model: Trained, head: HeadOf, hidden_size: int, config: dict[str, Any]) -> dict[str, Any]:
+def frame(model: Trained, head: HeadOf, width: int, config: dict[str, Any]) -> dict[str, Any]:
     """Returns a config in the fields that adapters adds to each."""
     return {
         "config": config,
-        "hidden_size": hidden_size,
+        "hidden_size": width,
         "model_class": f"{head.model}AdapterModel",
         "model_name": model.base,
         "model_type": model.site.family.name,
         "name": NAME,
         "version": VERSION,
     }
-
-
-def adapter_config(model: Trained, hidden_size: int) -> dict[str, Any]:
-    """Returns the config of the adapter."""
-    options = cast(BottleneckOptions, model.options)
-    layers = {model.site.family.layer_of(path) for path in model.own()}
-    every = {model.site.family.layer_of(path) for path in model.site.dense_layers()}
-    # adapters takes hidden_size // reduction_factor, in floats.
-    exact, rest = divmod(hidden_size, options.size)
-    factor = exact if not rest else hidden_size / (options.size + 0.5)
-    own = {
-        "reduction_factor": factor,
-        "non_linearity": options.activation,
-        "leave_out": sorted(layer for layer in every - layers if layer is not None),
-    }
-    return {**FIXED, **UNREAD, **CODECS[model.method], **own}
 
 
 def head_config(model: Trained, head: HeadOf) -> dict[str, Any]:
@@ -205,25 +139,15 @@ def head_config(model: Trained, head: HeadOf) -> dict[str, Any]:
     }
 
 
-def tensor_name(site: Site, path: str) -> str:
-    """`.../output/adapter/up/kernel` -> `...output.adapters.jaxft.adapter_up.weight`."""
-    block, _, leaf = path.partition("/adapter/")
-    module = torch_name(site.family, f"{block}/dense/kernel").name.removesuffix(".dense.weight")
-    return f"{module}.adapters.{NAME}.{LEAVES[leaf][0]}"
-
-
-def turned(path: str, x: np.ndarray) -> np.ndarray:
-    """A leaf of an adapter in torch's orientation, and back."""
-    return x.T if path.endswith("/kernel") else x
-
-
 def head_tensors(model: Trained, head: HeadOf) -> Arrays:
     """Returns the head's tensors: 0 and 3 are dropouts, 2 is the activation."""
-    return {
-        f"heads.{NAME}.{number}.{leaf}": turned(f"{path}/{ours}", model.params[f"{path}/{ours}"])
-        for number, path in ((1, head.hidden), (4, head.output))
-        for ours, leaf in (("kernel", "weight"), ("bias", "bias"))
-    }
+    tensors = {}
+    for number, module in ((1, head.hidden), (4, head.output)):
+        for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
+            path = f"{module}/{ours}"
+            x = as_torch(model.site, path, model.params[path])
+            tensors[f"heads.{NAME}.{number}.{theirs}"] = x
+    return tensors
 
 
 # ---------------------------------------------------------------- reading
@@ -242,19 +166,9 @@ def read_config(directory: Path) -> HubConfig:
     )
     adapter.check_rest(FRAME)
     for fields in (adapter, head):
-        fields.text("model_name"), fields.text("name")
-    own = adapter.object("config")
-    for name, value in FIXED.items():
-        own.only(name, value)
-    known = {"reduction_factor", "non_linearity", "leave_out", *FIXED, *UNREAD}
-    own.check_rest(known | {name for codec in CODECS.values() for name in codec})
-    for method, codec in CODECS.items():
-        if all(own.content.get(name) is value for name, value in codec.items()):
-            return HubConfig(adapter, head, method)
-    texts = [f"{method} {codec}" for method, codec in CODECS.items()]
-    raise InputError(
-        f"{adapter.path}: not an adapter that jaxft has; expected {' or '.join(texts)}"
-    )
+        fields.text("model_name")
+        fields.text("name")
+    return HubConfig(adapter, head, method_of(adapter.object("config")))
 
 
 def read(
@@ -272,7 +186,8 @@ def read(
         raise InputError(
             f"{directory}: an adapter of a {site.family.name} model; expected {', '.join(HEADS)}"
         )
-    options, leaves = read_adapter(directory, config.adapter, site)
+    tensors = named(read_tensors(directory, TENSORS), config.adapter.text("name"), site)
+    options, leaves = CODECS[config.method].read(config.adapter.object("config"), tensors, site)
     head, labels = read_head(directory, config.head, site)
     pooler = HEADS[site.family.name].hidden
     is_pooler = bool(site.family.pooler and re.fullmatch(site.family.pooler, f"{pooler}/kernel"))
@@ -282,42 +197,6 @@ def read(
         head = {path: x for path, x in head.items() if path not in own}
     options["train_pooler"] = not (is_pooler and same)
     return Found(config.method, options, leaves | head, labels)
-
-
-def read_adapter(directory: Path, config: Fields, site: Site) -> tuple[dict[str, Any], Arrays]:
-    """Returns the options of a bottleneck adapter and its leaves."""
-    tensors, leaves = read_tensors(directory, TENSORS), {}
-    prefix = f"{site.family.prefix}."
-    ends = {path.removesuffix("/dense"): path for path in site.dense_layers()}
-    blocks = {
-        torch_name(site.family, f"{dense}/kernel").name.removesuffix(".dense.weight"): block
-        for block, dense in ends.items()
-    }
-    theirs = {name: ours for ours, (name, _) in LEAVES.items()}
-    own = re.escape(config.text("name"))
-    for name, x in tensors.items():
-        whole = name if name.startswith(prefix) else f"{prefix}{name}"
-        found = re.fullmatch(rf"(.+)\.adapters\.{own}\.(.+)", whole)
-        if not found or found[1] not in blocks or found[2] not in theirs:
-            raise InputError(
-                f"{directory / TENSORS}: tensor {name} has no place in a {site.family.name} model"
-            )
-        path = f"{blocks[found[1]]}/adapter/{theirs[found[2]]}"
-        leaves[path] = turned(path, x)
-    fields = config.object("config")
-    sizes = {x.shape[-1] for path, x in leaves.items() if path.endswith("down/kernel") and x.ndim}
-    if len(sizes) != 1:
-        raise InputError(f"{directory / TENSORS}: no adapters of one size; they have {sizes}")
-    activation = fields.text("non_linearity")
-    if activation not in ACTIVATIONS:
-        raise fields.wrong("non_linearity", ", ".join(ACTIVATIONS))
-    left_out = set(fields.numbers("leave_out"))
-    layers = layers_of(site, list(leaves), site.dense_layers())
-    chosen = {site.family.layer_of(path) for path in leaves}
-    every = {site.family.layer_of(path) for path in site.dense_layers()}
-    if chosen != every - left_out:
-        raise fields.wrong("leave_out", f"{sorted(every - chosen, key=str)}, by the tensors")
-    return {"size": sizes.pop(), "activation": activation, "layers": layers}, leaves
 
 
 def read_head(directory: Path, config: Fields, site: Site) -> tuple[Arrays, tuple[str, ...]]:
@@ -348,7 +227,8 @@ def read_head(directory: Path, config: Fields, site: Site) -> tuple[Arrays, tupl
         for ours, leaf in (("kernel", "weight"), ("bias", "bias")):
             if f"{module}.{leaf}" not in tensors:
                 raise InputError(f"{directory / HEAD_TENSORS}: tensor {module}.{leaf} is missing")
-            leaves[f"{path}/{ours}"] = turned(f"{path}/{ours}", tensors.pop(f"{module}.{leaf}"))
+            x = tensors.pop(f"{module}.{leaf}")
+            leaves[f"{path}/{ours}"] = as_torch(site, f"{path}/{ours}", x)
     if tensors:
         raise InputError(
             f"{directory / HEAD_TENSORS}: tensor {min(tensors)} has no place in a "

@@ -19,6 +19,12 @@ NO_FIELDS: Mapping[str, tuple[Any, ...]] = {}
 PREFIX = "base_model.model."
 
 
+def no_backbone(model: Trained) -> list[str]:
+    """Returns no path: the method's own parameters are all it writes."""
+    del model
+    return []
+
+
 class Codec(NamedTuple):
     """A method in peft's files.
 
@@ -30,6 +36,7 @@ class Codec(NamedTuple):
       fields: those that it reads.
       marks: field -> the value that tells it from other codecs of the same `peft_type`.
       fixed: field -> the values that are computed here, too.
+      backbone: the paths of the backbone's parameters that it writes.
     """
 
     peft_type: str
@@ -38,6 +45,7 @@ class Codec(NamedTuple):
     fields: tuple[str, ...]
     marks: Mapping[str, Any] = NO_FIELDS
     fixed: Mapping[str, tuple[Any, ...]] = NO_FIELDS
+    backbone: Callable[[Trained], list[str]] = no_backbone
 
 
 # ---------------------------------------------------------------- modules and tensors
@@ -84,14 +92,18 @@ def read_leaves(
             if f"{path}{ours}" not in leaves:
                 name = f"{PREFIX}{module_name(site, path)}{theirs}"
                 raise InputError(f"{fields.path.parent}: tensor {name} is missing")
-    check_targets(fields, {module_name(site, path) for path in modules}, site)
+    check_targets(fields, modules, dense, site)
     return modules, leaves
 
 
-def check_targets(fields: Fields, modules: set[str], site: Site) -> None:
+def check_targets(fields: Fields, modules: set[str], known: Mapping[str, str], site: Site) -> None:
     """Raises InputError unless the config chooses the modules that the tensors are of.
 
     A regex is not run, since it came with the file: the tensors say which modules there are.
+
+    Args:
+      modules: the paths of those that have tensors.
+      known: torch's name -> path of all that could have some.
     """
     if isinstance(fields.content.get("target_modules"), str):
         return
@@ -99,11 +111,12 @@ def check_targets(fields: Fields, modules: set[str], site: Site) -> None:
     excluded = fields.names("exclude_modules")
     chosen = {
         name
-        for name, path in dense_by_name(site).items()
+        for name, path in known.items()
         if is_named(name, targets) and not is_named(name, excluded)
         if not layers or site.family.layer_of(path) in layers
     }
-    for name in sorted(chosen ^ modules):
+    found = {name for name, path in known.items() if path in modules}
+    for name in sorted(chosen ^ found):
         has = "no tensor" if name in chosen else "a tensor"
         raise InputError(
             f"{fields.path}: target_modules chooses {sorted(targets)}, and the file has {has} of "
@@ -115,3 +128,5 @@ COMMON = ("peft_type", "task_type", "base_model_name_or_path", "modules_to_save"
 # Nothing of these changes what a trained adapter computes.
 UNREAD = ("auto_mapping", "inference_mode", "peft_version", "revision")
 MODULES = ("target_modules", "exclude_modules", "layers_to_transform")
+# The names of the list of layers that `layers_to_transform` counts in.
+LAYERS: tuple[Any, ...] = (None, [], "layer", "layers", ["layer"], ["layers"])

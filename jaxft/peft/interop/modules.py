@@ -9,13 +9,25 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
+
 from jaxft.models.names import torch_name
 from jaxft.peft.method import Site
+
+
+def as_torch(site: Site, path: str, x: np.ndarray) -> np.ndarray:
+    """Returns a parameter of the backbone in torch's orientation; the same gives it back."""
+    return x.T if torch_name(site.family, path).is_transposed else x
 
 
 def module_name(site: Site, path: str) -> str:
     """Returns torch's name of a module that has a kernel or a scale."""
     return torch_name(site.family, f"{path}/kernel").name.removesuffix(".weight")
+
+
+def names_of(site: Site, paths: Collection[str]) -> set[str]:
+    """Returns torch's names of modules."""
+    return {module_name(site, path) for path in paths}
 
 
 def dense_by_name(site: Site) -> dict[str, str]:

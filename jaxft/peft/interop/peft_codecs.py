@@ -1,183 +1,201 @@
 """jaxft's methods as peft has them: one codec a method, in one table.
 
-    fields, tensors = CODECS["lora"].write(model)
-
-A LoRA that starts at a part of the kernel (PiSSA, OLoRA) is one of twice the rank in peft, with
-A = [A A0] and B = [B; -B0]: the base model's kernels are the published ones there, too.
+fields, tensors = CODECS["vera"].write(model)
+options, leaves = CODECS["vera"].read(fields, tensors, site)
 """
 
-import math
 import re
-from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-import numpy as np
-
-from jaxft.peft.interop.codec import MODULES, Codec, read_leaves, write_leaves
+from jaxft.errors import InputError
+from jaxft.peft import ia3, vera
+from jaxft.peft.interop.codec import (
+    LAYERS,
+    MODULES,
+    PREFIX,
+    Codec,
+    check_targets,
+    read_leaves,
+    write_leaves,
+)
 from jaxft.peft.interop.fields import Fields
-from jaxft.peft.interop.modules import all_modules, is_named, module_name, short_names, targets_of
+from jaxft.peft.interop.modules import (
+    all_modules,
+    layers_of,
+    module_name,
+    names_of,
+    short_names,
+    targets_of,
+)
+from jaxft.peft.interop.peft_lora import FIXED_IN_LORA, LORA_FIELDS, read_lora, write_lora
 from jaxft.peft.interop.trained import Arrays, Trained
-from jaxft.peft.lora import LoraOptions, by_pattern, ranks_and_scales
 from jaxft.peft.method import Site
+from jaxft.peft.vera import VeraOptions
 
-# ---------------------------------------------------------------- LoRA and DoRA
-
-LORA_LEAVES = {"/lora/a": ".lora_A.weight", "/lora/b": ".lora_B.weight"}
-DORA_LEAVES = {**LORA_LEAVES, "/lora/m": ".lora_magnitude_vector"}
+# ---------------------------------------------------------------- (IA)^3
 
 
-def write_lora(model: Trained) -> tuple[dict[str, Any], Arrays]:
-    """Returns LoRA's or DoRA's config and tensors."""
-    options, site = cast(LoraOptions, model.options), model.site
-    has_start = any(path.endswith("/a_start") for path in model.own())
-    is_root = options.rank_stabilized
+def write_ia3(model: Trained) -> tuple[dict[str, Any], Arrays]:
+    """Returns (IA)^3's config and tensors: (F, 1) of an output, (1, D) of an input."""
+    site, tensors = model.site, {}
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for path, x in model.own().items():
+        dense = path.removesuffix("/ia3/scale")
+        of_input = ia3.is_ffn_end(site.family, dense)
+        name = module_name(site, dense)
+        names[of_input].add(name)
+        tensors[f"{PREFIX}{name}.ia3_l"] = x[None] if of_input else x[:, None]
+    everything = all_modules(site)
+    feedforward = short_names(names[True], everything)
+    targets = [*short_names(names[False], everything), *feedforward]
+    fields = {
+        "target_modules": targets,
+        "feedforward_modules": feedforward,
+        "fan_in_fan_out": False,
+        "init_ia3_weights": True,
+    }
+    return fields, tensors
 
-    def as_peft(rank: int, alpha: float) -> tuple[int, float]:
-        """The rank and the alpha of the same scale: of twice the rank if there is a start."""
-        return (
-            (2 * rank, 2 * alpha * (math.sqrt(rank) if is_root else 1))
-            if has_start
-            else (
-                rank,
-                alpha,
-            )
-        )
 
-    ranks = {dense: rank for dense, (rank, _) in ranks_and_scales(site, options).items()}
-    alphas = by_pattern(site, ranks, options.alpha_pattern, "alpha_pattern", options.alpha)
-    found = {dense: as_peft(rank, alphas[dense]) for dense, rank in ranks.items()}
-    rank, alpha = as_peft(options.rank, options.alpha)
-    is_dora = model.method == "dora"
-    fields: dict[str, Any] = {
-        "r": rank,
-        "lora_alpha": plain(alpha),
-        "lora_dropout": options.dropout,
-        "target_modules": short_names(names_of(site, ranks), all_modules(site)),
+def read_ia3(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, Any], Arrays]:
+    """Returns the layers of (IA)^3 and its scales."""
+    modules, found = read_leaves(fields, tensors, site, {"/ia3/scale": ".ia3_l"})
+    leaves = {}
+    for path, x in found.items():
+        dense = path.removesuffix("/ia3/scale")
+        of_input = ia3.is_ffn_end(site.family, dense)
+        side = 0 if of_input else 1  # of the transpose
+        if x.ndim != 2 or x.shape[1 - side] != 1:
+            name, wanted = module_name(site, dense), "input" if of_input else "output"
+            raise fields.wrong("feedforward_modules", f"a scale of the {wanted} of {name}")
+        leaves[path] = x.reshape(-1)
+    return {"layers": layers_of(site, modules, site.dense_layers())}, leaves
+
+
+# ---------------------------------------------------------------- VeRA
+
+VERA_LEAVES = {"/vera/d": ".vera_lambda_d", "/vera/b": ".vera_lambda_b"}
+SHARED = {vera.A: "base_model.vera_A", vera.B: "base_model.vera_B"}
+
+
+def write_vera(model: Trained) -> tuple[dict[str, Any], Arrays]:
+    """Returns VeRA's config and tensors; the two random matrices are in the file."""
+    options, site, own = cast(VeraOptions, model.options), model.site, model.own()
+    shared = {theirs: own.pop(ours).T for ours, theirs in SHARED.items()}
+    paths = {path.removesuffix("/vera/d") for path in own if path.endswith("/vera/d")}
+    fields = {
+        "r": options.vera_rank,
+        "vera_dropout": options.dropout,
+        "target_modules": short_names(names_of(site, paths), all_modules(site)),
+        "projection_prng_key": options.vera_seed,
+        "save_projection": True,
+        "d_initial": vera.D_START,
         "bias": "none",
         "fan_in_fan_out": False,
-        "init_lora_weights": True,
-        "use_rslora": is_root and not has_start,
-        "use_dora": is_dora,
-        "rank_pattern": pattern(site, {dense: own for dense, (own, _) in found.items()}, rank),
-        "alpha_pattern": pattern(site, {dense: own for dense, (_, own) in found.items()}, alpha),
+        "init_weights": True,
     }
-    leaves = joined(model.own()) if has_start else model.own()
-    return fields, write_leaves(site, leaves, DORA_LEAVES if is_dora else LORA_LEAVES)
+    return fields, write_leaves(site, own, VERA_LEAVES) | shared
 
 
-def names_of(site: Site, paths: Collection[str]) -> set[str]:
-    """Returns torch's names of modules."""
-    return {module_name(site, path) for path in paths}
-
-
-def plain(value: float) -> float:
-    """A whole number as an int, as peft writes it."""
-    return int(value) if float(value).is_integer() else value
-
-
-def pattern(site: Site, values: Mapping[str, float], default: float) -> dict[str, float]:
-    """Returns peft's pattern: the names of the modules that have another value, with that value."""
-    found = {}
-    for value in sorted(set(values.values()) - {default}):
-        chosen = {dense for dense, own in values.items() if own == value}
-        for name in short_names(names_of(site, chosen), names_of(site, values.keys())):
-            found[name] = plain(value)
-    return found
-
-
-def joined(leaves: Arrays) -> Arrays:
-    """Returns the leaves with A0 and B0 in A and B: `A B - A0 B0 = [A A0] [B; -B0]`."""
-    found = {}
-    for path, x in leaves.items():
-        if path.endswith("/lora/a"):
-            found[path] = np.concatenate([x, leaves[f"{path}_start"]], axis=1)
-        elif path.endswith("/lora/b"):
-            found[path] = np.concatenate([x, -leaves[f"{path}_start"]], axis=0)
-    return found
-
-
-def read_lora(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, Any], Arrays]:
-    """Returns the options of LoRA or DoRA and the leaves."""
-    rank, alpha = fields.whole("r", 8), fields.number("lora_alpha", 8)
-    suffixes = DORA_LEAVES if fields.flag("use_dora") else LORA_LEAVES
-    modules, leaves = read_leaves(fields, tensors, site, suffixes)
-    ranks = read_pattern(fields, "rank_pattern", site, modules, rank)
-    alphas = read_pattern(fields, "alpha_pattern", site, modules, alpha)
-    for dense, own in ranks.items():
-        shape = leaves[f"{dense}/lora/a"].shape
-        if len(shape) != 2 or shape[1] != own:
-            name = module_name(site, dense)
-            raise fields.wrong("r", f"the rank of the tensors of {name}, by rank_pattern {own}")
+def read_vera(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, Any], Arrays]:
+    """Returns VeRA's options and leaves."""
+    shared = {}
+    for ours, theirs in SHARED.items():
+        if theirs not in tensors:
+            raise InputError(f"{fields.path.parent}: tensor {theirs} is missing")
+        shared[ours] = tensors.pop(theirs).T
+    modules, leaves = read_leaves(fields, tensors, site, VERA_LEAVES)
+    seed = fields.content.get("projection_prng_key", 0)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise fields.wrong("projection_prng_key", "a whole number from 0")
     options = {
-        "rank": rank,
-        "alpha": alpha,
-        "dropout": fields.number("lora_dropout", 0.0),
-        "rank_stabilized": fields.flag("use_rslora"),
-        "rank_pattern": patterns_of(fields, site, ranks, rank),
-        "alpha_pattern": patterns_of(fields, site, alphas, alpha),
+        "vera_rank": fields.whole("r", 256),
+        "vera_seed": seed,
+        "dropout": fields.number("vera_dropout", 0.0),
         **targets_of(site, modules),
     }
-    return options, leaves
+    return options, leaves | shared
 
 
-def read_pattern(
-    fields: Fields, name: str, site: Site, modules: Collection[str], default: float
-) -> dict[str, float]:
-    """Returns each module's value by one of peft's patterns, whose first match counts.
+# ---------------------------------------------------------------- LayerNorm
 
-    Raises:
-      InputError: a pattern is a regex, which would have to be run, or a value is no number.
-    """
-    given = fields.object(name)
-    if not all(re.fullmatch(r"[\w.]+", key) for key in given.content):
-        raise fields.wrong(name, "names of modules, or the ends of names")
-    values = {
-        key: given.whole(key, 1) if name == "rank_pattern" else given.number(key, 1.0)
-        for key in given.content
-    }
-    found = {}
-    for path in modules:
-        own = (x for key, x in values.items() if is_named(module_name(site, path), [key]))
-        found[path] = next(own, default)
-    return found
+NORM = ".ln_tuning_layers"
 
 
-def patterns_of(
-    fields: Fields, site: Site, values: Mapping[str, float], default: float
-) -> tuple[str, ...]:
-    """Returns `method.rank_pattern` or `method.alpha_pattern`: "TARGET=VALUE" where it differs."""
-    found = []
-    for value in sorted(set(values.values()) - {default}):
-        text = f"{value:.17f}".rstrip("0").rstrip(".")
-        if value <= 0 or float(text) != value:
-            raise fields.wrong("alpha_pattern", "values above 0 with up to 17 decimals")
-        left = {path for path, own in values.items() if own == value}
-        for name, regex in site.family.targets.items():
-            matched = {path for path in values if re.fullmatch(regex, path)}
-            if matched and matched <= left:
-                found.append(f"{name}={text}")
-                left -= matched
-        found += [f"{re.escape(path)}={text}" for path in sorted(left)]
-    return tuple(found)
+def norms_of(site: Site) -> dict[str, str]:
+    """Returns torch's name -> path of the LayerNorms that are not in the classifier."""
+    paths = [path.removesuffix("/scale") for path in site.shapes if path.endswith("/scale")]
+    own = [p for p in paths if not re.fullmatch(site.family.classifier, f"{p}/scale")]
+    return {module_name(site, path): path for path in own}
 
 
-FIXED_IN_LORA: Mapping[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "fan_in_fan_out": (False,),
-    # The others change the base model's kernels at the start.
-    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
-    "layers_pattern": (None, [], "layer", "layers", ["layer"], ["layers"]),
-    "megatron_core": ("megatron.core",),
-    "qalora_group_size": (16,),
-    "loftq_config": (None, {}),
-}
-LORA_FIELDS = (
-    *(*MODULES, "r", "lora_alpha", "lora_dropout", "use_rslora"),
-    *("rank_pattern", "alpha_pattern"),
-)
+def trained_norms(model: Trained) -> list[str]:
+    """Returns the paths of the LayerNorms' parameters that the method trains."""
+    site, layers = model.site, model.options.layers
+    modules = list(norms_of(site).values())
+    chosen = site.in_layers(modules, layers) if layers else modules
+    return [path for path in site.shapes if path.rpartition("/")[0] in chosen]
+
+
+def write_norms(model: Trained) -> tuple[dict[str, Any], Arrays]:
+    """Returns the config and the tensors of LayerNorm tuning."""
+    site, tensors = model.site, {}
+    for path in trained_norms(model):
+        module, leaf = path.rpartition("/")[::2]
+        leaf = {"scale": "weight"}.get(leaf, leaf)
+        tensors[f"{PREFIX}{module_name(site, module)}{NORM}.{leaf}"] = model.params[path]
+    chosen = {path.rpartition("/")[0] for path in trained_norms(model)}
+    targets = short_names(names_of(site, chosen), all_modules(site))
+    return {"target_modules": targets}, tensors
+
+
+def read_norms(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, Any], Arrays]:
+    """Returns the layers of LayerNorm tuning and the LayerNorms."""
+    known, leaves = norms_of(site), {}
+    for name in [name for name in tensors if f"{NORM}." in name]:
+        module, _, leaf = name.removeprefix(PREFIX).partition(f"{NORM}.")
+        if module not in known or leaf not in ("weight", "bias"):
+            raise InputError(
+                f"{fields.path.parent}: {name} is at no LayerNorm of a {site.family.name} model"
+            )
+        path = f"{known[module]}/{'scale' if leaf == 'weight' else leaf}"
+        leaves[path] = tensors.pop(name)
+    modules = {path.rpartition("/")[0] for path in leaves}
+    if not modules:
+        raise InputError(f"{fields.path.parent}: no tensor of the method (...{NORM}.weight)")
+    check_targets(fields, modules, known, site)
+    outside = any(site.family.layer_of(path) is None for path in modules)
+    return {"layers": () if outside else layers_of(site, modules, [])}, leaves
+
 
 # In the order in which a config is compared with them.
 CODECS: dict[str, Codec] = {
     "lora": Codec("LORA", write_lora, read_lora, LORA_FIELDS, {"use_dora": False}, FIXED_IN_LORA),
     "dora": Codec("LORA", write_lora, read_lora, LORA_FIELDS, {"use_dora": True}, FIXED_IN_LORA),
+    "ia3": Codec(
+        "IA3",
+        write_ia3,
+        read_ia3,
+        ("target_modules", "exclude_modules", "feedforward_modules", "init_ia3_weights"),
+        fixed={"fan_in_fan_out": (False,)},
+    ),
+    "vera": Codec(
+        "VERA",
+        write_vera,
+        read_vera,
+        (*MODULES, "r", "vera_dropout", "projection_prng_key", "d_initial", "init_weights"),
+        fixed={
+            "bias": ("none",),
+            "fan_in_fan_out": (False,),
+            "save_projection": (True,),
+            "layers_pattern": LAYERS,
+        },
+    ),
+    "layernorm": Codec(
+        "LN_TUNING",
+        write_norms,
+        read_norms,
+        ("target_modules", "exclude_modules"),
+        backbone=trained_norms,
+    ),
 }

@@ -11,6 +11,7 @@ name of the parameter; matrices are torch's, (out, in).
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from jaxft.peft.interop.files import (
     read_tensors,
     tensors_file,
 )
-from jaxft.peft.interop.modules import all_modules, parents
+from jaxft.peft.interop.modules import all_modules, as_torch, parents
 from jaxft.peft.interop.peft_codecs import CODECS
 from jaxft.peft.interop.trained import Arrays, Files, Found, Trained, refuse
 from jaxft.peft.method import Site
@@ -60,14 +61,9 @@ def write(model: Trained) -> Files:
     """
     codec = CODECS.get(model.method)
     if codec is None:
-        others = ["jaxft"]
-        if model.method in ("full", "head", "bitfit"):
-            others.insert(0, "transformers")
-        if model.method in ("houlsby", "pfeiffer"):
-            others.insert(0, "adapterhub")
-        raise refuse(model, "peft", "peft has no method with the same parameters", others)
+        raise refuse(model, "peft", "peft has no method with the same parameters")
     fields, tensors = codec.write(model)
-    modules = saved_modules(model)
+    modules = saved_modules(model, codec.backbone(model))
     saved = {name: path for name, path in names_of(model.site).items() if is_saved(name, modules)}
     for name in tensors:
         if is_saved(name.removeprefix(PREFIX), modules):
@@ -75,10 +71,9 @@ def write(model: Trained) -> Files:
                 model,
                 "peft",
                 f"{name.removeprefix(PREFIX)} is in a module that was trained as well",
-                ["jaxft"],
             )
     for name, path in saved.items():
-        tensors[f"{PREFIX}{name}"] = as_torch(model.site, path, model.params)
+        tensors[f"{PREFIX}{name}"] = as_torch(model.site, path, model.params[path])
     config = {
         "peft_type": codec.peft_type,
         "task_type": "SEQ_CLS",
@@ -93,12 +88,16 @@ def write(model: Trained) -> Files:
     return {CONFIG: json_file(config), TENSORS: tensors_file(tensors)}
 
 
-def saved_modules(model: Trained) -> list[str]:
-    """Returns the modules that peft must save as a whole, since something in them was trained."""
+def saved_modules(model: Trained, written: Collection[str]) -> list[str]:
+    """Returns the modules that peft must save as a whole, since something in them was trained.
+
+    Args:
+      written: the paths of those parameters that the method's codec writes.
+    """
     family, modules = model.site.family, list(CLASSIFIERS)
     for path in model.trained_backbone():
         name = torch_name(family, path).name
-        if is_saved(name, modules):
+        if path in written or is_saved(name, modules):
             continue
         is_head = re.fullmatch(family.classifier, path)
         modules.append(name.split(".")[0] if is_head else parents(name)[1])
@@ -118,11 +117,6 @@ def is_saved(name: str, modules: list[str]) -> bool:
 def names_of(site: Site) -> dict[str, str]:
     """Returns torch's name -> path of the backbone's parameters."""
     return by_torch_name(site.family, site.shapes)
-
-
-def as_torch(site: Site, path: str, params: Arrays) -> Any:
-    """Returns a parameter in torch's orientation, and back: both are the transpose."""
-    return params[path].T if torch_name(site.family, path).is_transposed else params[path]
 
 
 # ---------------------------------------------------------------- reading
@@ -185,7 +179,7 @@ def read(directory: Path, config: PeftConfig, site: Site) -> Found:
     for name, path in known.items():
         if is_saved(name, modules) and path not in kept:
             raise InputError(f"{directory / TENSORS}: tensor {PREFIX}{name} is missing")
-    leaves |= {path: as_torch(site, path, kept) for path in kept}
+    leaves |= {path: as_torch(site, path, x) for path, x in kept.items()}
     return Found(config.method, options | backbone_options(site, kept), leaves)
 
 

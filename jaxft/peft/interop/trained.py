@@ -5,16 +5,18 @@ Trained(site, "lora", options, params, trained_paths, labels, ...)
 Found("lora", {"rank": 8}, leaves)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxft.errors import InputError
-from jaxft.peft.method import Options, Site
+from jaxft.peft.method import Options, Site, find
 
 Arrays = dict[str, np.ndarray]
+# The methods that AdapterHub's files can have.
+HUB = ("houlsby", "pfeiffer", "parallel", "compacter", "prefix")
 # name -> content, of the files of an export
 Files = dict[str, bytes]
 
@@ -76,9 +78,12 @@ def label_names(model: Trained) -> list[str]:
     return list(model.labels) or ["LABEL_0"]
 
 
-def refuse(model: Trained, library: str, reason: str, others: Sequence[str]) -> InputError:
+def refuse(model: Trained, library: str, reason: str) -> InputError:
     """Returns the InputError of a model that a library's files cannot represent."""
-    choices = " or ".join(f"--format={name}" for name in others)
+    merges = not model.own() or find(model.method).merge
+    others = ["transformers"] if merges and library != "transformers" else []
+    others += ["adapterhub"] if model.method in HUB and library == "peft" else []
+    choices = " or ".join(f"--format={name}" for name in [*others, "jaxft"])
     return InputError(
         f"--format={library}: cannot represent method {model.method!r}: {reason}; use {choices}"
     )

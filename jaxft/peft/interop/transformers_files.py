@@ -76,9 +76,7 @@ def backbone_params(model: Trained) -> Arrays:
         return model.params
     merge = find(model.method).merge
     if merge is None:
-        others = ["adapterhub", "jaxft"] if any("/adapter/" in p for p in own) else ["jaxft"]
-        reason = "its modules cannot be merged into the backbone"
-        raise refuse(model, "transformers", reason, others)
+        raise refuse(model, "transformers", "its modules cannot be merged into the backbone")
     merged = merge(model.params, model.options, model.site)
     return {path: np.asarray(x) for path, x in merged.items() if path not in own}
 
