@@ -19,6 +19,7 @@ from jaxft.models.quantised import KINDS, dequantised, is_part, parts_of
 from jaxft.peft.method import Site
 from jaxft.peft.methods import METHODS
 from jaxft.planning.accounting import bytes_by_partition, nbytes
+from jaxft.planning.collectives import collectives
 from jaxft.planning.compiled import compiled_bytes
 from jaxft.planning.frozen_gradients import check
 from jaxft.training.mesh import AXES, by_row, put_batch, replicated
@@ -52,7 +53,9 @@ ON_EIGHT_DEVICES = """
 import json, jax
 jax.config.update("jax_disable_most_optimizations", True)
 from tests.training import test_frozen as t
-print(json.dumps(t.on_every_mesh()))
+found = t.on_every_mesh()
+jax.config.update("jax_disable_most_optimizations", False)
+print(json.dumps([found, t.gathered()]))
 """
 MESHES = {
     "int8": ("data=2 fsdp=2 tensor=2",),
@@ -184,17 +187,33 @@ def on_every_mesh() -> dict[str, Any]:
     return found
 
 
+def gathered() -> tuple[int, int]:
+    """Returns the bytes that an fsdp step gathers, and those of the frozen parameters."""
+    config = test_mesh.MINILM | {"num_hidden_layers": 1, "vocab_size": 200}
+    model = quantised_model(config, "nf4")
+    mesh = test_mesh.make_mesh(data=1, fsdp=8)
+    program = train_program(model, optax.adam(1e-3), mesh, 8)
+    found = collectives(program.compile(8).as_text())
+    assert {one.kind for one in found} <= {"all-gather", "all-reduce"}
+    frozen = split(model.shapes, model.labels)[1]
+    sent = sum(one.bytes * one.count for one in found if one.kind == "all-gather")
+    return sent, sum(map(nbytes, frozen.values()))
+
+
 def trained_on(sizes: dict[str, int], model: Model) -> dict[str, Any]:
     return test_mesh.train_on(test_mesh.make_mesh(**sizes), model, weights_of(model))
 
 
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does() -> None:
-    for name, found in test_mesh.run_on_eight_devices(ON_EIGHT_DEVICES).items():
+    on_every_mesh, (sent, frozen) = test_mesh.run_on_eight_devices(ON_EIGHT_DEVICES)
+    for name, found in on_every_mesh.items():
         assert found["logits"] < 1e-5, name
         assert found["update"] < 1e-5, name
         counted, added_up = found["arguments"]
         assert counted == added_up, name
+    # Codes are gathered for the forward and for the backward pass, never a kernel.
+    assert 0.5 * frozen < sent < 2.2 * frozen
 
 
 def test_a_device_has_whole_blocks_with_their_scales() -> None:
