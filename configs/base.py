@@ -55,12 +55,11 @@ def add_method(config: ConfigDict) -> None:
     config.method = ConfigDict()
     # full | head | bitfit | layernorm | lora | vera | ia3 | houlsby | pfeiffer | parallel |
     # compacter | fusion | prefix
-    config.method.name = "lora"
+    config.method.name = "lora"  # one of these
     config.method.rank = 8  # lora: r
     config.method.alpha = 16.0  # lora: the update is scaled by alpha / rank
     config.method.dropout = 0.1  # lora, vera: dropout on its input; fusion: on the scores
-    # lora, vera: also key, dense, all-linear, or path regexes
-    config.method.targets = ("query", "value")
+    config.method.targets = ("query", "value")  # lora, vera: + key, dense, all-linear, or a regex
     config.method.vera_rank = 256  # vera: r, the width between its two matrices
     config.method.vera_seed = 0  # vera: of these matrices, whatever the run's seed
     # houlsby, pfeiffer, parallel and compacter have the next three.
