@@ -43,7 +43,7 @@ def add_model(config: ConfigDict) -> None:
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
     config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
     config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
-    config.model.frozen_dtype = "float32"  # of what is stored and not trained: as dtype
+    config.model.frozen_dtype = "float32"  # of what is frozen: as dtype, or int8 | nf4 in layers
     config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
     config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
     config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
@@ -53,13 +53,19 @@ def add_model(config: ConfigDict) -> None:
 def add_method(config: ConfigDict) -> None:
     """The method of fine-tuning."""
     config.method = ConfigDict()
-    # full | head | bitfit | layernorm | lora | vera | ia3 | houlsby | pfeiffer | parallel |
+    # full | head | bitfit | layernorm | lora | dora | vera | ia3 | houlsby | pfeiffer | parallel |
     # compacter | fusion | prefix
     config.method.name = "lora"  # one of these
-    config.method.rank = 8  # lora: r
-    config.method.alpha = 16.0  # lora: the update is scaled by alpha / rank
-    config.method.dropout = 0.1  # lora, vera: dropout on its input; fusion: on the scores
-    config.method.targets = ("query", "value")  # lora, vera: + key, dense, all-linear, or a regex
+    config.method.rank = 8  # lora, dora: r
+    config.method.alpha = 16.0  # lora, dora: the update is scaled by alpha / rank
+    config.method.dropout = 0.1  # lora, dora, vera: dropout on the input; fusion: on the scores
+    config.method.targets = ("query", "value")  # lora, dora, vera: + key, dense, all-linear, regex
+    # lora and dora have the next five.
+    config.method.rank_stabilized = False  # the scale is alpha / sqrt(rank) (rsLoRA)
+    config.method.rank_pattern = ()  # other ranks, e.g. ("value=16",): TARGET=RANK
+    config.method.alpha_pattern = ()  # other alphas, e.g. ("value=32",): TARGET=ALPHA
+    config.method.lora_init = "kaiming"  # kaiming | gaussian; lora also pissa | olora
+    config.method.lr_ratio = 1.0  # B's learning rate over A's (LoRA+ proposes 16)
     config.method.vera_rank = 256  # vera: r, the width between its two matrices
     config.method.vera_seed = 0  # vera: of these matrices, whatever the run's seed
     # houlsby, pfeiffer, parallel and compacter have the next three.
@@ -91,6 +97,9 @@ def add_optim(config: ConfigDict) -> None:
 
 def add_run(config: ConfigDict) -> None:
     """The run and its devices."""
+    config.init_from = (
+        ""  # a run, an export or files of peft ... whose training goes on; "" for none
+    )
     config.batch_size = 32  # examples a step, over all devices
     config.eval_batch_size = 64  # examples an evaluation step
     config.epochs = 10  # passes over the training split
@@ -124,6 +133,7 @@ def add_memory(config: ConfigDict) -> None:
     config.memory.meshes = ()  # e.g. ("data", "fsdp8", "fsdp4+tensor2"); () for config.mesh
     config.memory.lengths = ()  # padded length of a text in tokens
     config.memory.dtypes = ()  # of the computation
+    config.memory.frozen_dtypes = ()  # of what is frozen, e.g. ("float32", "nf4"), side by side
     config.memory.remats = ()  # e.g. ("none", "dots", "layer"), side by side
     config.memory.steps = 0  # steps to run and measure, if the target is the present device
     config.memory.estimates = False  # also print hand estimates of a 3B model

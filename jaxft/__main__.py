@@ -9,6 +9,7 @@ from jaxft.errors import InputError, check_choice
 COMMANDS = {
     "train": "fine-tune an encoder, or continue an interrupted run",
     "predict": "label new texts with a finished run, and score them if they are labelled",
+    "export": "write a trained model as files of peft, adapters or transformers",
     "memory": "plan the memory of each method's training step, on this device or on absent ones",
     "sweep": "run a grid of models, tasks, methods and seeds",
     "report": "compare finished runs: tables, tests and plots",

@@ -36,7 +36,8 @@ from jaxft.plugins import load as load_plugins
 from jaxft.reporting import bars, footprint
 from jaxft.reporting.report import RunReport, make_report
 from jaxft.reporting.schema import PlanRow, RunResults, read_run
-from jaxft.run.classifier import Classifier, load_run
+from jaxft.run.classifier import Classifier
+from jaxft.run.load import load_run
 from jaxft.run.plans import plan_rows
 from jaxft.run.runner import run
 from jaxft.run.trials import directory, trials
@@ -87,18 +88,24 @@ class Plan:
         return Path(path)
 
 
-def load(run_directory: str | PathLike[str], plugins: Sequence[str] = ()) -> Classifier:
-    """Returns the classifier that a finished run left.
+def load(
+    directory: str | PathLike[str], plugins: Sequence[str] = (), *, base: str = ""
+) -> Classifier:
+    """Returns the classifier of a finished run or an export, or of another library's files.
 
     Args:
+      directory: a run, an export of any format, files of peft, AdapterHub or transformers for a
+        sequence classifier, or the hub id of such files.
       plugins: modules of your own to import first, if the run's method or model is from one. The
         run directory names them, but jaxft imports only modules that you name.
+      base: the base model, in place of the one that files of peft or AdapterHub name.
 
     Raises:
-      InputError: the run is missing, not finished or damaged, or its base model has changed.
+      InputError: the files are missing, not finished, damaged or not for jaxft, or the base model
+        has changed.
     """
     load_plugins(plugins)
-    return Classifier(load_run(Path(run_directory)))
+    return Classifier(load_run(directory, base))
 
 
 def finetune(

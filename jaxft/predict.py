@@ -2,6 +2,10 @@
 
     python -m jaxft.predict --run DIR --input FILE.{jsonl,csv,tsv,txt,parquet} --output FILE.jsonl
                             [--label COLUMN|none] [--scores FILE.json] [--plugins MODULES]
+                            [--base MODEL]
+
+DIR is a run directory of jaxft.train, an export (python -m jaxft.export), files of peft, AdapterHub
+or transformers for a sequence classifier, or the hub id of one.
 
 FILE has the columns that the run was trained with, or a column `text`, and `pair` (or `term` and
 `sentence`) if it was trained on pairs. A .txt has one text per line; blank lines count. The output
@@ -17,8 +21,9 @@ from jaxft import cli, plugins
 from jaxft.errors import InputError
 from jaxft.io import write_json, write_jsonl
 from jaxft.reporting import tables
-from jaxft.run.classifier import Classifier, load_run
+from jaxft.run.classifier import Classifier
 from jaxft.run.inputs import read_examples
+from jaxft.run.load import load_run
 from jaxft.run.scores import predictions
 
 
@@ -26,7 +31,7 @@ def main(argv: list[str]) -> int:
     """Parses the flags, predicts, scores, writes; see the module's docstring."""
     args = parse(argv)
     plugins.load([args.plugins])
-    run = load_run(args.run)
+    run = load_run(args.run, args.base)
     limit = run.settings["max_length"]
     examples = read_examples(args.input, run.settings, args.label)
     classifier = Classifier(run)
@@ -61,7 +66,10 @@ def score_table(classifier: Classifier, scores: dict[str, Any]) -> str:
 def parse(argv: list[str]) -> Any:
     """Returns the flags, checked."""
     parser = cli.OneLineParser("python -m jaxft.predict", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run directory of jaxft.train")
+    parser.add_argument(
+        "--run", required=True, help="run directory, export, or files of another library"
+    )
+    parser.add_argument("--base", default="", help="base model of an adapter of another library")
     parser.add_argument(
         "--input",
         type=Path,

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -14,7 +13,7 @@ from jaxft.models import backbone as backbones
 from jaxft.models import hub
 from jaxft.models.backbone import Params
 from jaxft.training.mesh import make_mesh
-from jaxft.training.state import Model, build_model, init_fresh
+from jaxft.training.state import Model, build_model, init_params
 
 Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -147,9 +146,8 @@ def make_model(tiny_bert_config: Config) -> MakeModel:
         )
         model = build_model(backbone, list(fresh), method, dict(**options))
         params = tiny.random_params(backbones.parameter_shapes(backbone), seed)
-        inserted = set(model.shapes) - set(params)
-        if inserted:
-            params |= init_fresh(model, inserted, jax.random.key(seed), make_mesh(1))
+        # As a run does: from the weights, where a method's modules start from them.
+        params |= init_params(model, params, seed, make_mesh(1), set(model.shapes) - set(params))
         return model, params
 
     return make

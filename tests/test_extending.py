@@ -167,34 +167,34 @@ def test_a_method_a_metric_and_a_task_from_outside(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names, workdir = ("dora", "balanced_accuracy", "reviews"), tmp_path / "run"
+    names, workdir = ("magnitude", "balanced_accuracy", "reviews"), tmp_path / "run"
     fields = [
-        *("--config=acl:dora", f"--config.plugins={','.join(names)}"),
+        *("--config=acl:magnitude", f"--config.plugins={','.join(names)}"),
         *("--config.task=reviews_sup", f"--config.data.dir={outside}"),
         *(f"--config.model.name={tiny_checkpoint}", "--config.metric=balanced_accuracy"),
-        *("--config.method.dora_scale=1.5", "--config.batch_size=8", "--config.epochs=4"),
-        *("--config.memory.methods=dora", "--config.data.max_length=16"),
+        *("--config.method.magnitude_scale=1.5", "--config.batch_size=8", "--config.epochs=4"),
+        *("--config.memory.methods=magnitude", "--config.data.max_length=16"),
     ]
     found = eight_devices(outside, fields, workdir)
     results = found["results"]
-    assert (results["method"], results["labels"]) == ("dora", ["bad", "good"])
-    assert results["config"]["method"]["dora_scale"] == 1.5
+    assert (results["method"], results["labels"]) == ("magnitude", ["bad", "good"])
+    assert results["config"]["method"]["magnitude_scale"] == 1.5
     assert 0 <= results["test"]["balanced_accuracy"] <= 1
     assert [entry["epoch"] for entry in results["history"]] == [1, 2, 3, 4]
     best = max(entry["dev"]["balanced_accuracy"] for entry in results["history"])
     assert results["dev"]["balanced_accuracy"] == best
-    assert found["plan"][0]["label"] == "dora"
+    assert found["plan"][0]["label"] == "magnitude"
     assert found["plan"][0]["parameters"] == results["parameters"]
     # A and B of query and value in two layers, and a norm for each output.
     assert results["parameters"]["adapter"] == 2 * 2 * (2 * 32 * 8 + 32)
 
     # What the run directory names is not imported, unless the user names it, too.
-    assert "--plugins=dora,balanced_accuracy,reviews" in (workdir / "README.md").read_text()
+    assert "--plugins=magnitude,balanced_accuracy,reviews" in (workdir / "README.md").read_text()
     test = outside / "reviews" / "test.csv"
     assert predicted(workdir, test) == (2, [])
-    assert "plugins that are not loaded: --plugins=dora,balanced" in capsys.readouterr().err
-    assert "dora" not in sys.modules
-    code, rows = predicted(workdir, test, "--plugins=dora")
+    assert "plugins that are not loaded: --plugins=magnitude,balanced" in capsys.readouterr().err
+    assert "magnitude" not in sys.modules
+    code, rows = predicted(workdir, test, "--plugins=magnitude")
     assert code == 0
     assert "balanced_accuracy" not in sys.modules
     own = (workdir / "predictions_test.jsonl").read_text().splitlines()
@@ -204,16 +204,16 @@ def test_a_method_a_metric_and_a_task_from_outside(
 
     # On one device, from Python.
     alone = jaxft.finetune(
-        *("reviews_sup", str(tiny_checkpoint), "dora"),
+        *("reviews_sup", str(tiny_checkpoint), "magnitude"),
         plugins=names,
         workdir=tmp_path / "alone",
-        **{"data.dir": str(outside), "metric": "balanced_accuracy", "dora_scale": 1.5},
+        **{"data.dir": str(outside), "metric": "balanced_accuracy", "magnitude_scale": 1.5},
         batch_size=8,
         epochs=4,
         max_length=16,
     )
     same_scores(results, alone.results)
-    clf = jaxft.load(workdir, plugins=("dora",))
+    clf = jaxft.load(workdir, plugins=("magnitude",))
     assert clf.predict(["the lamp 3 was awful and awful"])[0].label in WORDS
 
 
@@ -254,16 +254,16 @@ def test_a_family_from_outside(
 def test_the_method_starts_as_the_backbone(
     forgotten: None, tiny_bert_config: dict[str, Any], make_batch: Any
 ) -> None:
-    plugins.load(["dora"])
+    plugins.load(["magnitude"])
     backbone, mesh = backbones.from_config(tiny_bert_config, num_labels=3), make_mesh(1)
     weights = tiny.random_params(backbones.parameter_shapes(backbone), seed=0)
     batch = make_batch(tiny_bert_config)
     logits = {}
-    for name in ("head", "dora"):
+    for name in ("head", "magnitude"):
         model = build_model(backbone, [], name, {})
         params = init_params(model, weights, 0, mesh, model.shapes)
         logits[name] = np.asarray(jax.jit(lambda p, m=model: m.forward(p, batch, None))(params))
-    np.testing.assert_allclose(logits["dora"], logits["head"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits["magnitude"], logits["head"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_sweep_hands_its_plugins_to_its_cells(
@@ -271,13 +271,13 @@ def test_a_sweep_hands_its_plugins_to_its_cells(
 ) -> None:
     sys.modules.pop("config_config", None)
     argv = [
-        *("sweep", "--config=tables/grid", "--config.plugins=dora,reviews", "--dry_run"),
-        *(f"--config.model.names={tiny_checkpoint}", "--config.methods=dora,lora"),
+        *("sweep", "--config=tables/grid", "--config.plugins=magnitude,reviews", "--dry_run"),
+        *(f"--config.model.names={tiny_checkpoint}", "--config.methods=magnitude,lora"),
         *("--config.tasks=reviews", f"--config.overrides.data.dir={outside}"),
     ]
     assert cli.guarded(sweep.main, argv) == 0
     printed = capsys.readouterr().out
-    assert printed.count("reviews_sup-dora") >= 1
+    assert printed.count("reviews_sup-magnitude") >= 1
     assert printed.count("--config.plugins=(") == 2
 
 
@@ -285,8 +285,8 @@ def test_a_sweep_hands_its_plugins_to_its_cells(
     ("name", "said"),
     [
         ("nothing_there", "plugins: no module 'nothing_there'"),
-        ("dora.py", "plugins: no module 'dora.py'; expected a module's name"),
-        ("../dora", "plugins: '../dora'; expected a module's name"),
+        ("magnitude.py", "plugins: no module 'magnitude.py'; expected a module's name"),
+        ("../magnitude", "plugins: '../magnitude'; expected a module's name"),
         ("broken", "plugins: broken failed: ZeroDivisionError: division by zero"),
         ("incomplete", "plugins: incomplete failed: ModuleNotFoundError: No module named 'gone'"),
     ],

@@ -26,6 +26,8 @@ from jaxft.training import objectives
 from jaxft.training.event_log import read_log
 from jaxft.training.loop import InterruptedRunError
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"food": "pizza soup", "music": "piano song", "sport": "ball race"}
 Rows = list[dict[str, Any]]
 

@@ -18,6 +18,8 @@ import jaxft
 from jaxft import cli, train
 from jaxft import report as report_command
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CELLS = ROOT / "docs" / "results" / "minilm_grid" / "cells"
 ACL = ("Background", "CompareOrContrast", "Extends", "Future", "Motivation", "Uses")

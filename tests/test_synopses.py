@@ -27,6 +27,8 @@ from jaxft.data.tasks import registry
 from jaxft.errors import InputError
 from jaxft.peft import method
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"(?:python -m jaxft\.|jaxft )([\w.]+)")
 # What is too large for a test, or not here, and what takes its place.
@@ -36,7 +38,7 @@ SMALLER = {
     'locate("roberta-base")': 'locate("tiny")',
     'plan("roberta-base"': 'plan("tiny"',
     '"--config.model.name=minilm"': '"--config.model.name=tiny"',
-    'plugins=("dora",)': 'plugins=("dora",), epochs=1, max_length=16',
+    'plugins=("magnitude",)': 'plugins=("magnitude",), epochs=1, max_length=16',
     'method="lora")': 'method="lora", max_length=16)',
     'method="lora", epochs=8)': 'method="lora", max_length=16)',
     '"lora", seeds=(1, 2, 3)': '"lora", seeds=(1, 2), epochs=1, max_length=16',
@@ -55,6 +57,10 @@ SMALLER = {
         'data_dir="reviews.csv"'
     ),
     '"minilm"': '"tiny"',
+    # A run on single texts.
+    '"runs/restaurant"': '"runs/acl"',
+    '("service", "It was slow.")': '"It was slow."',
+    '("food", "Great food.")': '"Great food."',
 }
 
 
@@ -223,7 +229,6 @@ def test_a_synopsis_in_python_runs(synopsis: Synopsis, home: Path, stage: Stage)
     assert str(error.value).startswith(shown[1].strip())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page: Path, home: Path) -> None:
     """The blocks of a page share their names, as in a notebook."""

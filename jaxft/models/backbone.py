@@ -29,6 +29,7 @@ from jaxft.models import (  # noqa: F401 families register
     llama,
     modernbert,
     mpnet,
+    quantised,
     roberta,
     transformers_flax,
 )
@@ -42,6 +43,7 @@ from jaxft.models.scan import scans
 Params = dict[str, Any]  # path -> array or ShapeDtypeStruct
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+FROZEN_DTYPES = (*DTYPES, *quantised.KINDS)
 IMPLEMENTATIONS = ("jaxft", "transformers")
 
 
@@ -55,7 +57,7 @@ class Backbone:
       max_length: the longest sequence the position table holds, special tokens included.
       dtype: of the computation.
       heads: attention heads of a layer.
-      frozen_dtype: of the parameters that a method does not train; the others are float32.
+      frozen_dtype: as `from_config` takes it.
       compute: how the module computes.
     """
 
@@ -66,7 +68,7 @@ class Backbone:
     max_length: int
     dtype: Any
     heads: int
-    frozen_dtype: Any
+    frozen_dtype: str
     compute: Compute
 
     @property
@@ -139,7 +141,8 @@ def from_config(
       config: config.json.
       dtype: of the computation; trained parameters are float32 whatever it is.
       remat: what the layers keep for the backward pass (`jaxft.models.remat.POLICIES`).
-      frozen_dtype: that frozen parameters are stored in.
+      frozen_dtype: that frozen parameters are stored in; with int8 or nf4 the kernels of the
+        layers are (`jaxft.training.frozen`). Trained ones are float32.
       attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
       attention_dropout: rate on the attention weights; -1 is the config's.
       scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
@@ -147,7 +150,7 @@ def from_config(
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
     """
     check_choice(dtype, DTYPES, "model.dtype")
-    check_choice(frozen_dtype, DTYPES, "model.frozen_dtype")
+    check_choice(frozen_dtype, FROZEN_DTYPES, "model.frozen_dtype")
     check_choice(remat, POLICIES, "model.remat")
     check_choice(implementation, IMPLEMENTATIONS, "model.implementation")
     family = find(config.get("model_type"))
@@ -174,7 +177,7 @@ def from_config(
         max_length=own.max_position_embeddings - family.unused_positions(own),
         dtype=compute.dtype,
         heads=own.num_attention_heads,
-        frozen_dtype=DTYPES[frozen_dtype],
+        frozen_dtype=frozen_dtype,
         compute=compute,
     )
 

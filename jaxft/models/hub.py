@@ -191,13 +191,35 @@ def one_line(error: Exception) -> str:
 
 def copy_description(model: Path, directory: Path) -> None:
     """Copies config.json and the tokenizer's files, so that weights beside them are a model."""
-    for name in ("config.json", *TOKENIZER_FILES):
+    replace_bytes(directory / "config.json", (model / "config.json").read_bytes())
+    copy_tokenizer(model, directory)
+
+
+def copy_tokenizer(model: Path, directory: Path) -> None:
+    """Copies the tokenizer's files."""
+    for name in TOKENIZER_FILES:
         if (model / name).is_file():
             replace_bytes(directory / name, (model / name).read_bytes())
 
 
 def download_from_hub(name: str) -> Path:
     """Returns the cached snapshot of a hub model (config, tokenizer, safetensors or msgpack)."""
+    wanted = ["config.json", *TOKENIZER_FILES, *WEIGHT_FILES]
+    hint = "; use 'minilm' or the path of a downloaded model"
+    return check_directory(snapshot(name, wanted, "model.name", hint))
+
+
+def snapshot(name: str, wanted: list[str], field: str, hint: str = "") -> Path:
+    """Returns the cached snapshot of a repository of the hub.
+
+    Args:
+      wanted: patterns of the files to download.
+      field: that has the name, for messages.
+      hint: what to use where the hub is out of reach.
+
+    Raises:
+      InputError: the hub has no such repository, or is out of reach.
+    """
     # Imported here: it is slow, and a local directory does not need it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -208,24 +230,22 @@ def download_from_hub(name: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    wanted = ["config.json", *TOKENIZER_FILES, *WEIGHT_FILES]
     try:
-        found = Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=10))
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=10))
     except HFValidationError as err:
         raise InputError(
-            f"model.name: {name!r} is neither a local directory nor a valid hub id"
+            f"{field}: {name!r} is neither a local directory nor a valid hub id"
         ) from err
     except GatedRepoError as err:
         raise InputError(
-            f"model.name: {name!r} is gated; log in with `huggingface-cli login`"
+            f"{field}: {name!r} is gated; log in with `huggingface-cli login`"
         ) from err
     except RepositoryNotFoundError as err:
         raise InputError(
-            f"model.name: {name!r} is neither a local directory nor a model on the hub"
+            f"{field}: {name!r} is neither a local directory nor a model on the hub"
         ) from err
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as err:
         raise InputError(
-            f"model.name: no local directory {name!r}, and the hub is out of reach to look for a "
-            "model of that name; use 'minilm' or the path of a downloaded model"
+            f"{field}: no local directory {name!r}, and the hub is out of reach to look for a "
+            f"model of that name{hint}"
         ) from err
-    return check_directory(found)

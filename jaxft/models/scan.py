@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core.scope import Scope
 
+from jaxft.models import quantised
 from jaxft.models.attention import Tokens
 from jaxft.models.config import Compute
 from jaxft.models.remat import POLICIES
@@ -60,8 +61,8 @@ def scanned(
     key = None if deterministic else stack.make_rng("dropout")
     for _, equal in groupby(members, key=signature):
         run = list(equal)
-        stacked = jax.tree.map(
-            lambda *leaves: jnp.stack([as_computed(x, compute.dtype) for x in leaves]),
+        stacked = jax.tree_util.tree_map_with_path(
+            lambda path, *leaves: jnp.stack([as_computed(path, x, compute.dtype) for x in leaves]),
             *(member.params for member in run),
         )
         keys = (
@@ -104,6 +105,10 @@ def signature(member: Member) -> Any:
     return member.kind, structure, tuple((x.shape, x.dtype) for x in leaves)
 
 
-def as_computed(x: jax.Array, dtype: Any) -> jax.Array:
-    """A matrix in the dtype that it is computed in; vectors as they are, LayerNorm's in float32."""
-    return x.astype(dtype) if x.ndim > 1 else x
+def as_computed(key_path: Any, x: jax.Array, dtype: Any) -> jax.Array:
+    """A matrix in the dtype that it is computed in; vectors as they are, LayerNorm's in float32.
+
+    A quantised kernel's codes and scales are stacked as they are, too, and so take few bytes.
+    """
+    is_plain = x.ndim > 1 and not quantised.is_part(key_path[-1].key)
+    return x.astype(dtype) if is_plain else x

@@ -164,6 +164,8 @@ def shard_files(directory: Path) -> list[Path]:
         raise InputError(
             f"{index}: not an index of shards; expected JSON with a weight_map"
         ) from err
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise InputError(f"{index}: a shard outside of {directory}; expected names of files in it")
     lost = [name for name in names if not (directory / name).is_file()]
     if lost:
         raise InputError(f"{index}: shard {lost[0]} is missing ({len(lost)} of {len(names)})")

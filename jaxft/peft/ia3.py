@@ -3,18 +3,19 @@
 Keys and values are `s · (x W + b)`, and the second Dense layer of the FFN computes `(s · x) W + b`.
 Every s is a vector that starts at one, so the model starts as it was.
 
-    merged = merge(params, Options())    # s · W and s · b, the backbone's paths
+    merged = merge(params, Options(), site)    # s · W and s · b, the backbone's paths
 """
 
 import re
 from collections.abc import Callable, Set
+from functools import partial
 
 import jax
 from flax import linen as nn
 
 from jaxft.errors import InputError
 from jaxft.models.backbone import Params
-from jaxft.models.family import FAMILIES, Axes
+from jaxft.models.family import Axes, Family
 from jaxft.peft.inject import Call, Insertion
 from jaxft.peft.method import FROZEN, Applied, Method, Options, Site
 
@@ -59,25 +60,25 @@ def apply(site: Site, options: Options) -> Applied:
     paths = site.in_layers(site.dense_layers(), options.layers)
     attends = rf"{family.targets['key']}|{family.targets['value']}"
     outputs = {path for path in paths if re.fullmatch(attends, path)}
-    inputs = {path for path in paths if is_ffn_end(path)}
+    inputs = {path for path in paths if is_ffn_end(family, path)}
     insertions = (scaling(outputs, of_input=False), scaling(inputs, of_input=True))
-    return Applied(((r".*/ia3/scale", "adapter:no_decay"), FROZEN), insertions, axes)
+    rules = ((r".*/ia3/scale", "adapter:no_decay"), FROZEN)
+    return Applied(rules, insertions, partial(axes, family))
 
 
-def is_ffn_end(path: str) -> bool:
-    """Whether a module is the last Dense layer of a feed-forward network, whatever the family."""
-    blocks = [family.blocks["ffn"] for family in FAMILIES.values() if "ffn" in family.blocks]
-    return any(re.fullmatch(block.dense, path) for block in blocks)
+def is_ffn_end(family: Family, path: str) -> bool:
+    """Whether a module is the last Dense layer of a feed-forward network."""
+    return bool(re.fullmatch(family.blocks["ffn"].dense, path))
 
 
-def axes(path: str, axes_of: Callable[[str], Axes]) -> Axes:
+def axes(family: Family, path: str, axes_of: Callable[[str], Axes]) -> Axes:
     """The axis of a scale: that of the kernel's side that it is at."""
     dense = path.removesuffix("/ia3/scale")
     into, out = axes_of(f"{dense}/kernel")
-    return (into,) if is_ffn_end(dense) else (out,)
+    return (into,) if is_ffn_end(family, dense) else (out,)
 
 
-def merge(params: Params, options: Options) -> Params:
+def merge(params: Params, options: Options, site: Site) -> Params:
     """Returns the parameters with every scale multiplied into its kernel and bias, and no scale."""
     del options
     merged = {path: x for path, x in params.items() if "/ia3/" not in path}
@@ -85,7 +86,7 @@ def merge(params: Params, options: Options) -> Params:
         if not path.endswith("/ia3/scale"):
             continue
         dense = path.removesuffix("/ia3/scale")
-        if is_ffn_end(dense):
+        if is_ffn_end(site.family, dense):
             merged[f"{dense}/kernel"] = scale[:, None] * merged[f"{dense}/kernel"]
             continue
         for leaf in ("kernel", "bias"):

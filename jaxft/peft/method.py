@@ -168,15 +168,15 @@ class Method:
         `config.method`, and `apply` checks their values.
       apply: `(site, options) -> Applied`.
       learning_rate: a peak that suits it.
-      merge: `(parameters by path, options) -> the same without the method's own`, for a method
-        that can be merged into the backbone.
+      merge: `(parameters by path, options, site) -> the same without the method's own`, for a
+        method that can be merged into the backbone.
     """
 
     name: str
     options: type[Options]
     apply: Callable[[Site, Any], Applied]
     learning_rate: float = 1e-3
-    merge: Callable[[Params, Any], Params] | None = None
+    merge: Callable[[Params, Any, Site], Params] | None = None
 
     def read_options(self, given: Mapping[str, Any]) -> Options:
         """Returns the method's options out of the options of all methods.

@@ -16,6 +16,7 @@ from jaxft.models.family import Family
 from jaxft.peft import (
     bitfit,
     compacter,
+    dora,
     full,
     fusion,
     head,
@@ -51,6 +52,7 @@ BUILT_IN = (
     bitfit.BITFIT,
     layernorm.LAYERNORM,
     lora.LORA,
+    dora.DORA,
     vera.VERA,
     ia3.IA3,
     houlsby.HOULSBY,

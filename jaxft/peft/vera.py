@@ -4,8 +4,6 @@ A Dense layer computes `y = x W + b + v · ((d · (dropout(x) A)) B)`. A and B a
 trained, and used by every layer, which takes their first rows and columns. A layer trains only the
 vectors d and v, `<dense>/vera/d` and `<dense>/vera/b`.
 
-    merged = merge(params, VeraOptions())    # W + (A d) (B v), the backbone's paths
-
 v starts at zero, so the model starts as it was.
 """
 
@@ -135,9 +133,9 @@ def axes(path: str, axes_of: Callable[[str], Axes]) -> Axes | None:
     return (out,)
 
 
-def merge(params: Params, options: VeraOptions) -> Params:
+def merge(params: Params, options: VeraOptions, site: Site) -> Params:
     """Returns the parameters with every VeRA added into its kernel, and no VeRA."""
-    del options
+    del options, site
     a, b = params[A], params[B]
     own = (A, B)
     merged = {path: x for path, x in params.items() if "/vera/" not in path and path not in own}

@@ -68,6 +68,7 @@ def kernel_gradient_flops(model: Model, frozen: dict[str, Any], tokens: int) -> 
     kernels = [
         x for path, x in frozen.items() if path.endswith("/kernel") and in_layer(path) is not None
     ]
+    kernels += model.quantised.values()
     layers = model.backbone.config.num_hidden_layers
     # Of a loop over the layers XLA counts the operations once.
     return 2.0 * tokens * sum(x.size for x in kernels) / (layers if model.backbone.scans else 1)

@@ -35,10 +35,15 @@ from jaxft.syntax import digest_files
 from jaxft.training import objectives
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scaling
-from jaxft.training.partition import count
 from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, build_model, sharded_shape, without_scan
+from jaxft.training.state import (
+    Model,
+    build_model,
+    count_parameters,
+    sharded_shape,
+    without_scan,
+)
 from jaxft.training.step import train_step
 from jaxft.training.trials import train_steps
 
@@ -130,7 +135,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     exchanged = collectives(executable.as_text()) if executable else None
     return {
         "memory_bytes": job.target.memory_bytes,
-        "parameters": count(model.shapes, model.labels),
+        "parameters": count_parameters(model),
         "partitions": partitions,
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,

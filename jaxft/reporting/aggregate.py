@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.errors import InputError
+from jaxft.reporting.added_fields import ADDED
 from jaxft.reporting.facts import is_diverged
-from jaxft.reporting.schema import ADDED, Run, RunResults, flat
+from jaxft.reporting.schema import Run, RunResults, flat
 
 # The order of methods in a report; any others follow by name. It is not read from the registry in
 # jaxft.peft, because that loads JAX.
 METHOD_ORDER = (
-    *("full", "head", "bitfit", "layernorm", "lora", "vera", "ia3"),
+    *("full", "head", "bitfit", "layernorm", "lora", "dora", "vera", "ia3"),
     *("houlsby", "pfeiffer", "parallel", "compacter", "fusion", "prefix"),
 )
 
@@ -37,11 +38,14 @@ FREE = {
 # The fields of `method` that a built-in method reads (`jaxft.peft.method.Options`); others do not
 # distinguish its groups. Of a method that is not here, every field does.
 EVERY = {"name", "train_pooler", "layers", "unfreeze"}
-LORA = {"rank", "alpha", "dropout", "targets"}
+LORA = {
+    *("rank", "alpha", "dropout", "targets", "rank_stabilized", "rank_pattern", "alpha_pattern"),
+    *("lora_init", "lr_ratio"),
+}
 BOTTLENECK = {"size", "activation", "train_layer_norm"}
 READ = {
     **dict.fromkeys(("full", "head", "bitfit", "layernorm", "ia3"), EVERY),
-    "lora": EVERY | LORA,
+    **dict.fromkeys(("lora", "dora"), EVERY | LORA),
     "vera": EVERY | {"vera_rank", "vera_seed", "dropout", "targets"},
     **dict.fromkeys(("houlsby", "pfeiffer"), EVERY | BOTTLENECK),
     "parallel": EVERY | BOTTLENECK | {"adapter_scale"},

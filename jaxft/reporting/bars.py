@@ -21,8 +21,10 @@ from jaxft.reporting.formats import human_bytes, shorten
 from jaxft.reporting.plans import (
     batches_vary,
     does_not_fit,
+    frozen_of,
     full_row,
     groups,
+    has_other_frozen,
     has_several_seeds,
     parts,
     peak,
@@ -139,7 +141,7 @@ def kinds(rows: Sequence[PlanRow]) -> list[str]:
 def places(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[float]:
     """The positions of the bars, with gaps between methods if a method has several bars."""
     place, found = 0.0, [0.0]
-    are_apart = remats_vary(rows) or has_several_seeds(rows)
+    are_apart = remats_vary(rows) or has_several_seeds(rows) or has_other_frozen(rows)
     for before, row in pairwise(panel):
         is_next = before["label"] != row["label"] and are_apart
         place += 1 + (GAP / BAR if is_next else 0)
@@ -151,7 +153,8 @@ def labels(panel: Sequence[PlanRow], rows: Sequence[PlanRow]) -> list[str]:
     """The method and the settings that differ; the method once for successive bars of it."""
     found: list[str] = []
     for i, row in enumerate(panel):
-        names = [f"remat {row['remat']}"] if remats_vary(rows) else []
+        names = [frozen_of(row)] if has_other_frozen(rows) else []
+        names += [f"remat {row['remat']}"] if remats_vary(rows) else []
         if has_several_seeds(rows):
             names.append("1 seed" if seeds_of(row) == 1 else f"{seeds_of(row)} seeds")
         names += [f"batch {row['batch_size']:,}"] if batches_vary(panel) else []

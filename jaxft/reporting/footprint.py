@@ -17,7 +17,9 @@ from jaxft.reporting.plans import (
     batches_vary,
     does_not_fit,
     fit_to_full,
+    frozen_of,
     groups,
+    has_other_frozen,
     has_several_seeds,
     measured,
     measured_error,
@@ -59,6 +61,10 @@ TERMS = (
 TERMS_UNDIVIDED = (
     "temporaries: live gradients, activations and workspace, if the compiler does not "
     "distinguish them. Peak = params + optimizer + temporaries."
+)
+TERMS_STORED = (
+    "stored: what is frozen is stored in (model.frozen_dtype); int8 and nf4 are for the kernels of "
+    "the layers, and the rest has 16 or 32 bit."
 )
 TERMS_FLOPS = "GFLOP: of one step, all devices together."
 TERMS_MOVED = (
@@ -128,7 +134,7 @@ def plan_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:
             **cost_columns(group, unit),
             "": [mark_entry(row) for row in group],
         }
-        table = of_columns(columns, title=title, left=frozenset({"remat"}))
+        table = of_columns(columns, title=title, left=frozenset({"remat", "stored"}))
         yield table.without_missing(keep=ALWAYS)
 
 
@@ -174,6 +180,8 @@ def name_columns(
 ) -> Columns:
     """The columns that distinguish the rows of a group; `rows` are those of all groups."""
     columns = {"method": [name_entry(shorten(row["label"], LABEL_WIDTH)) for row in group]}
+    if has_other_frozen(rows):
+        columns["stored"] = [name_entry(frozen_of(row)) for row in group]
     if remats_vary(rows):
         columns["remat"] = [name_entry(row["remat"]) for row in group]
     if has_several_seeds(rows):
@@ -190,6 +198,7 @@ def plan_terms(rows: Sequence[PlanRow]) -> list[str]:
     lines = [
         (TERMS, False in undivided),
         (TERMS_UNDIVIDED, True in undivided),
+        (TERMS_STORED, has_other_frozen(rows)),
         (TERMS_SEEDS, has_several_seeds(rows)),
         (TERMS_FLOPS, counts_all_devices),
         (TERMS_MOVED, any(moved(row, *row["moved"]) for row in rows)),
@@ -215,7 +224,7 @@ def fit_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:
             "": [mark_entry(row) for row in group],
         }
         title = f"{title_of(group)}; {unit} a device"
-        table = of_columns(columns, title=title, left=frozenset({"remat"}))
+        table = of_columns(columns, title=title, left=frozenset({"remat", "stored"}))
         yield table.without_missing(keep=ALWAYS)
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -35,7 +35,24 @@ from jaxft.training.objectives import SINGLE_LABEL
 ELSEWHERE = ("task", "model.name", "method.name", "seed", "eval_batch_size", "save_every")
 
 
-def model_card(results: Mapping[str, Any], *, command: str) -> str:
+class Published(NamedTuple):
+    """The library that reads a model's files.
+
+    Attributes:
+      library: its name on the hub.
+      tags: of the library on the hub.
+      use: the section on how to use it, Markdown; empty for the one of a run directory.
+    """
+
+    library: str = "jaxft"
+    tags: tuple[str, ...] = ("jax",)
+    use: str = ""
+
+
+BY_JAXFT = Published()
+
+
+def model_card(results: Mapping[str, Any], *, command: str, published: Published = BY_JAXFT) -> str:
     """Returns the card, Markdown after a YAML head.
 
     Args:
@@ -44,13 +61,13 @@ def model_card(results: Mapping[str, Any], *, command: str) -> str:
     """
     run = cast(RunResults, results)
     sections = [
-        front_matter(run),
+        front_matter(run, published),
         introduction(run),
         "## Result\n\n" + result_section(run),
         "## Data\n\n" + data_section(run),
         "## Training\n\n" + training_section(run),
         "## What is frozen, what is trained\n\n" + cost_section(run),
-        "## Use\n\n" + use_section(run),
+        "## Use\n\n" + (published.use or use_section(run)),
         "## Repeat\n\n" + fenced("sh", command),
         "## Limits\n\n" + bullets(limits(run)),
         "## Versions\n\n" + versions_section(run),
@@ -61,14 +78,17 @@ def model_card(results: Mapping[str, Any], *, command: str) -> str:
 # ---------------------------------------------------------------- head
 
 
-def front_matter(results: RunResults) -> str:
+def front_matter(results: RunResults, published: Published) -> str:
     """The YAML that a hub reads."""
     base = MINILM_HUB_ID if results["model"] == "minilm" else results["model"]
     data = ModelCardData(
-        library_name="jaxft",
+        library_name=published.library,
         pipeline_tag="text-classification",
         base_model=base if is_hub_id(base) else None,
-        tags=["jaxft", "jax", "text-classification", results["method"], *task_tags(results)],
+        tags=[
+            *("jaxft", *published.tags, "text-classification"),
+            *(results["method"], *task_tags(results)),
+        ],
         metrics=hub_metrics(results),
         model_name=run_name(results),
         eval_results=evaluations(results) or None,

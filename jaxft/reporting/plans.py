@@ -20,7 +20,8 @@ def group_key(row: PlanRow) -> tuple[Any, ...]:
     fit = row.get("fit")
     batch, limit = (None, fit["limit"]) if fit else (row["batch_size"], None)
     mesh = tuple(row["mesh"].values())
-    return row["target"], mesh, row["model"], row["dtype"], batch, row["length"], limit
+    compute = row["dtype"], row.get("attention", "xla"), row.get("scan", "off")
+    return row["target"], mesh, row["model"], *compute, batch, row["length"], limit
 
 
 def groups(rows: Sequence[PlanRow]) -> list[list[PlanRow]]:
@@ -41,7 +42,14 @@ def title_of(group: Sequence[PlanRow]) -> str:
     batch = f"batch {row['batch_size']:,} x {row['length']} tokens"
     if fit:
         batch = f"{row['length']} tokens, limit {human_bytes(fit['limit'])}"
-    return f"{row['model']}, {row['dtype']}, {row['target']} ({devices}{memory}), {batch}"
+    target = f"{row['target']} ({devices}{memory})"
+    return ", ".join((row["model"], row["dtype"], *computed_otherwise(row), target, batch))
+
+
+def computed_otherwise(row: PlanRow) -> list[str]:
+    """`["attention cudnn", "scan on"]`; those that have their default are left out."""
+    given = (("attention", row.get("attention", "xla"), "xla"), ("scan", row.get("scan"), "off"))
+    return [f"{name} {value}" for name, value, default in given if value not in (default, None)]
 
 
 def mesh_name(mesh: Mapping[str, int]) -> str:
@@ -52,6 +60,16 @@ def mesh_name(mesh: Mapping[str, int]) -> str:
 def remats_vary(rows: Sequence[PlanRow]) -> bool:
     """Whether the rows have several remat policies."""
     return len({row["remat"] for row in rows}) > 1
+
+
+def frozen_of(row: PlanRow) -> str:
+    """The dtype that what is frozen is stored in; float32 for an old plan, which does not say."""
+    return row.get("frozen_dtype", "float32")
+
+
+def has_other_frozen(rows: Sequence[PlanRow]) -> bool:
+    """Whether a row stores what is frozen in another dtype than float32."""
+    return any(frozen_of(row) != "float32" for row in rows)
 
 
 def batches_vary(rows: Sequence[PlanRow]) -> bool:
@@ -118,7 +136,8 @@ def to_one_seed(row: PlanRow, group: Sequence[PlanRow]) -> float | None:
     """The peak of several seeds by that of one; None for one, and if one is not in the group."""
     if seeds_of(row) == 1:
         return None
-    same = [r for r in group if (r["label"], r["remat"]) == (row["label"], row["remat"])]
+    key = row["label"], row["remat"], frozen_of(row)
+    same = [r for r in group if (r["label"], r["remat"], frozen_of(r)) == key]
     one = next((r for r in same if seeds_of(r) == 1), None)
     return None if one is None else ratio(peak(row), peak(one))
 

@@ -136,6 +136,7 @@ class PlanRow(TypedDict):
       target: the device's name, with the number of devices.
       mesh: axis -> number of devices.
       memory_bytes: of one device; None if it is not known.
+      frozen_dtype, attention, scan: of the model; missing means the default.
       seeds: how many runs train together; missing means one.
       length: padded tokens of a batch; a text such as `≤128` for a run of an older jaxft.
       parameters: partition -> count, with `trained` and `total`; of one seed.
@@ -158,6 +159,9 @@ class PlanRow(TypedDict):
     memory_bytes: int | None
     batch_size: int
     length: int | str
+    frozen_dtype: NotRequired[str]
+    attention: NotRequired[str]
+    scan: NotRequired[str]
     seeds: NotRequired[int]
     parameters: Mapping[str, int]
     partitions: Mapping[str, PartitionBytes]
@@ -289,26 +293,6 @@ class RunEnv(TypedDict):
 
 
 # ---------------------------------------------------------------- reading
-
-# Fields of a config that came after the first runs, with the value that changes nothing.
-ADDED = {
-    "objective": "auto",
-    "metric": "auto",
-    "class_weights": "",
-    "label_smoothing": 0.0,
-    "model.frozen_dtype": "float32",
-    "model.attention": "xla",
-    "model.attention_dropout": -1.0,
-    "model.scan": "off",
-    "model.implementation": "jaxft",
-    "method.unfreeze": "",
-    "method.vera_rank": 256,
-    "method.vera_seed": 0,
-    "method.adapter_scale": 4.0,
-    "method.phm_dim": 4,
-    "method.adapters": [],
-    "method.prefix_length": 30,
-}
 
 # The fields without which there is nothing to report; older runs have all of them.
 RESULTS_FIELDS = (

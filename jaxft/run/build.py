@@ -36,6 +36,8 @@ from jaxft.training import objectives
 from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.state import Model, build_model
 
+# Options of methods that are lists of targets.
+OF_TARGETS = {"targets", "rank_pattern", "alpha_pattern"}
 PACKAGES = ("jaxft", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
@@ -195,9 +197,9 @@ def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:
       InputError: an unknown method.
     """
     given = config.method.to_dict()
-    if "targets" in given:
-        parts = [part for target in given["targets"] for part in split_targets(target)]
-        given["targets"] = tuple(parts)
+    for option in OF_TARGETS & given.keys():
+        parts = [part for target in given[option] for part in split_targets(target)]
+        given[option] = tuple(parts)
     if "adapters" in given:
         given["adapters"] = tuple(
             part

@@ -1,128 +1,35 @@
-"""A finished run as a classifier: loaded once, compiled once per length, used as often as needed.
+"""Finished runs as a classifier: loaded once, compiled once per length, used as often as needed.
 
-classifier = Classifier(load_run(Path("runs/acl")))
+classifier = Classifier(load_run("runs/acl"))
 classifier.predict(["We use the parser of Collins (1999)."])[0].label          # "Uses"
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
+classifier.add("aspects", "runs/restaurant")            # over the same base model, held once
+classifier.predict([("food", "Great food.")], adapters=["aspects"])
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxft.data.encode import Encoded, encode
+from jaxft.data.encode import Encoded
 from jaxft.data.examples import Example
-from jaxft.errors import InputError
-from jaxft.io import read_json
-from jaxft.models import trained as trained_files
-from jaxft.run import build
+from jaxft.errors import InputError, check_choice
+from jaxft.run import mixed
+from jaxft.run.export import export
 from jaxft.run.inputs import Text, labelled, read_examples, to_examples_of
-from jaxft.training import loop, mesh, objectives
-from jaxft.training.partition import split
-from jaxft.training.programs import CompiledByLength, eval_program
-from jaxft.training.sharding import param_shardings
-from jaxft.training.step import Params
+from jaxft.run.load import load_run
+from jaxft.run.predictor import Predictor
+from jaxft.run.trained_run import TrainedRun
+from jaxft.training.objectives import Objective
 
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """The files of a run that prediction needs.
-
-    Attributes:
-      folder: where the trained leaves are.
-      config: `model`, `method` and `data.max_length`, as the run had them.
-      settings: of `jaxft.models.trained`.
-    """
-
-    folder: Path
-    config: ConfigDict
-    trained: dict[str, np.ndarray]
-    settings: dict[str, Any]
-
-
-def load_run(run: Path) -> TrainedRun:
-    """Returns the files of a finished run.
-
-    Raises:
-      InputError: the run is missing or not finished, or its files are not what was saved.
-    """
-    if not run.is_dir():
-        raise InputError(f"--run: no directory {run}")
-    if not (run / "DONE").exists():
-        raise InputError(
-            f"--run: {run} is not finished; run its training command again to continue it"
-        )
-    folders = [run / name for name in ("adapter", "model") if (run / name).is_dir()]
-    if not folders:
-        raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
-    trained, settings = trained_files.load(folders[0])
-    if "base_model" not in settings:  # written by an older jaxft
-        config = ConfigDict(read_json(run / "config.json"))
-    else:
-        model = {name: x for name, x in settings["base_model"].items() if name != "sha256"}
-        data = {"max_length": settings["max_length"]}
-        config = ConfigDict({"model": model, "method": settings["method"], "data": data})
-    return TrainedRun(folders[0], config, trained, settings)
-
-
-def load_parts(run: TrainedRun) -> build.Parts:
-    """Returns the run's model, and the weights of the backbone that it was trained on.
-
-    Raises:
-      InputError: the backbone is not the one that the run was trained on.
-    """
-    labels, settings = run.settings["labels"], run.settings
-    objective = objectives.find(settings.get("objective", "single_label"))  # older runs have none
-    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
-    if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
-        folder = run.folder
-        check_digests(folder, known, build.description_digests(folder))
-        return build.load_parts(run.config, labels, folder, objective=objective, trained=True)
-    parts = build.load_parts(run.config, labels, objective=objective)
-    check_digests(parts.directory, known, build.model_digests(parts.directory))
-    return parts
-
-
-@contextmanager
-def plugins_named(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Adds to an InputError the plugins of the run, if they are not loaded.
-
-    They are only named: what a run directory holds is never executed.
-    """
-    try:
-        yield
-    except InputError as err:
-        missing = [name for name in settings.get("plugins", ()) if name not in sys.modules]
-        if not missing:
-            raise
-        flag = f"--plugins={','.join(missing)}"
-        raise InputError(f"{err}; the run had plugins that are not loaded: {flag}") from err
-
-
-def check_digests(directory: Path, known: dict[str, str], found: dict[str, str]) -> None:
-    """Raises InputError unless a model's files are those that the run was trained with."""
-    changed = [name for name in found if name in known and known[name] != found[name]]
-    if changed:
-        raise InputError(
-            f"{directory}: not the model that the run was trained on: "
-            f"{' and '.join(changed)} changed since"
-        )
+FIRST = "default"  # the name of the model that a classifier was made of
 
 
 class Classifier:
-    """A finished run's model on this machine's devices.
-
-    Attributes:
-      run: the parts that the run left.
-      labels: the labels in the order of the logits; () if it predicts numbers.
-      objective: how logits become predictions and scores.
-    """
+    """One or more trained models over one base model, on this machine's devices."""
 
     def __init__(self, run: TrainedRun) -> None:
         """Loads the weights; nothing is compiled before the first text.
@@ -131,29 +38,80 @@ class Classifier:
           InputError: the backbone is not the one that the run was trained on, or the trained
             parameters do not fit it.
         """
-        self.run = run
-        self.labels = tuple(run.settings["labels"])
-        self.objective = objectives.find(run.settings.get("objective", "single_label"))
-        with plugins_named(run.settings):
-            parts = load_parts(run)
-        self._tokenizer, self._model = parts.tokenizer, parts.model
-        self._devices = mesh.make_mesh()  # this machine's, whatever the run was trained on
-        self._trained, self._frozen = self._on_devices(parts)
+        self._predictors = {FIRST: Predictor(run)}
+        self._in_use = FIRST
+        self._mixed: list[mixed.Mixed] | None = None
 
-    def predict(self, texts: Sequence[Text]) -> list[Any]:
-        """Returns the prediction for each text, or for each pair if the run takes pairs.
+    @property
+    def run(self) -> TrainedRun:
+        """The files of the model in use."""
+        return self._predictor.run
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels in the order of the logits; () if the model in use predicts numbers."""
+        return self._predictor.labels
+
+    @property
+    def objective(self) -> Objective:
+        """How logits become predictions and scores."""
+        return self._predictor.objective
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the models; "default" is the first."""
+        return tuple(self._predictors)
+
+    def add(self, name: str, directory: str | PathLike[str], *, base: str = "") -> None:
+        """Loads another trained model over the same base model, which is held once.
+
+        Args:
+          name: to use it by.
+          directory: as `jaxft.load` takes it.
+          base: the base model, in place of the one that files of peft or AdapterHub name.
+
+        Raises:
+          InputError: the name is taken, the files are not valid, or their base model is another.
+        """
+        if name in self._predictors:
+            raise InputError(f"name: {name!r} is taken; the adapters are {list(self._predictors)}")
+        run, first = load_run(directory, base), self._predictors[FIRST]
+        if "full" in (run.config.method.name, first.run.config.method.name):
+            raise InputError(
+                f"{directory}: a fully trained model shares no base model; load it by itself"
+            )
+        predictor = Predictor(run, first.frozen)
+        if predictor.base_digests() != first.base_digests():
+            raise InputError(
+                f"{directory}: its base model is {predictor.parts.directory}, and that of the "
+                f"others is {first.parts.directory}; load it by itself"
+            )
+        self._predictors[name] = predictor
+        self._mixed = None
+
+    def use(self, name: str) -> "Classifier":
+        """Chooses the model that the other methods use, and returns the classifier."""
+        self._in_use = check_choice(name, self._predictors, "name")
+        return self
+
+    def predict(self, texts: Sequence[Text], adapters: Sequence[str] | None = None) -> list[Any]:
+        """Returns the prediction for each text, or for each pair if the model takes pairs.
 
         A `Prediction` with a label; by objective a `MultiLabelPrediction` or a `ValuePrediction`
         (`jaxft.training.objectives`).
 
+        Args:
+          adapters: the name of the model for each text; None is the one in use. Models of the same
+            method and options share a batch.
+
         Raises:
-          InputError: a text is not of the run's kind, or a logit is not finite.
+          InputError: a text is not of the model's kind, a name is not known, or a logit is not
+            finite.
         """
+        if adapters is not None:
+            return self._predict_mixed(texts, adapters)
         logits_NxC, data = self.logits_of(to_examples_of(texts, self.run.settings))
-        is_cut = data.lengths > self.run.settings["max_length"]
-        answers = self.objective.answers(logits_NxC, self.labels)
-        pairs = zip(answers, is_cut.tolist(), strict=True)
-        return [self.objective.answer(fields, cut) for fields, cut in pairs]
+        return self._predictor.answers(logits_NxC, data)
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
         """Returns logits_NxC (float32) of texts or pairs; see `predict`."""
@@ -178,76 +136,59 @@ class Classifier:
         logits_NxC, encoded = self.logits_of(examples)
         return self.scores(logits_NxC, encoded.labels)
 
+    def export(self, directory: str | Path, format: str = "peft") -> None:
+        """Writes the model in use as files of another library into a new directory.
+
+        Args:
+          format: peft, adapterhub, transformers or jaxft; docs/export.md says which takes what.
+
+        Raises:
+          InputError: the format cannot represent the model, or the directory is not empty.
+        """
+        export(self.run, format, Path(directory))
+
     def scores(self, logits_NxC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
         """Returns the scores of logits (float32) by their targets."""
-        baseline = self.baseline()
-        known = baseline or [0.0] * len(self.labels)
-        found = self.objective.scores(logits_NxC, labels_N, self.labels, known)
-        return found if baseline else found | {"majority_accuracy": None}
+        return self._predictor.scores(logits_NxC, labels_N)
 
     def baseline(self) -> list[float] | None:
-        """Returns the prediction of no model (`Objective.baseline`).
-
-        An older jaxft wrote the majority class of train, and one before it nothing.
-        """
-        settings = self.run.settings
-        if "majority" in settings:
-            return [float(name == settings["majority"]) for name in self.labels]
-        return settings.get("baseline")
+        """Returns the prediction of no model (`Objective.baseline`), if it is known."""
+        return self._predictor.baseline()
 
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
 
-        On the run's own test split the batches are those of the run, and so are the bits.
-
         Raises:
           InputError: a logit is not finite.
         """
-        settings = self.run.settings
-        kind, limit = self.objective.kind, settings["max_length"]
-        data = encode(self._tokenizer, examples, self.labels, limit, kind)
-        if not examples:
-            return np.zeros((0, self.objective.outputs(self.labels)), np.float32), data
-        logits_NxC = loop.logits_of(
-            self._loop_config, data, self._program, self._trained, self._frozen, self._devices
-        )
-        if not np.isfinite(logits_NxC).all():
-            raise InputError("the model gives logits that are not finite; did training diverge?")
-        return logits_NxC, data
+        return self._predictor.logits_of(examples)
 
-    @cached_property
-    def _program(self) -> CompiledByLength:
-        """The evaluation step; each length is compiled when it is first met."""
-        target = self.objective.target(self.objective.outputs(self.labels))
-        return eval_program(
-            self._model, self._devices, self._loop_config.eval_batch_size, target=target
-        )
+    @property
+    def _predictor(self) -> Predictor:
+        return self._predictors[self._in_use]
 
-    @cached_property
-    def _loop_config(self) -> loop.LoopConfig:
-        settings = self.run.settings
-        return loop.LoopConfig(
-            batch_size=0,
-            eval_batch_size=settings["eval_batch_size"],
-            epochs=0,
-            # New texts may be longer than those that the buckets were chosen for.
-            buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
-        )
+    def _predict_mixed(self, texts: Sequence[Text], adapters: Sequence[str]) -> list[Any]:
+        """Returns the prediction for each text by the model of that name."""
+        if len(adapters) != len(texts):
+            raise InputError(
+                f"adapters: {len(adapters)} names; expected one for each of {len(texts)} texts"
+            )
+        for name in adapters:
+            check_choice(name, self._predictors, "adapters")
+        found: dict[int, Any] = {}
+        for group in self._groups:
+            chosen = [
+                i for i, name in enumerate(adapters) if self._predictors[name] in group.predictors
+            ]
+            which = [group.predictors.index(self._predictors[adapters[i]]) for i in chosen]
+            if chosen:
+                answers = group.predict([texts[i] for i in chosen], which)
+                found |= dict(zip(chosen, answers, strict=True))
+        return [found[i] for i in range(len(texts))]
 
-    def _on_devices(self, parts: build.Parts) -> tuple[Params, Params]:
-        """Returns `(trained, frozen)`, checked against the model, on the devices."""
-        model, trained = self._model, self.run.trained
-        wanted = {path: x for path, x in model.shapes.items() if path not in parts.weights}
-        wanted |= split(model.shapes, model.labels)[0]
-        signatures = [
-            {path: trained_files.signature(x) for path, x in leaves.items()}
-            for leaves in (trained, wanted)
-        ]
-        trained_files.check_leaves(self.run.folder / trained_files.LEAVES, *signatures)
-        shardings = param_shardings(model.axes, model.shapes, self._devices)
-        frozen = {
-            path: np.asarray(x, model.shapes[path].dtype) for path, x in parts.weights.items()
-        }
-        everything = {**frozen, **trained}
-        on_devices = {path: mesh.put(x, shardings[path]) for path, x in everything.items()}
-        return split(on_devices, model.labels)
+    @property
+    def _groups(self) -> list[mixed.Mixed]:
+        """The models by what one program can compute; made again after one has been added."""
+        if self._mixed is None:
+            self._mixed = [mixed.Mixed(part) for part in mixed.groups([*self._predictors.values()])]
+        return self._mixed

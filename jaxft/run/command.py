@@ -22,7 +22,8 @@ SYNOPSIS = """\
 Fine-tunes an encoder on text: a checkpoint in, scores and a run directory out.
 
     python -m jaxft.train --config configs/acl_lora.py [--workdir DIR] [--config.FIELD=VALUE ...]
-                          [--dry_run] [--distributed=auto|on|off] [--heartbeat SECONDS]
+                          [--init_from DIR] [--dry_run] [--distributed=auto|on|off]
+                          [--heartbeat SECONDS]
 
 The same command again continues an interrupted run. --config.seeds=1,2,3 or
 --config.optim.learning_rates=1e-3,3e-4 gives several runs; both give every seed with every rate.
@@ -55,6 +56,12 @@ def run_flags() -> flags.FlagValues:
         "",
         "run directory; for several runs their parent, or a name with {seed} or "
         "{learning_rate}; default: a name made from the config, in runs/",
+        values,
+    )
+    flags.DEFINE_string(
+        "init_from",
+        "",
+        "start from the trained parameters of this run, export or hub id: config.init_from",
         values,
     )
     flags.DEFINE_bool("dry_run", False, "check, count and compile, then stop", values)
@@ -96,6 +103,7 @@ def main(argv: list[str]) -> int:
     rest, values = join_hosts(argv), run_flags()
     with processes.error_barrier():
         config = cli.parse_config_command(rest, values)
+        config.init_from = values.init_from or config.init_from
     processes.agree(to_agree(config, values.dry_run))
     workdir = Path(values.workdir) if values.workdir else None
     try:

@@ -2,7 +2,8 @@
 
     rows = plan_rows(config, targets="h100,v5e:2x4", fit="", say=print)
 
-`config.memory` lists the methods, batch sizes, lengths, dtypes, policies and numbers of seeds.
+`config.memory` lists the methods, batch sizes, lengths, dtypes (of the computation and of what is
+frozen), policies and numbers of seeds.
 """
 
 import re
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice
 from jaxft.models import backbone as backbones
+from jaxft.models import quantised
 from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import BUILT_IN, COMMON, METHODS
 from jaxft.planning import targets
@@ -95,6 +97,7 @@ def make_jobs(
         words(plan.dtypes) or [config.model.dtype],
         plan.lengths or [config.data.max_length],
         plan.batch_sizes or [config.batch_size],
+        words(plan.frozen_dtypes) or [config.model.frozen_dtype],
         words(plan.remats) or [config.model.remat],
         seed_counts(config),
         words(plan.methods) or method_names(),
@@ -136,6 +139,7 @@ def make_job(
     dtype: str,
     length: int,
     batch_size: int,
+    frozen: str,
     remat: str,
     seeds: int,
     method: str,
@@ -144,11 +148,13 @@ def make_job(
     check_choice(method, [*METHODS, TOP], "memory.methods")
     check_choice(remat, POLICIES, "memory.remats")
     check_choice(dtype, backbones.DTYPES, "memory.dtypes")
+    check_choice(frozen, backbones.FROZEN_DTYPES, "memory.frozen_dtypes")
     label, layers = method, {}
     if method == TOP:
         top = config.memory.top_layers
         label, method = f"lora, top {top} layers", "lora"
         layers = {"layers": tuple(range(-top, 0))}
+    options = build.method_options(config, method) | layers
     sizes = axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh))
     job = Job(
         architecture=architecture,
@@ -157,9 +163,10 @@ def make_job(
         newly_initialised=tuple(newly_initialised),
         dtype=dtype,
         remat=remat,
-        model=build.model_options(config, "dtype", "remat"),
+        model=build.model_options(config, "dtype", "remat")
+        | {"frozen_dtype": stored(frozen, method, options)},
         method=method,
-        options=build.method_options(config, method) | layers,
+        options=options,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         batch_size=batch_size,
@@ -170,6 +177,12 @@ def make_job(
         steps=config.memory.steps if target.platform == "here" else 0,
     )
     return label, job
+
+
+def stored(frozen: str, method: str, options: Row) -> str:
+    """Returns the dtype of what is frozen; full has no kernels to quantise, and its row float32."""
+    trains_all = method == "full" and not options.get("layers")
+    return "float32" if trains_all and frozen in quantised.KINDS else frozen
 
 
 def go_together(config: ConfigDict, method: str, mesh: dict[str, int], seeds: int) -> bool:
@@ -216,6 +229,8 @@ def objective_and_labels(config: ConfigDict) -> tuple[Objective, Sequence[str]]:
 def describe(job: Job) -> str:
     """A job's settings, for the progress line."""
     remat = "" if job.remat == "none" else f", remat {job.remat}"
+    frozen = job.model.get("frozen_dtype", "float32")
+    remat += "" if frozen == "float32" else f", frozen {frozen}"
     remat += "" if job.seeds == 1 else f", {job.seeds} seeds"
     mesh = "" if job.target.devices == 1 else f", {plans.mesh_name(job.mesh)}"
     return f"{job.batch_size} x {job.length}, {job.dtype}{remat}{mesh}"

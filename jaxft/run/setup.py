@@ -20,6 +20,7 @@ from jaxft.distributed import processes
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.reporting import tables
 from jaxft.run import build
+from jaxft.run.init_from import started
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
 from jaxft.training.objectives import Losses, Objective
@@ -30,9 +31,8 @@ from jaxft.training.optimizer import (
     needs_scaling,
     updates_by,
 )
-from jaxft.training.partition import count
 from jaxft.training.sharding import check_tensor
-from jaxft.training.state import Model, state_shapes
+from jaxft.training.state import Model, count_parameters, state_shapes
 from jaxft.training.step import State
 
 
@@ -73,6 +73,7 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     with processes.error_barrier():
         objective = build.objective_of(config, dataset)
         parts = build.load_parts(config, dataset.labels, objective=objective)
+        parts, start = started(config, parts, dataset.labels, objective)
         check_tensor(parts.model.backbone.heads, config.mesh.tensor)
         data = encode_splits(config, dataset, parts)
         smoothing = config.label_smoothing
@@ -80,7 +81,9 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
             data["train"].labels, dataset.labels, config.class_weights, smoothing
         )
         env = build.environment(parts, dataset, argv)
+        env |= {"init_sha256": start.sha256} if start.sha256 else {}
     processes.agree({f"model ({part})": digest for part, digest in env["model_sha256"].items()})
+    processes.agree({"init_from": start.sha256})
     data_report = report_on(config, dataset, data)
     print(checks.render(data_report))
 
@@ -88,11 +91,13 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
     loop_config = make_loop_config(config, data, objective)
     optimizer = make_adamw(config, loop_config, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
-    parameters = count(parts.model.shapes, parts.model.labels)
+    parameters = count_parameters(parts.model)
     memory = bytes_by_partition(
         parts.model.labels, shapes.trained | frozen_shapes, shapes.opt_state
     )
     print(f"\n{config.model.name}, {config.method.name}{initialised_note(parts.newly_initialised)}")
+    if start.note:
+        print(start.note)
     print(tables.parameter_table(parameters, memory))
     return Setup(
         config=config,

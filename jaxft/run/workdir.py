@@ -31,6 +31,7 @@ ORIGINS = {
     "splits_sha256": "data",
     "weights_sha256": "weights",
     "model_sha256": "model",
+    "init_sha256": "model of init_from",
 }
 
 

@@ -18,6 +18,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.errors import InputError
+from jaxft.models import quantised
 from jaxft.models.family import Axes
 from jaxft.training.step import Forward
 
@@ -51,7 +52,20 @@ def specs(
 ) -> dict[str, PartitionSpec]:
     """Returns path -> PartitionSpec of every parameter of `shapes`."""
     sizes = dict(mesh.shape)
-    return {path: fitted(mesh_axes(axes[path]), x.shape, sizes) for path, x in shapes.items()}
+    return {
+        path: fitted(mesh_axes(axes[path]), divided_shape(path, shapes), sizes) for path in shapes
+    }
+
+
+def divided_shape(path: str, shapes: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns the shape by which a parameter is divided: its own, but that of the scales for codes.
+
+    Of codes with a scale for each block a device then has whole blocks and their scales, and it
+    dequantises its part of a kernel alone.
+    """
+    own = shapes[path].shape
+    scales = shapes[path.replace(quantised.CODES, quantised.SCALES)].shape
+    return scales if len(scales) == len(own) else own
 
 
 def mesh_axes(axes: Axes) -> Dims:
@@ -109,6 +123,7 @@ def gathering(
     """Returns `forward` on parameters that are divided over `fsdp`.
 
     Each is cast to the dtype it is computed in and then gathered: bfloat16 halves the bytes sent.
+    Of a quantised kernel the codes and scales are gathered.
     The backward pass casts and gathers them again instead of keeping them, which would keep the
     whole backbone on every device.
 
@@ -124,8 +139,9 @@ def gathering(
     def gather(path: str, x: jax.Array) -> jax.Array:
         if stored[path] == whole[path]:
             return x
+        x = x if quantised.is_part(path) else x.astype(dtype)
         # Both constraints are needed: with only the second XLA may gather first and then cast.
-        return constrain(constrain(x.astype(dtype), mesh, stored[path]), mesh, whole[path])
+        return constrain(constrain(x, mesh, stored[path]), mesh, whole[path])
 
     def gathered(params: Any, batch: Any, dropout_key: Any) -> jax.Array:
         return forward({path: gather(path, x) for path, x in params.items()}, batch, dropout_key)

@@ -9,7 +9,7 @@ The abstract state is what gets compiled, restored into and counted, so all of t
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,14 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from jaxft.models import backbone as backbones
+from jaxft.models import quantised
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.family import Axes
 from jaxft.peft.inject import Injected, check_same_insertions
 from jaxft.peft.methods import Applied, build
+from jaxft.training import frozen as storage
 from jaxft.training.mesh import put, replicated
-from jaxft.training.partition import label_tree, parameter_of, split
+from jaxft.training.partition import count, label_tree, parameter_of, split
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Forward, State
 
@@ -42,6 +44,8 @@ class Model:
       shapes: path -> ShapeDtypeStruct, of all parameters; the trained ones are float32.
       axes: path -> the logical axes of its dimensions (`jaxft.models.family`).
       forward: `(params, batch, dropout_key) -> logits_BxC`.
+      quantised: path -> ShapeDtypeStruct of the kernels in whose place `labels`, `shapes` and
+        `axes` have codes and scales (`jaxft.models.quantised`).
     """
 
     backbone: Backbone
@@ -52,6 +56,7 @@ class Model:
     shapes: Params
     axes: dict[str, Axes]
     forward: Forward
+    quantised: Params = field(default_factory=dict)
 
 
 def build_model(
@@ -67,13 +72,22 @@ def build_model(
     applied = build(method, backbone.family, own, newly_initialised, options)
     module = Injected(backbone.module, applied.insertions, applied.shared)
     shapes = backbones.parameter_shapes(backbone, module)
+    labels = label_tree(shapes, applied.rules)
+    axes_of = backbone.family.axes_of
+    axes = {
+        path: (axes_of(path) if path in own else applied.axes(path, axes_of)) or ()
+        for path in shapes
+    }
+    shapes = storage.stored_shapes(backbone, shapes, labels)
+    kernels = storage.quantised_kernels(backbone, method, own, labels)
+    if kernels:
+        shapes, axes = storage.with_parts(backbone.frozen_dtype, kernels, shapes, axes)
+        labels = {path: labels.get(path, "frozen") for path in shapes}
+        insertions = (storage.on_codes(kernels), *applied.insertions)
+        applied = replace(applied, insertions=insertions)
+        module = Injected(backbone.module, insertions, applied.shared)
     if backbone.scans:
         check_same_insertions(applied.insertions, backbone.family, shapes)
-    labels = label_tree(shapes, applied.rules)
-    for path, x in shapes.items():
-        if labels[path] == "frozen":
-            shapes[path] = jax.ShapeDtypeStruct(x.shape, backbone.frozen_dtype)
-    axes_of = backbone.family.axes_of
     return Model(
         backbone=backbone,
         module=module,
@@ -81,12 +95,20 @@ def build_model(
         applied=applied,
         labels=labels,
         shapes=shapes,
-        axes={
-            path: (axes_of(path) if path in own else applied.axes(path, axes_of)) or ()
-            for path in shapes
-        },
+        axes=axes,
         forward=partial(backbones.forward, backbone, module),
+        quantised=kernels,
     )
+
+
+def count_parameters(model: Model) -> dict[str, int]:
+    """Returns the number of parameters by partition (`jaxft.training.partition.count`).
+
+    A quantised kernel counts as the kernel that it stands for.
+    """
+    shapes = {path: x for path, x in model.shapes.items() if not quantised.is_part(path)}
+    labels = model.labels | dict.fromkeys(model.quantised, "frozen")
+    return count(shapes | model.quantised, labels)
 
 
 def without_scan(model: Model) -> Model:
@@ -168,18 +190,33 @@ def init_params(
     """
     shardings = param_shardings(model.axes, model.shapes, mesh)
     paths = set(paths)
-    values = {
-        path: np.asarray(weights[path], model.shapes[path].dtype)
-        for path in paths
-        if path in weights
-    }
+    values = stored(model, weights, paths)
+    computed = quantised.Rounded(weights, model.backbone.frozen_dtype, model.quantised)
     for path in sorted(paths - set(values)):
-        value = model.applied.init(path, weights)
+        value = model.applied.init(path, computed)
         if value is not None:
             values[path] = np.asarray(value, model.shapes[path].dtype)
     found = {path: put(value, shardings[path]) for path, value in values.items()}
     init_key, _ = run_keys(seed)
     return found | init_fresh(model, paths - set(found), init_key, mesh)
+
+
+def stored(
+    model: Model, weights: Mapping[str, np.ndarray], paths: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Returns those of these parameters that a checkpoint has, as the model stores them."""
+    paths = set(paths)
+    values = {
+        path: np.asarray(weights[path], model.shapes[path].dtype)
+        for path in paths
+        if path in weights
+    }
+    for path in model.quantised:
+        parts = quantised.parts_of(path)
+        if path in weights and not paths.isdisjoint(parts):
+            pair = quantised.quantise(model.backbone.frozen_dtype, weights[path])
+            values |= dict(zip(parts, pair, strict=True))
+    return values
 
 
 def shardings_of(shapes: Any) -> Any:

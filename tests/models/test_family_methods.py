@@ -28,6 +28,8 @@ from jaxft.training.programs import train_program
 from jaxft.training.state import Model, build_model, init_fresh, init_state
 from jaxft.training.step import State, train_step
 
+pytestmark = pytest.mark.slow
+
 # Compiled without LLVM's optimisation, which takes longer than these models do.
 QUICK = {"xla_backend_optimization_level": 0}
 OPTIONS = {"rank": 4, "size": 8}

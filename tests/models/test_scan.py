@@ -20,6 +20,8 @@ from jaxft.training.programs import forward_on
 from jaxft.training.state import Model, build_model, init_params, state_shapes
 from jaxft.training.step import loss_and_grads
 
+pytestmark = pytest.mark.slow
+
 Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
 MakeModel = Callable[..., tuple[Model, Params]]

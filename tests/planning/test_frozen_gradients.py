@@ -20,6 +20,8 @@ from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import Model, sharded_shape
 from jaxft.training.step import State, losses, train_step
 
+pytestmark = pytest.mark.slow
+
 BATCH, LENGTH = 8, 32
 
 

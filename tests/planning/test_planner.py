@@ -20,6 +20,8 @@ from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import build_model, init_state
 
+pytestmark = pytest.mark.slow
+
 MINILM = ARCHITECTURES["sentence-transformers/all-MiniLM-L6-v2"]
 TINY_LLAMA = {
     **ARCHITECTURES["openlm-research/open_llama_3b"],

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from test_tables import results, scores
 
 from jaxft.errors import InputError
 from jaxft.peft.methods import METHODS
-from jaxft.reporting.aggregate import METHOD_ORDER, RunGroup, find, make_groups
+from jaxft.reporting.aggregate import METHOD_ORDER, READ, RunGroup, find, make_groups
 from jaxft.reporting.schema import Run, make_run
 from jaxft.training.selection import best_entry
 
@@ -193,6 +194,11 @@ def test_methods_come_in_their_usual_order():
 
 def test_every_method_has_a_place_in_the_report():
     assert set(METHODS) == set(METHOD_ORDER)
+
+
+def test_the_report_knows_the_options_that_a_method_reads():
+    for name, method in METHODS.items():
+        assert {"name"} | {field.name for field in fields(method.options)} == READ[name]
 
 
 # ---------------------------------------------------------------- runs that do not go together

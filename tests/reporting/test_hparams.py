@@ -1,5 +1,6 @@
 """Rows of TensorBoard's HPARAMS: what two runs differ in stands in both, under the same name."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from jaxft.peft.methods import METHODS
 from jaxft.reporting import hparams
 
 ROW = {"task", "model", "method", "seed", "lr", "batch", "epochs"}
-OPTIONS = {"rank", "alpha", "dropout", "targets", "size", "activation", "train_layer_norm"}
-OPTIONS |= {"layers", "train_pooler", "vera_rank", "vera_seed", "adapter_scale", "phm_dim"}
-OPTIONS |= {"adapters", "prefix_length"}
+OPTIONS = {field.name for method in METHODS.values() for field in fields(method.options)}
+EVERY = {"layers", "train_pooler", "unfreeze"}
+LORA = {"rank", "alpha", "dropout", "targets", "rank_stabilized", "rank_pattern", "alpha_pattern"}
+LORA |= {"lora_init", "lr_ratio"}
 
 
 def settings(**fields: Any) -> dict[str, hparams.Setting]:
@@ -32,7 +34,7 @@ def settings(**fields: Any) -> dict[str, hparams.Setting]:
     [
         ("full", set()),
         ("head", set()),
-        ("lora", {"rank", "alpha", "dropout", "targets"}),
+        ("lora", LORA),
         ("houlsby", {"size", "activation", "train_layer_norm"}),
         ("vera", {"vera_rank", "vera_seed", "dropout", "targets"}),
         ("prefix", {"prefix_length"}),
@@ -41,7 +43,7 @@ def settings(**fields: Any) -> dict[str, hparams.Setting]:
 def test_a_method_has_its_own_options_and_no_others(method: str, options: set[str]) -> None:
     found = settings(method__name=method)
     assert found.keys() >= ROW
-    assert found.keys() & OPTIONS == options | {"train_pooler", "layers"}
+    assert found.keys() & OPTIONS == options | EVERY
 
 
 def test_what_is_set_for_every_method_is_called_the_same() -> None:

@@ -29,6 +29,8 @@ from jaxft.training.step import State
 from jaxft.training.trials import Group, Trial, dropout_keys, label, learning_rates
 from tests.training.test_mesh import run_on_eight_devices, tiny, weights_of
 
+pytestmark = pytest.mark.slow
+
 SEEDS, RATE = (347913, 594729, 162850), 1e-2
 BATCH, BUCKETS, STEPS = 4, (8,), 3
 
