@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.peft.methods import METHODS, added_options
-from jaxft.reporting.schema import ADDED
+from jaxft.reporting.added_fields import ADDED
 
 # The files of configs/: inside the package if jaxft was installed from a wheel, next to it in a
 # clone.

@@ -39,6 +39,7 @@ from jaxft.models.layers import Layer
 from jaxft.models.roberta import ROBERTA
 from jaxft.peft import head
 from jaxft.peft.inject import Injected
+from jaxft.peft.method import Site
 from jaxft.planning import targets
 from jaxft.planning.compiled import ResidentGrowth, compiled_bytes
 from jaxft.planning.devices import DEVICES
@@ -50,6 +51,8 @@ from jaxft.reporting.schema import read_run
 from jaxft.reporting.stats import spread
 from jaxft.run import build, results, resume, runner
 from jaxft.run.compiled import compile_programs
+from jaxft.run.load import load_run
+from jaxft.run.predictor import Predictor
 from jaxft.run.setup import set_up
 from jaxft.sweeping import expand, grid, local, progress, runs, schedule
 from jaxft.sweeping.worker import Share
@@ -294,6 +297,10 @@ GENERAL: dict[str, Make] = {
     "params": lambda stage: {**stage.state().trained, **stage.frozen},
     "insertions": lambda stage: stage.model.applied.insertions,
     "family": lambda stage: BERT,
+    "site": lambda stage: Site(BERT, backbones.parameter_shapes(stage.model.backbone)),
+    "kernel_DxF": lambda stage: np.arange(96, dtype=np.float32).reshape(8, 12),
+    "load_run": lambda stage: load_run,
+    "predictors": lambda stage: [Predictor(load_run(stage.run))] * 2,
     "paths": lambda stage: stage.model.shapes,
     "newly_initialised": lambda stage: stage.setup.parts.newly_initialised,
     "weights": lambda stage: stage.setup.parts.weights,

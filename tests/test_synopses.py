@@ -57,6 +57,10 @@ SMALLER = {
         'data_dir="reviews.csv"'
     ),
     '"minilm"': '"tiny"',
+    # A run on single texts.
+    '"runs/restaurant"': '"runs/acl"',
+    '("service", "It was slow.")': '"It was slow."',
+    '("food", "Great food.")': '"Great food."',
 }
 
 

@@ -5,7 +5,6 @@ and the directions by a LoRA. m starts as the norms of W's columns, so the model
 
     query = "bert/encoder/layer/0/attention/self/query"
     insertion = around({query}, rank=8, scale=2.0, dropout=0.1)
-    merged = merge(params, DoraOptions(), site)      # m / ‖W + s A B‖ · (W + s A B)
 """
 
 from collections.abc import Callable, Mapping, Set

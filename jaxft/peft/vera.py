@@ -4,8 +4,6 @@ A Dense layer computes `y = x W + b + v · ((d · (dropout(x) A)) B)`. A and B a
 trained, and used by every layer, which takes their first rows and columns. A layer trains only the
 vectors d and v, `<dense>/vera/d` and `<dense>/vera/b`.
 
-    merged = merge(params, VeraOptions(), site)    # W + (A d) (B v), the backbone's paths
-
 v starts at zero, so the model starts as it was.
 """
 

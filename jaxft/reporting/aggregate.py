@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.errors import InputError
+from jaxft.reporting.added_fields import ADDED
 from jaxft.reporting.facts import is_diverged
-from jaxft.reporting.schema import ADDED, Run, RunResults, flat
+from jaxft.reporting.schema import Run, RunResults, flat
 
 # The order of methods in a report; any others follow by name. It is not read from the registry in
 # jaxft.peft, because that loads JAX.

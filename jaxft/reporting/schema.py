@@ -294,32 +294,6 @@ class RunEnv(TypedDict):
 
 # ---------------------------------------------------------------- reading
 
-# Fields of a config that came after the first runs, with the value that changes nothing.
-ADDED = {
-    "objective": "auto",
-    "metric": "auto",
-    "class_weights": "",
-    "label_smoothing": 0.0,
-    "init_from": "",
-    "model.frozen_dtype": "float32",
-    "model.attention": "xla",
-    "model.attention_dropout": -1.0,
-    "model.scan": "off",
-    "model.implementation": "jaxft",
-    "method.unfreeze": "",
-    "method.rank_stabilized": False,
-    "method.rank_pattern": [],
-    "method.alpha_pattern": [],
-    "method.lora_init": "kaiming",
-    "method.lr_ratio": 1.0,
-    "method.vera_rank": 256,
-    "method.vera_seed": 0,
-    "method.adapter_scale": 4.0,
-    "method.phm_dim": 4,
-    "method.adapters": [],
-    "method.prefix_length": 30,
-}
-
 # The fields without which there is nothing to report; older runs have all of them.
 RESULTS_FIELDS = (
     *("task", "model", "method", "seed", "labels", "select", "config", "history"),

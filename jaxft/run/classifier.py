@@ -3,9 +3,8 @@
 classifier = Classifier(load_run("runs/acl"))
 classifier.predict(["We use the parser of Collins (1999)."])[0].label          # "Uses"
 classifier.evaluate(Path("test.jsonl"))["macro_f1"]
-
-classifier.add("reviews", "runs/reviews")            # over the same base model, held once
-classifier.predict(["Great food."], adapters=["reviews"])
+classifier.add("aspects", "runs/restaurant")            # over the same base model, held once
+classifier.predict([("food", "Great food.")], adapters=["aspects"])
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from jaxft.run import mixed
 from jaxft.run.export import export
 from jaxft.run.inputs import Text, labelled, read_examples, to_examples_of
 from jaxft.run.load import load_run
-from jaxft.run.member import Member
+from jaxft.run.predictor import Predictor
 from jaxft.run.trained_run import TrainedRun
 from jaxft.training.objectives import Objective
 
@@ -39,29 +38,29 @@ class Classifier:
           InputError: the backbone is not the one that the run was trained on, or the trained
             parameters do not fit it.
         """
-        self._members = {FIRST: Member(run)}
+        self._predictors = {FIRST: Predictor(run)}
         self._in_use = FIRST
         self._mixed: list[mixed.Mixed] | None = None
 
     @property
     def run(self) -> TrainedRun:
         """The files of the model in use."""
-        return self._member.run
+        return self._predictor.run
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels in the order of the logits; () if the model in use predicts numbers."""
-        return self._member.labels
+        return self._predictor.labels
 
     @property
     def objective(self) -> Objective:
         """How logits become predictions and scores."""
-        return self._member.objective
+        return self._predictor.objective
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """The names of the models; "default" is the first."""
-        return tuple(self._members)
+        return tuple(self._predictors)
 
     def add(self, name: str, directory: str | PathLike[str], *, base: str = "") -> None:
         """Loads another trained model over the same base model, which is held once.
@@ -74,25 +73,25 @@ class Classifier:
         Raises:
           InputError: the name is taken, the files are not valid, or their base model is another.
         """
-        if name in self._members:
-            raise InputError(f"name: {name!r} is taken; the adapters are {list(self._members)}")
-        run, first = load_run(directory, base), self._members[FIRST]
+        if name in self._predictors:
+            raise InputError(f"name: {name!r} is taken; the adapters are {list(self._predictors)}")
+        run, first = load_run(directory, base), self._predictors[FIRST]
         if "full" in (run.config.method.name, first.run.config.method.name):
             raise InputError(
                 f"{directory}: a fully trained model shares no base model; load it by itself"
             )
-        member = Member(run, first.frozen)
-        if member.base_digests() != first.base_digests():
+        predictor = Predictor(run, first.frozen)
+        if predictor.base_digests() != first.base_digests():
             raise InputError(
-                f"{directory}: its base model is {member.parts.directory}, and that of the others "
-                f"is {first.parts.directory}; load it by itself"
+                f"{directory}: its base model is {predictor.parts.directory}, and that of the "
+                f"others is {first.parts.directory}; load it by itself"
             )
-        self._members[name] = member
+        self._predictors[name] = predictor
         self._mixed = None
 
     def use(self, name: str) -> "Classifier":
         """Chooses the model that the other methods use, and returns the classifier."""
-        self._in_use = check_choice(name, self._members, "name")
+        self._in_use = check_choice(name, self._predictors, "name")
         return self
 
     def predict(self, texts: Sequence[Text], adapters: Sequence[str] | None = None) -> list[Any]:
@@ -112,7 +111,7 @@ class Classifier:
         if adapters is not None:
             return self._predict_mixed(texts, adapters)
         logits_NxC, data = self.logits_of(to_examples_of(texts, self.run.settings))
-        return self._member.answers(logits_NxC, data)
+        return self._predictor.answers(logits_NxC, data)
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
         """Returns logits_NxC (float32) of texts or pairs; see `predict`."""
@@ -150,11 +149,11 @@ class Classifier:
 
     def scores(self, logits_NxC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
         """Returns the scores of logits (float32) by their targets."""
-        return self._member.scores(logits_NxC, labels_N)
+        return self._predictor.scores(logits_NxC, labels_N)
 
     def baseline(self) -> list[float] | None:
         """Returns the prediction of no model (`Objective.baseline`), if it is known."""
-        return self._member.baseline()
+        return self._predictor.baseline()
 
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
@@ -162,11 +161,11 @@ class Classifier:
         Raises:
           InputError: a logit is not finite.
         """
-        return self._member.logits_of(examples)
+        return self._predictor.logits_of(examples)
 
     @property
-    def _member(self) -> Member:
-        return self._members[self._in_use]
+    def _predictor(self) -> Predictor:
+        return self._predictors[self._in_use]
 
     def _predict_mixed(self, texts: Sequence[Text], adapters: Sequence[str]) -> list[Any]:
         """Returns the prediction for each text by the model of that name."""
@@ -175,11 +174,13 @@ class Classifier:
                 f"adapters: {len(adapters)} names; expected one for each of {len(texts)} texts"
             )
         for name in adapters:
-            check_choice(name, self._members, "adapters")
+            check_choice(name, self._predictors, "adapters")
         found: dict[int, Any] = {}
         for group in self._groups:
-            chosen = [i for i, name in enumerate(adapters) if self._members[name] in group.members]
-            which = [group.members.index(self._members[adapters[i]]) for i in chosen]
+            chosen = [
+                i for i, name in enumerate(adapters) if self._predictors[name] in group.predictors
+            ]
+            which = [group.predictors.index(self._predictors[adapters[i]]) for i in chosen]
             if chosen:
                 answers = group.predict([texts[i] for i in chosen], which)
                 found |= dict(zip(chosen, answers, strict=True))
@@ -189,5 +190,5 @@ class Classifier:
     def _groups(self) -> list[mixed.Mixed]:
         """The models by what one program can compute; made again after one has been added."""
         if self._mixed is None:
-            self._mixed = [mixed.Mixed(part) for part in mixed.groups([*self._members.values()])]
+            self._mixed = [mixed.Mixed(part) for part in mixed.groups([*self._predictors.values()])]
         return self._mixed

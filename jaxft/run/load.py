@@ -1,8 +1,7 @@
 """From a name to a trained model: a run, an export of any format, or its id on the hub.
 
-run = load_run("runs/acl")
-run = load_run("org/acl-lora")                     # peft's files on the hub, say
-run = load_run("adapter", base="minilm")           # with another copy of the base model
+run = load_run("runs/acl")        # or "org/acl-lora": files of peft on the hub, say
+run.settings["labels"]
 """
 
 from os import PathLike

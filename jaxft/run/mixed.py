@@ -1,8 +1,8 @@
 """One batch of texts for several trained models over one base model.
 
-    for group in groups(members):                  # models that one program can compute
-        mixed = Mixed(group)
-        mixed.predict(["Great food.", "We use their parser."], which=[1, 0])
+    (group,) = groups(predictors)                  # of one method: one program can compute them
+    mixed = Mixed(group)
+    mixed.predict(["We use their parser.", "In future work we will see."], which=[1, 0])
 
 Each row of the batch takes its own model's parameters, which are stacked along a new axis M, and
 all rows share the base model's. The output layers of models with fewer labels are filled up with
@@ -24,7 +24,7 @@ from jaxft.data.encode import Encoded
 from jaxft.models import trained as trained_files
 from jaxft.run import build
 from jaxft.run.inputs import Text, to_examples_of
-from jaxft.run.member import Member, check_finite
+from jaxft.run.predictor import Predictor, check_finite
 from jaxft.training import loop
 from jaxft.training.mesh import put, replicated
 from jaxft.training.programs import CompiledByLength
@@ -32,41 +32,41 @@ from jaxft.training.state import sharded_shape
 from jaxft.training.step import Batch, Forward, Params
 
 
-def groups(members: Sequence[Member]) -> list[list[Member]]:
-    """Returns members that one program can compute together: of one method, with its options."""
-    found: dict[str, list[Member]] = {}
-    for member in members:
-        found.setdefault(structure(member), []).append(member)
+def groups(predictors: Sequence[Predictor]) -> list[list[Predictor]]:
+    """Returns predictors that one program can compute together: of one method, with its options."""
+    found: dict[str, list[Predictor]] = {}
+    for predictor in predictors:
+        found.setdefault(structure(predictor), []).append(predictor)
     return list(found.values())
 
 
-def structure(member: Member) -> str:
-    """Returns a text that two members share if they differ in values and labels alone."""
-    output = member.parts.model.backbone.family.output
+def structure(predictor: Predictor) -> str:
+    """Returns a text that two predictors share if they differ in values and labels alone."""
+    output = predictor.parts.model.backbone.family.output
     shapes = {
         path: trained_files.signature(x)
-        for path, x in sorted(member.run.trained.items())
+        for path, x in sorted(predictor.run.trained.items())
         if not re.fullmatch(output, path)
     }
-    config = member.run.config
+    config = predictor.run.config
     options = build.method_options(config, config.method.name)
     fields = [config.method.name, options, build.model_options(config), shapes]
     return json.dumps(fields, sort_keys=True, default=str)
 
 
 class Mixed:
-    """Members of one group, stacked on the devices; each length is compiled when it is first met.
+    """Predictors of one group, stacked on the devices; compiled once per length.
 
     Attributes:
-      members: of one group; a text is for one of them, by its place.
+      predictors: of one group; a text is for one of them, by its place.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        """Stacks the members' own parameters, and compiles nothing yet."""
-        self.members = tuple(members)
-        first, outputs = members[0], widest(members)
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        """Stacks the predictors' own parameters, and compiles nothing yet."""
+        self.predictors = tuple(predictors)
+        first, outputs = predictors[0], widest(predictors)
         stacks = {
-            path: np.stack([filled(member, path, outputs) for member in members])
+            path: np.stack([filled(predictor, path, outputs) for predictor in predictors])
             for path in first.run.trained
         }
         self._stacked = {path: put(x, everywhere(first)) for path, x in stacks.items()}
@@ -76,15 +76,15 @@ class Mixed:
         """Returns the prediction for each text.
 
         Args:
-          which: the place among the members of each text's model.
+          which: the place among the predictors of each text's model.
         """
         data = self.encoded(texts, which)
         logits_NxC = self.logits_of(data)
         answers: dict[int, Any] = {}
-        for number, member in enumerate(self.members):
+        for number, predictor in enumerate(self.predictors):
             rows = rows_of(which, number)
-            own_NxC = logits_NxC[rows, : member.objective.outputs(member.labels)]
-            answers |= dict(zip(rows, member.answers(own_NxC, chosen(data, rows)), strict=True))
+            own_NxC = logits_NxC[rows, : predictor.objective.outputs(predictor.labels)]
+            answers |= dict(zip(rows, predictor.answers(own_NxC, chosen(data, rows)), strict=True))
         return [answers[i] for i in range(len(texts))]
 
     def encoded(self, texts: Sequence[Text], which: Sequence[int]) -> Encoded:
@@ -92,9 +92,11 @@ class Mixed:
         ids: dict[int, np.ndarray] = {}
         types: dict[int, np.ndarray] = {}
         lengths = np.zeros(len(texts), np.int32)
-        for number, member in enumerate(self.members):
+        for number, predictor in enumerate(self.predictors):
             rows = rows_of(which, number)
-            own = member.encoded(to_examples_of([texts[i] for i in rows], member.run.settings))
+            own = predictor.encoded(
+                to_examples_of([texts[i] for i in rows], predictor.run.settings)
+            )
             ids |= dict(zip(rows, own.ids, strict=True))
             types |= dict(zip(rows, own.types, strict=True))
             lengths[rows] = own.lengths
@@ -104,13 +106,13 @@ class Mixed:
             types=[types[i] for i in order],
             labels=np.asarray(which, np.int32),
             lengths=lengths,
-            pad_id=self.members[0].parts.tokenizer.pad_token_id,
+            pad_id=self.predictors[0].parts.tokenizer.pad_token_id,
         )
 
     def logits_of(self, data: Encoded) -> np.ndarray:
-        """Returns logits_NxC (float32) of encoded texts; C is the most outputs of a member."""
-        first = self.members[0]
-        config = replace(first.loop_config, buckets=buckets_of(self.members))
+        """Returns logits_NxC (float32) of encoded texts; C is the most outputs of a predictor."""
+        first = self.predictors[0]
+        config = replace(first.loop_config, buckets=buckets_of(self.predictors))
         logits_NxC = loop.logits_of(
             config, data, self._program, self._stacked, first.frozen, first.devices
         )
@@ -119,13 +121,15 @@ class Mixed:
 
 
 def rows_of(which: Sequence[int], number: int) -> list[int]:
-    """The places of the texts that are for one member."""
+    """The places of the texts that are for one predictor."""
     return [i for i, own in enumerate(which) if own == number]
 
 
-def buckets_of(members: Sequence[Member]) -> tuple[int, ...]:
-    """The padded lengths that suit all members."""
-    return tuple(sorted({length for member in members for length in member.loop_config.buckets}))
+def buckets_of(predictors: Sequence[Predictor]) -> tuple[int, ...]:
+    """The padded lengths that suit all predictors."""
+    return tuple(
+        sorted({length for predictor in predictors for length in predictor.loop_config.buckets})
+    )
 
 
 def chosen(data: Encoded, rows: list[int]) -> Encoded:
@@ -139,38 +143,38 @@ def chosen(data: Encoded, rows: list[int]) -> Encoded:
     )
 
 
-def widest(members: Sequence[Member]) -> int:
-    """The most outputs that a member has."""
-    return max(member.objective.outputs(member.labels) for member in members)
+def widest(predictors: Sequence[Predictor]) -> int:
+    """The most outputs that a predictor has."""
+    return max(predictor.objective.outputs(predictor.labels) for predictor in predictors)
 
 
-def filled(member: Member, path: str, outputs: int) -> np.ndarray:
+def filled(predictor: Predictor, path: str, outputs: int) -> np.ndarray:
     """Returns a leaf; that of an output layer has zeros up to this number of outputs."""
-    x = member.run.trained[path]
-    if not re.fullmatch(member.parts.model.backbone.family.output, path):
+    x = predictor.run.trained[path]
+    if not re.fullmatch(predictor.parts.model.backbone.family.output, path):
         return x
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, outputs - x.shape[-1])])
 
 
-def everywhere(member: Member) -> jax.sharding.Sharding:
+def everywhere(predictor: Predictor) -> jax.sharding.Sharding:
     """The sharding of what every device holds."""
-    return replicated(member.devices)
+    return replicated(predictor.devices)
 
 
-def program(member: Member, outputs: int, stacked: Params) -> CompiledByLength:
+def program(predictor: Predictor, outputs: int, stacked: Params) -> CompiledByLength:
     """Returns `mixed_step` of a model with this number of outputs: `(stacked, frozen, batch)`."""
     names = [str(number) for number in range(outputs)]
-    parts = build.load_parts(member.run.config, names, member.parts.directory, trained=True)
+    parts = build.load_parts(predictor.run.config, names, predictor.parts.directory, trained=True)
     shapes = [
         {path: sharded_shape(x, x.sharding) for path, x in leaves.items()}
-        for leaves in (stacked, member.frozen)
+        for leaves in (stacked, predictor.frozen)
     ]
     return CompiledByLength(
         partial(mixed_step, parts.model.forward),
         before=shapes,
-        results=everywhere(member),
-        mesh=member.devices,
-        batch_size=member.loop_config.eval_batch_size,
+        results=everywhere(predictor),
+        mesh=predictor.devices,
+        batch_size=predictor.loop_config.eval_batch_size,
     )
 
 

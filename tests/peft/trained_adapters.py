@@ -3,7 +3,9 @@
 write_adapter(tmp_path / "a", backbone, "pfeiffer", seed=1, size=4)
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,18 @@ from jaxft.training.state import build_model
 
 
 def write_adapter(
-    directory: Path, backbone: Backbone, method: str, seed: int, **options: Any
+    directory: Path,
+    backbone: Backbone,
+    method: str,
+    seed: int,
+    base: Mapping[str, str] = MappingProxyType({"weights": "w", "config": "c"}),
+    **options: Any,
 ) -> Params:
-    """Writes a run's adapter/ and returns its adapters' leaves, of a size that logits notice."""
+    """Writes a run's adapter/ and returns its adapters' leaves, of a size that logits notice.
+
+    Args:
+      base: the digests of its base model.
+    """
     fields = {"size": 8, "activation": "relu", "layers": (), "train_layer_norm": False, **options}
     model = build_model(backbone, [], method, fields)
     rng = np.random.default_rng(seed)
@@ -29,7 +40,7 @@ def write_adapter(
         "labels": ["a", "b", "c"],
         "method": {"name": method, **fields},
         "weights_sha256": "w",
-        "base_model": {"name": "tiny", "sha256": {"weights": "w", "config": "c"}},
+        "base_model": {"name": "tiny", "sha256": dict(base)},
     }
     trained_files.save(directory / "adapter", leaves, settings)
     return {path: x for path, x in leaves.items() if "/adapter/" in path}

@@ -327,3 +327,22 @@ def test_markdown_tables_have_equal_cells(rows: list[dict[str, Any]], batches: l
 def test_markdown_escapes_names():
     text = markdown([make_row("lora|x <b>\nz")])
     assert "| lora\\|x &lt;b> z | " in text
+
+
+# ---------------------------------------------------------------- how the model is computed
+
+
+def test_a_table_names_what_is_not_the_default_of_the_model() -> None:
+    plain = plan_table([make_row()])
+    assert "stored" not in plain
+    assert "scan" not in plain
+    rows = [make_row("full"), make_row(frozen_dtype="nf4"), make_row(frozen_dtype="int8")]
+    table = plan_table([row | {"scan": "on", "attention": "cudnn"} for row in rows])
+    assert "roberta-base, float32, attention cudnn, scan on, h100:8 (8 devices" in table
+    assert "model.frozen_dtype" in table
+    lines = [line.split() for line in table.splitlines()]
+    stored = {line[0]: line[1] for line in lines if line[:1] in (["method"], ["full"])}
+    assert stored == {"method": "stored", "full": "float32"}
+    assert [line[1] for line in lines if line[:1] == ["lora"]] == ["nf4", "int8"]
+    # Another way to compute the whole model is another group, where full is to be compared with.
+    assert len(groups([rows[0], rows[1] | {"scan": "on"}])) == 2

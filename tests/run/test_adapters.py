@@ -98,7 +98,7 @@ def test_a_mixed_batch_predicts_as_each_alone(
 
 
 def test_the_base_model_is_on_the_devices_once(classifier: jaxft.Classifier) -> None:
-    first, *others = (classifier._members[name] for name in classifier.adapters)
+    first, *others = (classifier._predictors[name] for name in classifier.adapters)
     for member in others:
         assert member.frozen.keys() == first.frozen.keys()
         assert all(member.frozen[path] is x for path, x in first.frozen.items())

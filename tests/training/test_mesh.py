@@ -126,11 +126,13 @@ def furthest(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> flo
     return max(off(found[path], x) for path, x in wanted.items() if path not in keys)
 
 
-def train_on(mesh: Mesh, model: Model) -> dict[str, Any]:
+def train_on(
+    mesh: Mesh, model: Model, weights: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """Logits before training, one step's update and some steps' losses on a mesh."""
     # The momentum after a step is the gradient itself, where a parameter would have rounded it off.
     optimizer = optax.sgd(0.1, momentum=0.9)
-    state, frozen = init_state(model, optimizer, weights_of(model), 0, mesh)
+    state, frozen = init_state(model, optimizer, weights or weights_of(model), 0, mesh)
     rows = padded_rows(mesh, BATCH)
     arrays = make_batch(examples(BATCH), np.arange(BATCH), rows, LENGTH)
     batch = put_batch(by_row(mesh), arrays)

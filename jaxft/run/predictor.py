@@ -1,8 +1,8 @@
 """A trained model on this machine's devices: loaded once, compiled once per length.
 
-member = Member(load_run("runs/acl"))
-logits_NxC, data = member.logits_of(examples)
-member.scores(logits_NxC, data.labels)["macro_f1"]
+predictor = Predictor(load_run("runs/acl"))
+logits_NxC, data = predictor.logits_of(examples)
+predictor.scores(logits_NxC, data.labels)["macro_f1"]
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from jaxft.training.state import stored
 from jaxft.training.step import Params
 
 
-class Member:
+class Predictor:
     """A trained model.
 
     Attributes:
