@@ -1,7 +1,8 @@
 """A trained model as files of another library, in one directory, complete or not there at all.
 
 export(load_run("runs/acl"), "peft", Path("acl-lora"))
-push(Path("acl-lora"), "org/acl-lora")
+
+`push` uploads the directory to the hub.
 """
 
 import os

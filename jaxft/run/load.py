@@ -1,7 +1,7 @@
 """From a name to a trained model: a run, an export of any format, or its id on the hub.
 
-run = load_run("runs/acl")        # or "org/acl-lora": files of peft on the hub, say
-run.settings["labels"]
+run = load_run("runs/acl")
+run = load_run(directory, base="minilm")           # peft's files, with a base model of ours
 """
 
 from os import PathLike

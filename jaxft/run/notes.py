@@ -1,6 +1,6 @@
 """jaxft.json: what jaxft knows of a run and other libraries' files have no field for.
 
-files[NOTES] = notes_of(settings)                # beside an export's files
+content = notes_of(settings, {})                 # beside an export's files
 notes = read_notes(directory)                    # {} where others wrote the files
 """
 
