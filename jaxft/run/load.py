@@ -15,7 +15,7 @@ from jaxft.run.trained_run import FOLDERS, TrainedRun, is_own, read_own
 # What is downloaded of an adapter or a model on the hub; no pickle is.
 WANTED = (
     *("adapter_config.json", "adapter_model.safetensors", "adapter.safetensors"),
-    *("head_config.json", "model_head.safetensors", "config.json", "jaxft.json"),
+    *("head_config.json", "model_head.safetensors", "config.json", "jaxft_run.json"),
     *(f"{folder}/*" for folder in FOLDERS),
     *hub.TOKENIZER_FILES,
     *hub.WEIGHT_FILES,
