@@ -3,8 +3,8 @@
     kind_of(directory)                              # peft | adapterhub | transformers | None
     run = load("peft", directory)                   # a TrainedRun, as of jaxft's own files
 
-What such files do not say (columns, buckets, the longest text) is in `jaxft_run.json` if jaxft wrote
-them, and has defaults if not.
+What such files do not say (columns, buckets, the longest text) is in `jaxft_run.json` if jaxft
+wrote them, and has defaults if not.
 """
 
 import re
