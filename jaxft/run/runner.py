@@ -21,6 +21,7 @@ from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import check_choice
 from jaxft.io import read_json
+from jaxft.models import quantised
 from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
 from jaxft.reporting import tables
@@ -195,7 +196,7 @@ def added_frozen(weights: Mapping[str, np.ndarray], frozen: Params) -> Params:
 
     They are saved with the trained ones: VeRA's matrices, the adapters that a fusion is made of.
     """
-    return {path: x for path, x in frozen.items() if path not in weights}
+    return {p: x for p, x in frozen.items() if p not in weights and not quantised.is_part(p)}
 
 
 def logits_of(
