@@ -1,10 +1,10 @@
 """Files of other libraries as a trained run: peft's, AdapterHub's, and transformers' checkpoints.
 
-    run = load("peft", Path("adapter"))             # a TrainedRun, as of jaxft's own files
-    kind_of(Path("adapter"))                        # peft | adapterhub | transformers | None
+    kind_of(directory)                              # peft | adapterhub | transformers | None
+    run = load("peft", directory)                   # a TrainedRun, as of jaxft's own files
 
-What such files do not say (columns, buckets, the longest text) is in `jaxft.json` if jaxft wrote
-them, and has defaults if not.
+What such files do not say (columns, buckets, the longest text) is in `jaxft_run.json` if jaxft
+wrote them, and has defaults if not.
 """
 
 import re
