@@ -21,6 +21,7 @@ from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import check_choice
 from jaxft.io import read_json
+from jaxft.models import quantised
 from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
 from jaxft.reporting import tables
@@ -194,8 +195,11 @@ def added_frozen(weights: Mapping[str, np.ndarray], frozen: Params) -> Params:
     """Returns the frozen parameters that are the method's, not the checkpoint's.
 
     They are saved with the trained ones: VeRA's matrices, the adapters that a fusion is made of.
+    The codes of a quantised kernel are not: they follow from the checkpoint.
     """
-    return {path: x for path, x in frozen.items() if path not in weights}
+    return {
+        path: x for path, x in frozen.items() if path not in weights and not quantised.is_part(path)
+    }
 
 
 def logits_of(
