@@ -39,6 +39,7 @@ from jaxft.models.layers import Layer
 from jaxft.models.roberta import ROBERTA
 from jaxft.peft import head
 from jaxft.peft.inject import Injected
+from jaxft.peft.interop import peft_codecs
 from jaxft.peft.method import Site
 from jaxft.planning import targets
 from jaxft.planning.compiled import ResidentGrowth, compiled_bytes
@@ -49,11 +50,12 @@ from jaxft.reporting import aggregate, pictures, summary
 from jaxft.reporting.reference import PublishedRow
 from jaxft.reporting.schema import read_run
 from jaxft.reporting.stats import spread
-from jaxft.run import build, results, resume, runner
+from jaxft.run import build, export, results, resume, runner
 from jaxft.run.compiled import compile_programs
 from jaxft.run.load import load_run
 from jaxft.run.predictor import Predictor
 from jaxft.run.setup import set_up
+from jaxft.run.trained_run import load_parts
 from jaxft.sweeping import expand, grid, local, progress, runs, schedule
 from jaxft.sweeping.worker import Share
 from jaxft.training import event_log, loop
@@ -63,6 +65,7 @@ from jaxft.training.partition import label_tree, split
 from jaxft.training.programs import train_program
 from jaxft.training.state import init_params, init_state, init_trained
 from jaxft.training.trials import Group, Trial, dropout_keys
+from tests.interop.exported import write_own
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TEXTS = ("We use the parser of Collins (1999).", "In future work we will see.")
@@ -196,6 +199,25 @@ class Stage:
     def report(self) -> Any:
         made = {"made": "2026-01-31 12:00 UTC", "command": "python -m jaxft.report runs"}
         return summary.summarize(self.groups, notes=[], unfinished=[], **made)
+
+    def own(self, method: str) -> Path:
+        """A trained model of a method in jaxft's own format, with random numbers in it."""
+        path = self.directory / f"own-{method}"
+        if not path.exists():
+            write_own(path, self.checkpoint, method, rank=2, size=4)
+        return path
+
+    def trained_model(self, method: str) -> Any:
+        """The same in the terms of `jaxft.peft.interop`."""
+        run = load_run(self.own(method))
+        return export.trained_model(run, load_parts(run))
+
+    def exported(self, kind: str, method: str = "lora") -> Path:
+        """The same as files of another library."""
+        path = self.directory / f"exported-{kind}"
+        if not path.exists():
+            export.export(load_run(self.own(method)), kind, path)
+        return path
 
     def job(self, target: str) -> Any:
         return Job(
@@ -411,7 +433,31 @@ IDS = jnp.ones((2, 4), jnp.int32)
 HIDDEN = jnp.ones((2, 4, 32))
 SMALL = EncoderConfig(hidden_size=32, num_attention_heads=2)
 HEADS = jnp.ones((2, 4, 2, 16))
+INTEROP = "jaxft.peft.interop"
+OF_PEFT = ("", ".files", ".peft_files", ".codec", ".peft_codecs", ".peft_lora", ".trained")
+OF_HUB = (".adapterhub_files", ".adapterhub_codecs")
 SPECIAL: dict[tuple[str, str], Make] = {
+    **{(f"{INTEROP}{n}", "model"): lambda stage: stage.trained_model("lora") for n in OF_PEFT},
+    **{(f"{INTEROP}{n}", "directory"): lambda stage: stage.exported("peft") for n in OF_PEFT},
+    **{(f"{INTEROP}{n}", "model"): lambda stage: stage.trained_model("houlsby") for n in OF_HUB},
+    **{
+        (f"{INTEROP}{n}", "directory"): lambda stage: stage.exported("adapterhub", "houlsby")
+        for n in OF_HUB
+    },
+    **{
+        (f"{INTEROP}{n}", "path"): lambda stage: Path("adapter_config.json")
+        for n in (".codec", ".peft_codecs", ".peft_lora", ".adapterhub_codecs")
+    },
+    (f"{INTEROP}.codec", "codec"): lambda stage: peft_codecs.CODECS["lora"],
+    (f"{INTEROP}.transformers_files", "model"): lambda stage: stage.trained_model("lora"),
+    (f"{INTEROP}.transformers_files", "directory"): lambda stage: stage.exported("transformers"),
+    **{
+        (f"jaxft.run.{n}", "directory"): lambda stage: stage.exported("peft")
+        for n in ("foreign", "notes", "load")
+    },
+    ("jaxft.run.init_from", "parts"): lambda stage: stage.setup.parts,
+    ("jaxft.run.init_from", "labels"): lambda stage: stage.setup.dataset.labels,
+    ("jaxft.run.init_from", "objective"): lambda stage: SINGLE_LABEL,
     **{(f"jaxft.models.{name}", "key"): lambda stage: jax.random.key(0) for name in MODELS},
     **{("jaxft.models.bert", n): lambda stage: IDS for n in ("ids", "mask", "types", "positions")},
     **{("jaxft.models.attention", name): lambda stage: HEADS for name in "qkv"},

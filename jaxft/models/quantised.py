@@ -1,7 +1,7 @@
 """Frozen kernels stored in 8 or 4 bits, and the Dense layer that computes with them.
 
-    codes, scales = quantise("nf4", kernel_DxF)       # on the host, from float32
-    y_BxLxF = product(D, x_BxLxD, codes, scales)      # x_BxLxD @ kernel_DxF, within the rounding
+    codes, scales = quantise("nf4", kernel_DxF)               # on the host, from float32
+    dequantise(codes, scales, len(kernel_DxF), "float32")     # the kernel, rounded
 
 - `int8`: a code for each weight and, for each output, a scale: its largest weight by 127.
 - `nf4`: the 4-bit NormalFloat of QLoRA (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314). A

@@ -1,7 +1,8 @@
 """A trained model as files of another library, in one directory, complete or not there at all.
 
 export(load_run("runs/acl"), "peft", Path("acl-lora"))
-push(Path("acl-lora"), "org/acl-lora")
+
+`push` uploads the directory to the hub.
 """
 
 import os
@@ -77,7 +78,7 @@ def check_output(output: Path) -> None:
 
 
 def foreign_files(run: TrainedRun, parts: build.Parts, kind: str) -> Files:
-    """Returns the files of another library, config.json and jaxft.json among them."""
+    """Returns the files of another library, config.json and jaxft_run.json among them."""
     model = trained_model(run, parts)
     own = WRITERS[kind](model)  # first: it refuses what it cannot represent
     digests = {} if kind == "transformers" else build.model_digests(parts.directory)

@@ -1,10 +1,10 @@
 """Files of other libraries as a trained run: peft's, AdapterHub's, and transformers' checkpoints.
 
-    run = load("peft", Path("adapter"))             # a TrainedRun, as of jaxft's own files
-    kind_of(Path("adapter"))                        # peft | adapterhub | transformers | None
+    kind_of(directory)                              # peft | adapterhub | transformers | None
+    run = load("peft", directory)                   # a TrainedRun, as of jaxft's own files
 
-What such files do not say (columns, buckets, the longest text) is in `jaxft.json` if jaxft wrote
-them, and has defaults if not.
+What such files do not say (columns, buckets, the longest text) is in `jaxft_run.json` if jaxft
+wrote them, and has defaults if not.
 """
 
 import re
@@ -28,7 +28,7 @@ from jaxft.run import build
 from jaxft.run.notes import DIGESTS, read_notes
 from jaxft.run.trained_run import TrainedRun, check_digests
 from jaxft.training import objectives
-from jaxft.training.partition import split
+from jaxft.training.state import saved_shapes
 
 # A text is padded to the next of these.
 BUCKETS = (16, 32, 64, 128, 256, 512)
@@ -150,8 +150,7 @@ def complete(directory: Path, found: Found, parts: build.Parts) -> dict[str, np.
       InputError: neither has one, or one has no place or another size.
     """
     model = parts.model
-    wanted = {path: x for path, x in model.shapes.items() if path not in parts.weights}
-    wanted |= split(model.shapes, model.labels)[0]
+    wanted = saved_shapes(model, parts.weights)
     known = {path: x for path, x in parts.weights.items() if path in wanted}
     trained = {**known, **found.leaves}
     signatures = [

@@ -20,8 +20,7 @@ from jaxft.run import build
 from jaxft.run.load import load_run
 from jaxft.run.trained_run import TrainedRun
 from jaxft.training.objectives import Objective
-from jaxft.training.partition import split
-from jaxft.training.state import stored
+from jaxft.training.state import saved_shapes
 
 
 class Start(NamedTuple):
@@ -55,7 +54,9 @@ def started(
     same_labels = own_labels == (objective.name, list(labels))
     taken = {path: x for path, x in run.trained.items() if same_labels or not is_output(path)}
     wanted = {
-        path: x for path, x in wanted_leaves(parts).items() if same_labels or not is_output(path)
+        path: x
+        for path, x in saved_shapes(parts.model, parts.weights).items()
+        if same_labels or not is_output(path)
     }
     signatures = [
         {path: trained_files.signature(x) for path, x in leaves.items()}
@@ -67,14 +68,6 @@ def started(
     note = f"starts from {name}: {len(taken)} trained parameters, {head}"
     begun = replace(parts, weights={**parts.weights, **taken}, newly_initialised=fresh)
     return begun, Start(digest(taken), note)
-
-
-def wanted_leaves(parts: build.Parts) -> Mapping[str, Any]:
-    """Returns path -> shape of what a trained model of this kind has."""
-    model = parts.model
-    known = stored(model, parts.weights, model.shapes)
-    missing = {path: x for path, x in model.shapes.items() if path not in known}
-    return missing | split(model.shapes, model.labels)[0]
 
 
 def check_same_kind(name: str, run: TrainedRun, parts: build.Parts, config: ConfigDict) -> None:

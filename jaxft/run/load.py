@@ -1,7 +1,7 @@
 """From a name to a trained model: a run, an export of any format, or its id on the hub.
 
-run = load_run("runs/acl")        # or "org/acl-lora": files of peft on the hub, say
-run.settings["labels"]
+run = load_run("runs/acl")
+run = load_run(directory, base="minilm")           # peft's files, with a base model of ours
 """
 
 from os import PathLike
@@ -15,7 +15,7 @@ from jaxft.run.trained_run import FOLDERS, TrainedRun, is_own, read_own
 # What is downloaded of an adapter or a model on the hub; no pickle is.
 WANTED = (
     *("adapter_config.json", "adapter_model.safetensors", "adapter.safetensors"),
-    *("head_config.json", "model_head.safetensors", "config.json", "jaxft.json"),
+    *("head_config.json", "model_head.safetensors", "config.json", "jaxft_run.json"),
     *(f"{folder}/*" for folder in FOLDERS),
     *hub.TOKENIZER_FILES,
     *hub.WEIGHT_FILES,

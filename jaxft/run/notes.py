@@ -1,6 +1,6 @@
-"""jaxft.json: what jaxft knows of a run and other libraries' files have no field for.
+"""jaxft_run.json: what jaxft knows of a run and other libraries' files have no field for.
 
-files[NOTES] = notes_of(settings)                # beside an export's files
+content = notes_of(settings, {})                 # beside an export's files
 notes = read_notes(directory)                    # {} where others wrote the files
 """
 
@@ -12,7 +12,7 @@ from jaxft.errors import check_choice
 from jaxft.peft.interop.fields import Fields
 from jaxft.peft.interop.files import json_file, read_json
 
-NOTES = "jaxft.json"
+NOTES = "jaxft_run.json"
 # Fields of the settings of `jaxft.models.trained`.
 SHARED = (
     *("task", "baseline", "pair", "columns", "label_separator"),
@@ -22,7 +22,7 @@ DIGESTS = "base_sha256"  # of the base model, which is checked again
 
 
 def notes_of(settings: Mapping[str, Any], digests: Mapping[str, str]) -> bytes:
-    """Returns jaxft.json of a run.
+    """Returns jaxft_run.json of a run.
 
     Args:
       settings: of `jaxft.models.trained`.
@@ -33,7 +33,7 @@ def notes_of(settings: Mapping[str, Any], digests: Mapping[str, str]) -> bytes:
 
 
 def read_notes(directory: Path) -> dict[str, Any]:
-    """Returns jaxft.json, what jaxft wrote of the run beside another library's files.
+    """Returns jaxft_run.json, what jaxft wrote of the run beside another library's files.
 
     Raises:
       InputError: a field has another type.

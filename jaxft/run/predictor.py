@@ -22,7 +22,7 @@ from jaxft.training import loop, mesh, objectives
 from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength, eval_program
 from jaxft.training.sharding import param_shardings
-from jaxft.training.state import stored
+from jaxft.training.state import saved_shapes, stored
 from jaxft.training.step import Params
 
 
@@ -128,8 +128,7 @@ class Predictor:
         """Returns `(leaves, frozen)`, the files' checked against the model."""
         model, trained = self.parts.model, self.run.trained
         frozen = stored(model, self.parts.weights, model.shapes)
-        wanted = {path: x for path, x in model.shapes.items() if path not in frozen}
-        wanted |= split(model.shapes, model.labels)[0]
+        wanted = saved_shapes(model, self.parts.weights)
         signatures = [
             {path: trained_files.signature(x) for path, x in leaves.items()}
             for leaves in (trained, wanted)

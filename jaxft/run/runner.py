@@ -197,9 +197,7 @@ def added_frozen(weights: Mapping[str, np.ndarray], frozen: Params) -> Params:
     They are saved with the trained ones: VeRA's matrices, the adapters that a fusion is made of.
     The codes of a quantised kernel are not: they follow from the checkpoint.
     """
-    return {
-        path: x for path, x in frozen.items() if path not in weights and not quantised.is_part(path)
-    }
+    return {p: x for p, x in frozen.items() if p not in weights and not quantised.is_part(p)}
 
 
 def logits_of(

@@ -1,8 +1,8 @@
 """How frozen parameters are stored: all in one dtype, or the kernels of the layers quantised.
 
     shapes = stored_shapes(backbone, shapes, labels)
-    kernels = quantised_kernels(backbone, method, own, labels)     # {} unless they are int8 or nf4
-    shapes, axes = with_parts("nf4", kernels, shapes, axes)        # codes and scales in their place
+    kernels = quantised_kernels(backbone, "lora", shapes, labels)    # {} unless int8 or nf4
+    shapes, axes = with_parts("nf4", kernels, shapes, model.axes)    # codes and scales instead
 
 int8 and nf4 are for the kernels of Dense layers in the encoder's layers, as in bitsandbytes. The
 other frozen matrices, embeddings among them, are then stored in the dtype that they are computed

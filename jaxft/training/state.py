@@ -8,7 +8,7 @@
 The abstract state is what gets compiled, restored into and counted, so all of them are one program.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -199,6 +199,19 @@ def init_params(
     found = {path: put(value, shardings[path]) for path, value in values.items()}
     init_key, _ = run_keys(seed)
     return found | init_fresh(model, paths - set(found), init_key, mesh)
+
+
+def saved_shapes(model: Model, weights: Collection[str]) -> Params:
+    """Returns path -> ShapeDtypeStruct of what a run saves beside its base model.
+
+    That is what is trained, and what the checkpoint lacks; codes and scales are made from it again.
+
+    Args:
+      weights: the paths that the checkpoint has.
+    """
+    shapes = {path: x for path, x in model.shapes.items() if not quantised.is_part(path)}
+    lacking = {path: x for path, x in shapes.items() if path not in weights}
+    return lacking | split(model.shapes, model.labels)[0]
 
 
 def stored(

@@ -95,6 +95,23 @@ def torch_logits(model: Any, directory: Path) -> np.ndarray:
         return model.eval()(**torch_inputs(directory)).logits.float().numpy()
 
 
+def run_snippet(word: str, **names: Path) -> dict[str, Any]:
+    """Runs the block of docs/export.md that has a word; returns its names.
+
+    Args:
+      names: what takes the place of the quoted names in it, with `_` for `-`.
+    """
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    (code,) = (x for x in re.findall(r"^```py\n(.*?)^```", page, re.M | re.S) if word in x)
+    for name, path in names.items():
+        quoted = f'"{name.replace("_", "-")}"'
+        assert quoted in code
+        code = code.replace(quoted, f'"{path}"')
+    found: dict[str, Any] = {}
+    exec(compile(code, word, "exec"), found)
+    return found
+
+
 def leaves_of(run: Any) -> dict[str, bytes]:
     """The trained leaves as bytes, to compare bits."""
     return {path: np.asarray(x).tobytes() for path, x in run.trained.items()}

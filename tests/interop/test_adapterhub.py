@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import TEXTS, leaves_of, torch_logits, write_base, write_own
+from exported import TEXTS, leaves_of, run_snippet, torch_logits, write_base, write_own
 
 import jaxft
 
@@ -25,11 +25,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def adapter_model(directory: Path, base: Path) -> Any:
     """As docs/export.md loads it."""
-    from adapters import AutoAdapterModel
-
-    model = AutoAdapterModel.from_pretrained(base)
-    model.load_adapter(str(directory), set_active=True, use_safetensors=True)
-    return model
+    return run_snippet("AutoAdapterModel", acl_houlsby=directory, roberta_base=base)["model"]
 
 
 @pytest.mark.transformers4

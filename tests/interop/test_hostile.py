@@ -171,7 +171,7 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
         "objective regression with 3 outputs",
     ),
     "notes of another type": (
-        "jaxft.json",
+        "jaxft_run.json",
         lambda c: c.update(max_length="all"),
         "max_length is 'all'",
     ),

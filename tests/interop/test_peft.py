@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import TEXTS, leaves_of, torch_logits, write_base, write_own
+from exported import TEXTS, leaves_of, run_snippet, torch_logits, write_base, write_own
 
 import jaxft
 
@@ -51,14 +51,10 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def peft_model(directory: Path, base: Path) -> Any:
     """As docs/export.md loads it."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    config = AutoConfig.from_pretrained(directory)
-    model = AutoModelForSequenceClassification.from_pretrained(base, config=config)
     with warnings.catch_warnings():
         # peft does not know LayerNorm's width, and needs it for nothing.
         warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
-        return peft.PeftModel.from_pretrained(model, directory)
+        return run_snippet("PeftModel", acl_lora=directory, roberta_base=base)["model"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -16,8 +16,10 @@ from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.quantised import KINDS, dequantised, is_part, parts_of
+from jaxft.peft.method import Site
 from jaxft.peft.methods import METHODS
 from jaxft.planning.accounting import bytes_by_partition, nbytes
+from jaxft.planning.collectives import collectives
 from jaxft.planning.compiled import compiled_bytes
 from jaxft.planning.frozen_gradients import check
 from jaxft.training.mesh import AXES, by_row, put_batch, replicated
@@ -51,7 +53,9 @@ ON_EIGHT_DEVICES = """
 import json, jax
 jax.config.update("jax_disable_most_optimizations", True)
 from tests.training import test_frozen as t
-print(json.dumps(t.on_every_mesh()))
+found = t.on_every_mesh()
+jax.config.update("jax_disable_most_optimizations", False)
+print(json.dumps([found, t.gathered()]))
 """
 MESHES = {
     "int8": ("data=2 fsdp=2 tensor=2",),
@@ -86,7 +90,7 @@ def weights_of(model: Model) -> Weights:
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [*((name, "nf4") for name in METHODS if name != "full"), ("lora", "int8")],
+    [*((name, "nf4") for name in METHODS if name not in ("full", "fusion")), ("lora", "int8")],
 )
 def test_a_method_trains_and_leaves_the_codes_as_they_were(
     method: str, kind: str, config: Config, mesh: Mesh, random_examples: Callable[..., Any]
@@ -183,17 +187,33 @@ def on_every_mesh() -> dict[str, Any]:
     return found
 
 
+def gathered() -> tuple[int, int]:
+    """Returns the bytes that an fsdp step gathers, and those of the frozen parameters."""
+    config = test_mesh.MINILM | {"num_hidden_layers": 1, "vocab_size": 200}
+    model = quantised_model(config, "nf4")
+    mesh = test_mesh.make_mesh(data=1, fsdp=8)
+    program = train_program(model, optax.adam(1e-3), mesh, 8)
+    found = collectives(program.compile(8).as_text())
+    assert {one.kind for one in found} <= {"all-gather", "all-reduce"}
+    frozen = split(model.shapes, model.labels)[1]
+    sent = sum(one.bytes * one.count for one in found if one.kind == "all-gather")
+    return sent, sum(map(nbytes, frozen.values()))
+
+
 def trained_on(sizes: dict[str, int], model: Model) -> dict[str, Any]:
     return test_mesh.train_on(test_mesh.make_mesh(**sizes), model, weights_of(model))
 
 
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does() -> None:
-    for name, found in test_mesh.run_on_eight_devices(ON_EIGHT_DEVICES).items():
+    on_every_mesh, (sent, frozen) = test_mesh.run_on_eight_devices(ON_EIGHT_DEVICES)
+    for name, found in on_every_mesh.items():
         assert found["logits"] < 1e-5, name
         assert found["update"] < 1e-5, name
         counted, added_up = found["arguments"]
         assert counted == added_up, name
+    # Codes are gathered for the forward and for the backward pass, never a kernel.
+    assert 0.5 * frozen < sent < 2.2 * frozen
 
 
 def test_a_device_has_whole_blocks_with_their_scales() -> None:
@@ -304,6 +324,24 @@ def test_what_a_method_computes_from_the_weights_is_from_the_rounded_ones(
     np.testing.assert_array_equal(kernel, dequantised(params, model.quantised)[path])
     assert not np.array_equal(kernel, weights[path])
     np.testing.assert_array_equal(embedding, weights["bert/embeddings/word_embeddings/embedding"])
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_merged_model_is_the_one_on_the_rounded_backbone(
+    method: str, config: Config, mesh: Mesh, random_examples: Callable[..., Any]
+) -> None:
+    model = quantised_model(config, "nf4", method)
+    params = init_params(model, weights_of(model), 0, mesh, model.shapes)
+    batch = make_batch(random_examples(8), np.arange(8), 8, length=16)
+    logits = jax.jit(model.forward)(params, batch, None)
+    own = METHODS[method]
+    options = own.read_options({"rank": 4, "dropout": 0.0})
+    site = Site(model.backbone.family, backbones.parameter_shapes(model.backbone))
+    assert own.merge is not None
+    merged = own.merge(dequantised(params, model.quantised), options, site)
+    plain = quantised_model(config, "float32", "head")
+    assert merged.keys() == plain.shapes.keys()
+    np.testing.assert_allclose(jax.jit(plain.forward)(merged, batch, None), logits, atol=1e-5)
 
 
 def test_full_fine_tuning_has_nothing_to_quantise(config: Config) -> None:

@@ -1,8 +1,8 @@
 """jaxft's methods as AdapterHub has them: one codec a method, in one table.
 
-    config, tensors = CODECS["houlsby"].write(model, hidden_size)
-    method_of(fields)                                   # "houlsby", by the marks of its config
-    options, leaves = CODECS["houlsby"].read(fields, named(tensors, "mine", site), site)
+    config, tensors = CODECS["houlsby"].write(model, 32)          # the hidden size
+    method_of(Fields(path, config))                               # "houlsby", by its marks
+    options, leaves = CODECS["houlsby"].read(Fields(path, config), named(tensors, "x", site), site)
 
 The codecs know tensors without the adapter's name and the encoder's prefix. Fusions are not among
 them: adapters keeps each of the adapters that it fuses in a directory of its own.

@@ -6,8 +6,8 @@
 
 The files are those of adapters 1.3, for `AutoAdapterModel.load_adapter(DIR, use_safetensors=True)`.
 The head is AutoAdapterModel's classification head with two layers on the first token: a Dense, its
-activation, the output. That is RoBERTa's classifier, and BERT's pooler with the classifier; the
-head of BertForSequenceClassification would leave the trained pooler behind.
+activation, the output. That is RoBERTa's classifier, and BERT's pooler with the classifier. The
+head of BertForSequenceClassification lacks the pooler, which was trained.
 """
 
 import re

@@ -1,7 +1,7 @@
 """What a method's codec for peft is, and how it writes and reads the leaves of its modules.
 
-    fields, tensors = codec.write(model)          # of adapter_config.json, and by torch's names
-    options, leaves = codec.read(fields, tensors, site)
+    config, tensors = codec.write(model)          # adapter_config.json, and tensors by peft's names
+    options, leaves = codec.read(Fields(path, config), tensors, site)
 
 Torch's matrices are (out, in), ours (in, out): LoRA's A and B are both transposed.
 """

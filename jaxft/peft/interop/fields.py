@@ -1,9 +1,9 @@
 """Fields of another library's config: read by type, and refused if they would change a result.
 
-fields = Fields(directory / "adapter_config.json", {"r": 8, "bias": "all"})
+fields = Fields(Path("adapter_config.json"), {"r": 8, "bias": "none"})
 fields.whole("r", 8)                                # 8
-fields.only("bias", "none")                         # InputError: bias is 'all'
-fields.check_rest(known={"r", "bias"})              # InputError: of a field that is set
+fields.only("bias", "none")                         # an InputError if it is another
+fields.check_rest(known={"r", "bias"})              # an InputError if another field is set
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
 """Modules by torch's names: which paths they are, and how peft chooses among them.
 
 dense_by_name(site)["bert.encoder.layer.0.attention.self.query"]    # ".../attention/self/query"
-short_names({"bert...0.attention.self.query", ...}, everything)     # ["query"]
-targets_of(site, paths)                          # {"targets": ("query", "value"), "layers": ()}
+short_names({"layer.0.query", "layer.1.query"}, ["layer.0.key"])    # ["query"]
+targets_of(site, ["bert/encoder/layer/1/attention/self/query"])     # of query, in layer 1
 """
 
 import re

@@ -1,7 +1,7 @@
 """jaxft's methods as peft has them: one codec a method, in one table.
 
-fields, tensors = CODECS["vera"].write(model)
-options, leaves = CODECS["vera"].read(fields, tensors, site)
+config, tensors = CODECS["lora"].write(model)
+options, leaves = CODECS["lora"].read(Fields(path, config), tensors, site)
 """
 
 import re

@@ -1,7 +1,7 @@
 """LoRA and DoRA in peft's files.
 
-    fields, tensors = write_lora(model)
-    options, leaves = read_lora(fields, tensors, site)
+    config, tensors = write_lora(model)
+    options, leaves = read_lora(Fields(path, config), tensors, site)
 
 A LoRA that starts at a part of the kernel (PiSSA, OLoRA) is one of twice the rank in peft, with
 A = [A A0] and B = [B; -B0]: the base model's kernels are the published ones there, too.

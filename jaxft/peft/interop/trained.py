@@ -1,8 +1,7 @@
 """A trained model in jaxft's own terms, as the formats take it and give it back.
 
-site = Site(family, shapes)                    # of the backbone, jaxft.peft.method
-Trained(site, "lora", options, params, trained_paths, labels, ...)
-Found("lora", {"rank": 8}, leaves)
+model.method, model.own(), model.trained_backbone()
+found = Found("lora", {"rank": 8}, model.own())
 """
 
 from collections.abc import Mapping
