@@ -97,9 +97,7 @@ def add_optim(config: ConfigDict) -> None:
 
 def add_run(config: ConfigDict) -> None:
     """The run and its devices."""
-    config.init_from = (
-        ""  # a run, an export or files of peft ... whose training goes on; "" for none
-    )
+    config.init_from = ""  # a run, an export or peft's files, to train on from; "" for none
     config.batch_size = 32  # examples a step, over all devices
     config.eval_batch_size = 64  # examples an evaluation step
     config.epochs = 10  # passes over the training split

@@ -175,7 +175,7 @@ def read(site: Site, part: str | Mapping[str, Any]) -> Trained:
     method = settings["method"]
     check_choice(method["name"], PLACES, f"{folder}: method.name")
     parts = (site.family.classifier, site.family.pooler)
-    for path in leaves:
+    for path in sorted(leaves):
         is_head = any(pattern and re.fullmatch(pattern, path) for pattern in parts)
         if path in site.shapes and not is_head:
             raise InputError(f"{folder}: trained {path} as well, which a fusion cannot have")

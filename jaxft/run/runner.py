@@ -195,6 +195,7 @@ def added_frozen(weights: Mapping[str, np.ndarray], frozen: Params) -> Params:
     """Returns the frozen parameters that are the method's, not the checkpoint's.
 
     They are saved with the trained ones: VeRA's matrices, the adapters that a fusion is made of.
+    The codes of a quantised kernel are not: they follow from the checkpoint.
     """
     return {p: x for p, x in frozen.items() if p not in weights and not quantised.is_part(p)}
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_fused_is_refused_by_name(backbone: Backbone, tmp_path: P
         (("pfeiffer", "houlsby"), (), "have their adapters in different places"),
         (("pfeiffer", "top"), (), "have their adapters in different places"),
         (("lora",), (), "unknown value 'lora'; expected one of houlsby, pfeiffer"),
-        (("norms",), (), "/output/LayerNorm/bias as well, which a fusion cannot have"),
+        (("norms",), (), "layer/0/output/LayerNorm/bias as well, which a fusion cannot have"),
         (("pfeiffer",), (0,), "method.layers: a fusion is where its adapters are"),
     ]
     for names, layers, said in cases:
