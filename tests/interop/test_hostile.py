@@ -124,6 +124,11 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "another task": (CONFIG, lambda c: c.update(task_type="CAUSAL_LM"), "expected 'SEQ_CLS'"),
     "no task": (CONFIG, lambda c: c.update(task_type=None), "task_type is None"),
     "another method": (CONFIG, lambda c: c.update(peft_type="OFT"), "peft_type is 'OFT'; expected"),
+    "a revision of the base model": (
+        CONFIG,
+        lambda c: c.update(revision="v2"),
+        "revision is 'v2'; expected None or 'main'",
+    ),
     "biases": (CONFIG, lambda c: c.update(bias="all"), "bias is 'all'; expected 'none'"),
     "fan_in_fan_out": (CONFIG, lambda c: c.update(fan_in_fan_out=True), "fan_in_fan_out is True"),
     "DoRA of a string": (CONFIG, lambda c: c.update(use_dora="yes"), "use_dora is 'yes'"),
