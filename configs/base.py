@@ -55,12 +55,11 @@ def add_method(config: ConfigDict) -> None:
     config.method = ConfigDict()
     # full | head | bitfit | layernorm | lora | dora | vera | ia3 | houlsby | pfeiffer | parallel |
     # compacter | fusion | prefix
-    config.method.name = "lora"
+    config.method.name = "lora"  # one of these
     config.method.rank = 8  # lora, dora: r
     config.method.alpha = 16.0  # lora, dora: the update is scaled by alpha / rank
     config.method.dropout = 0.1  # lora, dora, vera: dropout on the input; fusion: on the scores
-    # lora, dora, vera: also key, dense, all-linear, or path regexes
-    config.method.targets = ("query", "value")
+    config.method.targets = ("query", "value")  # lora, dora, vera: + key, dense, all-linear, regex
     # lora and dora have the next five.
     config.method.rank_stabilized = False  # the scale is alpha / sqrt(rank) (rsLoRA)
     config.method.rank_pattern = ()  # other ranks, e.g. ("value=16",): TARGET=RANK

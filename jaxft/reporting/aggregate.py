@@ -186,9 +186,10 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[RunGroup], list[str]]:
 def settings(results: RunResults) -> dict[str, Any]:
     """The fields of a run's config that determine its group, by their dotted names."""
     fields = flat(results["config"])
-    options = {name for name in fields if name.startswith("method.")}
     read = READ.get(results["method"])
-    unread = set() if read is None else options - {f"method.{name}" for name in read}
+    # Of no plugin's option is it known whether the method reads it.
+    known = set().union(*READ.values())
+    unread = set() if read is None else {f"method.{name}" for name in known - read}
     # Those that an older jaxft did not write; "auto" is the same as what it chose.
     fields |= {name: x for name, x in NEWER.items() if name not in fields}
     fields |= {name: results.get(name, NEWER[name]) for name in ("objective", "metric")}

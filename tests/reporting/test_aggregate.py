@@ -177,6 +177,11 @@ def test_what_a_method_does_not_read_is_no_variant():
     assert len(names([run_of(0, "new"), run_of(1, "new", fields=rank)])) == 2
 
 
+def test_an_older_run_lacks_the_options_of_newer_methods_and_is_in_the_same_group():
+    newer = run_of(1, fields={"method.vera_rank": 64, "method.adapters": [], "method.unfreeze": ""})
+    assert len(names([run_of(0), newer])) == 1
+
+
 def test_directories_are_shown_by_their_last_part():
     def models(*given: str) -> set[str]:
         runs = [run_of(fields={"model.name": name}) for name in given]
