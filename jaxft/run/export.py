@@ -49,6 +49,7 @@ def export(run: TrainedRun, kind: str, output: Path) -> None:
     """
     check_choice(kind, FORMATS, "--format")
     check_output(output)
+    output = Path(os.path.abspath(output))  # of "." too, which has no name
     parts = load_parts(run)
     files = {} if kind == "jaxft" else foreign_files(run, parts, kind)
     scratch = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")

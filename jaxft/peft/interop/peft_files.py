@@ -134,6 +134,7 @@ def read_config(directory: Path) -> PeftConfig:
     name = method_of(fields)
     if fields.text("task_type") != "SEQ_CLS":
         raise fields.wrong("task_type", "'SEQ_CLS', a sequence classifier")
+    fields.only("revision", None, "main")  # the base model is read as it is now
     codec = CODECS[name]
     for field, valid in codec.fixed.items():
         fields.only(field, *valid)
