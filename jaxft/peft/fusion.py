@@ -3,10 +3,8 @@
     python -m jaxft.train --config configs/acl.py:fusion --config.method.adapters=runs/a,runs/b
 
 The adapters, of finished runs over the same base model, are frozen. In each block all of them read
-x; the trained attention of x to what they give, u_1 ... u_N, weighs it:
-
-    sum_n softmax_n((x Q + q) · (u_n K + k)) u_n V
-
+x; the trained attention of x to what they give, u_1 ... u_N, weighs it. The block computes
+`sum_n softmax_n((x Q + q) · (u_n K + k)) u_n V`,
 as adapters' BertFusion computes it: the scores are not scaled, and V starts as the identity. So at
 the start the fusion of one adapter is that adapter, to a millionth of the sum over its outputs.
 """
