@@ -1,0 +1,97 @@
+"""One table of all methods, from finished runs: what each trains, costs and scores, and leaves as.
+
+    python scripts/benchmark/methods.py RUN [RUN ...] --output docs/results/methods.md
+
+A RUN is a run directory or a folder of some. Rows are means and standard deviations (n-1) over the
+seeds. Bytes are those of the plan of one run alone, a training step of its largest length.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxft.io import read_json, replace_text
+from jaxft.peft.interop import adapterhub_codecs, peft_codecs
+from jaxft.peft.methods import METHODS, find
+from jaxft.reporting.added_fields import ADDED
+
+HEAD = (
+    *("method", "trained", "frozen, MiB", "trained, MiB", "optimizer, MiB", "peak, MiB"),
+    *("accuracy", "macro-F1", "seconds", "exports to"),
+)
+Results = dict[str, Any]
+
+
+def found_in(directories: Iterable[Path]) -> list[Results]:
+    """Returns results.json of every finished run in these directories."""
+    files = (path for one in directories for path in sorted(one.rglob("results.json")))
+    return [read_json(path) for path in files if (path.parent / "DONE").exists()]
+
+
+def label_of(results: Results) -> str:
+    """The method, with what the backbone is stored in where it is not float32."""
+    stored = results["config"]["model"].get("frozen_dtype", ADDED["model.frozen_dtype"])
+    return results["method"] + ("" if stored == "float32" else f", {stored}")
+
+
+def exports(method: str) -> str:
+    """The formats that take a method (`python -m jaxft.export`)."""
+    takes = [
+        ("peft", method in peft_codecs.CODECS),
+        ("adapterhub", method in adapterhub_codecs.CODECS),
+        ("transformers", method in ("full", "head", "bitfit", "layernorm") or find(method).merge),
+    ]
+    return ", ".join(name for name, is_taken in takes if is_taken) or "jaxft"
+
+
+def spread(values: Sequence[float]) -> str:
+    """`77.5 ± 0.2` of scores in percent."""
+    percent = [100 * value for value in values]
+    if len(percent) < 2:
+        return f"{percent[0]:.1f}"
+    return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent):.1f}"
+
+
+def row_of(label: str, runs: Sequence[Results]) -> list[str]:
+    """Returns the cells of a method's runs."""
+    plan = runs[0]["memory"]["plan"]
+    parts = [plan["breakdown"][name] for name in ("frozen", "trained", "optimizer")]
+    seconds = [run["timing"]["train_s"] / run["timing"]["seeds_together"] for run in runs]
+    return [
+        label,
+        f"{runs[0]['parameters']['trained']:,}",
+        *(f"{x / 2**20:.1f}" for x in parts),
+        f"{plan['compiled']['peak'] / 2**20:,.0f}",
+        spread([run["test"]["accuracy"] for run in runs]),
+        spread([run["test"]["macro_f1"] for run in runs]),
+        f"{statistics.mean(seconds):.0f}",
+        exports(runs[0]["method"]),
+    ]
+
+
+def table(results: Sequence[Results]) -> str:
+    """Returns the Markdown table, in the order of the methods."""
+    groups: dict[str, list[Results]] = {}
+    for one in sorted(results, key=lambda r: (list(METHODS).index(r["method"]), label_of(r))):
+        groups.setdefault(label_of(one), []).append(one)
+    rows = [row_of(label, runs) for label, runs in groups.items()]
+    ruler = ["---", *["--:"] * (len(HEAD) - 2), "---"]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEAD, ruler, *rows))
+
+
+def main() -> None:
+    """Parses the flags, prints the table and writes it if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories, or folders of some")
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    args = parser.parse_args()
+    found = table(found_in(args.runs))
+    print(found)
+    if args.output:
+        replace_text(args.output, found + "\n")
+
+
+if __name__ == "__main__":
+    main()
