@@ -67,6 +67,14 @@ def test_importing_jaxft_loads_no_jax() -> None:
     assert others <= set(sys.stdlib_module_names)
 
 
+def test_a_command_loads_late_what_it_needs_late() -> None:
+    """Each of these takes from half a second to several."""
+    late = "('matplotlib', 'transformers', 'torch', 'datasets', 'sklearn', 'pandas')"
+    code = f"import sys, jaxft.run.command; print([m for m in {late} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_importing_jaxft_is_quick() -> None:
     """By the processor's time: another process on the same core does not count."""
 

@@ -16,12 +16,23 @@ LABEL_WIDTH = 40
 BASELINE_WIDTH = 60
 # (split, the other split, number of examples of the split: None is the data report's count)
 DEV_OVERLAPS = (("test", "dev", None), ("dev", "train", None))
+# `plot` of results.json -> (file, description) of the figure of the test split.
+FIGURES = {
+    "confusion": ("confusion_test.png", "Confusion matrix of the test split"),
+    "labels": ("labels_test.png", "F1 of each label on the test split"),
+    "scatter": ("scatter_test.png", "Predicted against true numbers of the test split"),
+}
 
 
 def dataset_names(task: str) -> str:
     """`"acl_sup,agnews_fs"` -> `"ACL-ARC and AG News"`."""
     names = [part.strip().removesuffix("_sup").removesuffix("_fs") for part in task.split(",")]
     return " and ".join(title(name) for name in names)
+
+
+def picture_of(results: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Returns the file of a run's figure of the test split, and its description, if it has one."""
+    return FIGURES.get(results.get("plot", "confusion"))
 
 
 def is_sample(results: RunResults) -> bool:

@@ -9,27 +9,16 @@ label. A number: the predicted against the true numbers.
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxft.reporting.facts import picture_of
 from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREY, LABEL_WIDTH, VERMILION, confusion_matrix, save
-from jaxft.reporting.schema import RunResults
 
-# `plot` of results.json -> (file, description).
-FIGURES = {
-    "confusion": ("confusion_test.png", "Confusion matrix of the test split"),
-    "labels": ("labels_test.png", "F1 of each label on the test split"),
-    "scatter": ("scatter_test.png", "Predicted against true numbers of the test split"),
-}
 MOST_BARS = 40  # the most frequent labels; more could not be read
-
-
-def figure_of(results: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Returns the file of a run's figure and its description; None if it has none."""
-    return FIGURES.get(cast(RunResults, results).get("plot", "confusion"))
 
 
 def draw(
@@ -46,7 +35,7 @@ def draw(
       results: the content of results.json.
       targets, predicted: of the test examples, as the objective has them.
     """
-    found = figure_of(results)
+    found = picture_of(results)
     if found is None:
         return
     path = folder / found[0]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from huggingface_hub import EvalResult, ModelCardData
 
 from jaxft.models.hub import MINILM_HUB_ID
-from jaxft.reporting import facts, figures_of_test, tables
+from jaxft.reporting import facts, tables
 from jaxft.reporting.formats import (
     capitalised,
     figure,
@@ -178,7 +178,7 @@ def result_section(results: RunResults) -> str:
     shares = [m.title for m in facts.shown_metrics(results).values() if m.is_share]
     drawn = " and ".join([", ".join(["Loss", *shares[:-1]]), *shares[-1:]])
     parts.append(f"![{drawn} by epoch](plots/learning_curves.png)")
-    figure = figures_of_test.figure_of(results)
+    figure = facts.picture_of(results)
     if figure:
         parts.append(f"![{figure[1]}](plots/{figure[0]})")
     return "\n\n".join(parts)

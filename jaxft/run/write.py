@@ -14,7 +14,7 @@ from jaxft.distributed import processes
 from jaxft.io import replace_text, write_json, write_jsonl
 from jaxft.models import hub
 from jaxft.models import trained as trained_files
-from jaxft.reporting import facts, figures_of_test, hparams, model_card, plots, tables
+from jaxft.reporting import facts, hparams, model_card, tables
 from jaxft.reporting.schema import RunResults
 from jaxft.run import build
 from jaxft.run.scores import predictions
@@ -102,6 +102,9 @@ def write_report(
     Args:
       targets, predicted: of the test split, as the objective has them.
     """
+    # Imported here: it takes half a second, and a command that starts draws nothing yet.
+    from jaxft.reporting import figures_of_test, plots
+
     write_json(workdir / "results.json", results)
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
