@@ -335,6 +335,7 @@ GENERAL: dict[str, Make] = {
     "state": lambda stage: stage.state(),
     "frozen": lambda stage: stage.frozen,
     "trained": lambda stage: stage.state().trained,
+    "leaves": lambda stage: stage.state().trained,
     "forward": lambda stage: stage.model.forward,
     "run_train": lambda stage: stage.programs.train,
     "batch": lambda stage: stage.batch(stage.setup.loop_config.buckets[0]),

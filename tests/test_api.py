@@ -118,7 +118,7 @@ def test_a_field_may_have_the_name_that_other_tools_give_it() -> None:
         ({"epochs": "three"}, "epochs: 'three'; expected int, for example"),
         ({"epochs": 0}, "epochs: 0; expected a whole number above 0"),
         ({"task": "acl_sub"}, "'acl_sub'"),
-        ({"method": "lorra"}, "'lorra'; expected one of full, head, bitfit, lora, "),
+        ({"method": "lorra"}, "'lorra'; expected one of full, head, bitfit, layernorm, lora, "),
         ({"model": "no/such/directory"}, "no/such/directory"),
     ],
 )

@@ -157,8 +157,8 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a base model that is not there": (
         CONFIG,
-        lambda c: c.update(base_model_name_or_path="../../etc"),
-        "model.name: no such directory: ../../etc",
+        lambda c: c.update(base_model_name_or_path="../../nothing"),
+        "model.name: no such directory: ../../nothing",
     ),
     "labels of another number": (
         "config.json",
