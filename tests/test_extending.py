@@ -185,8 +185,8 @@ def test_a_method_a_metric_and_a_task_from_outside(
     assert results["dev"]["balanced_accuracy"] == best
     assert found["plan"][0]["label"] == "magnitude"
     assert found["plan"][0]["parameters"] == results["parameters"]
-    # A and B of query and value in two layers, and a norm for each output.
-    assert results["parameters"]["adapter"] == 2 * 2 * (2 * 32 * 8 + 32)
+    # A norm for each output of query and value in two layers.
+    assert results["parameters"]["adapter"] == 2 * 2 * 32
 
     # What the run directory names is not imported, unless the user names it, too.
     assert "--plugins=magnitude,balanced_accuracy,reviews" in (workdir / "README.md").read_text()
