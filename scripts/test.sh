@@ -15,8 +15,9 @@ check() {
   "$bin/mypy"
   "$bin/lint-imports"
 }
-# Two workers, each with whole files, whose tests share what takes long to make.
-tests=("$bin/python" -m pytest -n 2 --dist loadscope)
+# Two workers, each with whole files, whose tests share what takes long to make; tests/conftest.py
+# puts them in order.
+tests=("$bin/python" -m pytest -n 2 --dist loadscope --no-loadscope-reorder)
 if [ "${1:-}" = --fast ]; then
   shift
   check

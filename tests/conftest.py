@@ -31,10 +31,17 @@ def minilm() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that need transformers 4.57, for scripts/test_transformers4.sh."""
+    """Marks the tests that need transformers 4.57, and puts the files with slow tests first.
+
+    A worker takes a file at a time. With a long one at the end, the other worker would wait for it.
+    """
     for item in items:
         if "flax_transformers" in getattr(item, "fixturenames", ()):
             item.add_marker("transformers4")
+    slow: dict[Path, int] = {}
+    for item in items:
+        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: slow[item.path] == 0)  # stable: otherwise the order stays
 
 
 @pytest.fixture(scope="session")
