@@ -35,6 +35,15 @@ LARGE = {
 }
 ELECTRA_BASE = {**BERT_BASE, "model_type": "electra", "embedding_size": 768}
 XLM_ROBERTA_BASE = {**ROBERTA_BASE, "model_type": "xlm-roberta", "vocab_size": 250002}
+ALBERT_BASE = {
+    **BERT_BASE,
+    "model_type": "albert",
+    "vocab_size": 30000,
+    "embedding_size": 128,
+    "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0,
+    "attention_probs_dropout_prob": 0,
+}
 MODERNBERT_BASE = {
     "model_type": "modernbert",
     "vocab_size": 50368,
@@ -54,9 +63,12 @@ MODERNBERT_BASE = {
 # Each as in the config.json of the hub repository of that name.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": BERT_BASE,
+    "bert-base-cased": {**BERT_BASE, "vocab_size": 28996},
+    "bert-base-multilingual-cased": {**BERT_BASE, "vocab_size": 119547},
     "bert-large-uncased": {**BERT_BASE, **LARGE},
     "roberta-base": ROBERTA_BASE,
     "roberta-large": {**ROBERTA_BASE, **LARGE},
+    "distilroberta-base": {**ROBERTA_BASE, "num_hidden_layers": 6},
     "allenai/scibert_scivocab_uncased": {**BERT_BASE, "vocab_size": 31090},
     "sentence-transformers/all-MiniLM-L6-v2": {
         **BERT_BASE,
@@ -86,15 +98,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "google/electra-base-discriminator": ELECTRA_BASE,
     "google/electra-large-discriminator": {**ELECTRA_BASE, **LARGE, "embedding_size": 1024},
-    "albert-base-v2": {
-        **BERT_BASE,
-        "model_type": "albert",
-        "vocab_size": 30000,
-        "embedding_size": 128,
-        "hidden_act": "gelu_new",
-        "hidden_dropout_prob": 0,
-        "attention_probs_dropout_prob": 0,
-    },
+    "albert-base-v2": ALBERT_BASE,
+    "albert-large-v2": {**ALBERT_BASE, **LARGE},
     "microsoft/mpnet-base": {
         **ROBERTA_BASE,
         "model_type": "mpnet",

@@ -262,6 +262,11 @@ def test_modernbert_reads_what_either_transformers_writes() -> None:
 
 # Millions of parameters, rounded as the papers round them.
 PUBLISHED = {
+    "bert-base-cased": 110,  # Devlin et al. 2019, https://arxiv.org/abs/1810.04805, section 3
+    "bert-large-uncased": 340,
+    "bert-base-multilingual-cased": 177,  # the model card of distilbert-base-multilingual-cased
+    "distilroberta-base": 82,  # its model card
+    "albert-large-v2": 18,  # Lan et al. 2019, https://arxiv.org/abs/1909.11942, table 1
     "xlm-roberta-base": 270,  # Conneau et al. 2020, https://arxiv.org/abs/1911.02116, table 1
     "xlm-roberta-large": 550,
     "camembert-base": 110,  # Martin et al. 2020, https://arxiv.org/abs/1911.03894, section 4.2
@@ -269,7 +274,7 @@ PUBLISHED = {
     "google/electra-small-discriminator": 14,  # Clark et al. 2020, arxiv.org/abs/2003.10555
     "google/electra-base-discriminator": 110,
     "google/electra-large-discriminator": 335,
-    "albert-base-v2": 12,  # Lan et al. 2019, https://arxiv.org/abs/1909.11942, table 1
+    "albert-base-v2": 12,
     "microsoft/mpnet-base": 110,  # Song et al. 2020, https://arxiv.org/abs/2004.09297
     "answerdotai/ModernBERT-base": 149,  # Warner et al. 2024, https://arxiv.org/abs/2412.13663
     "answerdotai/ModernBERT-large": 395,
