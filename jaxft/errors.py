@@ -11,6 +11,10 @@ from collections.abc import Iterable
 class InputError(Exception):
     """Bad input. The message is one line: what is wrong, where, and what is valid."""
 
+    def __init__(self, message: str) -> None:
+        r"""Shows a line break as \n, and so whatever is not printable: names in files may be so."""
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 def nearest(value: object, valid: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""

@@ -20,6 +20,8 @@ from jaxft import train
 from jaxft.api import make_config
 from jaxft.io import read_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "jaxft" / "data" / "samples"
 SMALL: dict[str, Any] = {

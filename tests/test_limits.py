@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxft.__main__ import COMMANDS
+from jaxft.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxft"
@@ -57,6 +58,12 @@ def test_a_command_is_a_short_file_and_no_package_has_its_name(command: str) -> 
 
 def test_no_file_has_the_name_of_a_package_beside_it() -> None:
     assert [f for f in FILES if f.with_suffix("").is_dir() and f.name != "__init__.py"] == []
+
+
+def test_a_message_is_one_line_whatever_is_in_it() -> None:
+    message = str(InputError("config.json: field 'a\nb' has\r\x1b[2J a name with ü"))
+    assert message == r"config.json: field 'a\nb' has\r\x1b[2J a name with ü"
+    assert message.isprintable()
 
 
 def test_importing_jaxft_loads_no_jax() -> None:

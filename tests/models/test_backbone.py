@@ -111,6 +111,7 @@ def test_bfloat16_is_of_the_computation_only(
     np.testing.assert_allclose(logits["bfloat16"], logits["float32"], atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "policy"),
     [("full", "layer"), ("full", "dots"), ("lora", "dots"), ("houlsby", "dots")],

@@ -22,6 +22,8 @@ from jaxft.training.partition import split
 from jaxft.training.programs import train_program
 from jaxft.training.state import Model, build_model, init_fresh, init_params, init_state
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"size": 8, "vera_rank": 8, "prefix_length": 3, "targets": ("query", "dense")}
 METHODS = ("layernorm", "vera", "ia3", "parallel", "compacter", "prefix")
 LENGTHS = (8, 5, 3, 1)

@@ -15,6 +15,8 @@ from jaxft.models import trained as trained_files
 from jaxft.run import build
 from tests.peft.trained_adapters import write_adapter
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "data.source": "sample",
     "data.max_length": 16,

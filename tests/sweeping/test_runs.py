@@ -116,6 +116,7 @@ def test_only_what_python_executes_is_a_version_of_the_code(old: str, new: str, 
     assert (digest([("a.py", SOURCE)]) == digest([("a.py", changed)])) is same
 
 
+@pytest.mark.slow
 def test_a_file_that_training_goes_through_counts_and_a_plot_does_not(tmp_path: Path) -> None:
     shutil.copytree(ROOT, tmp_path / "jaxft", ignore=shutil.ignore_patterns("samples"))
     before = code_version(tmp_path / "jaxft")

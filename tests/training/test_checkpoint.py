@@ -334,6 +334,7 @@ def damaged(sound: Path, run: Path, file: Path, damage: Callable[[Path], None]) 
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_in_any_file_is_harmless_or_the_checkpoint_before_is_taken(
     kind: str, sound: Path, states, tmp_path: Path, capsys: pytest.CaptureFixture[str]

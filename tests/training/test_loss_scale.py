@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxft.models.backbone import Params
 from jaxft.training import loss_scale
@@ -47,6 +48,7 @@ def test_the_scale_doubles_after_enough_good_steps_up_to_the_largest() -> None:
     assert loss_scale.of(inner) is None
 
 
+@pytest.mark.slow
 def test_float16_trains_as_float32_does(make_model: MakeModel, make_batch: Any) -> None:
     found = {}
     for dtype in ("float32", "float16"):

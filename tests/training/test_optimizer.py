@@ -240,6 +240,7 @@ def test_parameters_move_only_at_every_kth_microbatch() -> None:
         assert all(bool(u.any()) == (step % 3 == 2) for u in updates.values())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 9), st.integers(1, 4), st.data())
 def test_every_example_of_an_epoch_counts_alike(

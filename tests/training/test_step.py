@@ -22,6 +22,8 @@ from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import Model, build_model, init_state, run_keys, state_shapes
 from jaxft.training.step import State, eval_step, train_step
 
+pytestmark = pytest.mark.slow
+
 HEAD = ("classifier/", "bert/pooler/")
 # What each method trains beside the head.
 TRAINS: dict[str, Callable[[str], bool]] = {
