@@ -40,6 +40,8 @@ from jaxft.models.backbone import Backbone, Params
 from jaxft.models.mpnet import relative_buckets
 from jaxft.models.names import torch_name
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 # Compiled without LLVM's optimisation, which takes longer than these models do.

@@ -20,6 +20,8 @@ from jaxft.training.partition import split
 from jaxft.training.state import Model, build_model, init_params
 from tests.peft.trained_adapters import write_adapter
 
+pytestmark = pytest.mark.slow
+
 Config = dict[str, Any]
 MakeModel = Callable[..., tuple[Model, Params]]
 MakeBatch = Callable[[Config], dict[str, np.ndarray]]

@@ -14,6 +14,8 @@ from jaxft.models import weights
 from jaxft.models.backbone import Params
 from jaxft.training.state import Model, build_model
 
+pytestmark = pytest.mark.slow
+
 Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
 MakeBatch = Callable[[Config], Batch]

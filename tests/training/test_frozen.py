@@ -37,6 +37,8 @@ from jaxft.training.state import (
 from jaxft.training.step import loss_and_grads
 from tests.training import test_mesh
 
+pytestmark = pytest.mark.slow
+
 Config = dict[str, Any]
 Weights = dict[str, np.ndarray]
 DECODER = {
@@ -204,7 +206,6 @@ def trained_on(sizes: dict[str, int], model: Model) -> dict[str, Any]:
     return test_mesh.train_on(test_mesh.make_mesh(**sizes), model, weights_of(model))
 
 
-@pytest.mark.slow
 def test_eight_devices_compute_what_one_does() -> None:
     on_every_mesh, (sent, frozen) = test_mesh.run_on_eight_devices(ON_EIGHT_DEVICES)
     for name, found in on_every_mesh.items():
