@@ -110,6 +110,14 @@ def torch_inputs(family: str, batch: Batch) -> dict[str, Any]:
     return inputs
 
 
+def torch_logits(model: Any, batch: Batch, family: str = "bert") -> np.ndarray:
+    """torch's logits of a batch, float32; a BERT and its like take token types."""
+    import torch
+
+    with torch.no_grad():
+        return model(**torch_inputs(family, batch)).logits.float().numpy()
+
+
 def torch_model(auto_class: Any, config: Config) -> Any:
     """A random torch model for three labels in which no leaf is zero or one throughout."""
     import torch

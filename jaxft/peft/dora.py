@@ -21,7 +21,7 @@ from jaxft.models.backbone import Params
 from jaxft.models.family import Axes
 from jaxft.peft import lora
 from jaxft.peft.inject import Call, Insertion
-from jaxft.peft.lora import LoRA, LoraOptions, ranks_and_scales, update_of
+from jaxft.peft.lora import LoRA, LoraOptions, grouped, ranks_and_scales, update_of
 from jaxft.peft.method import Applied, Method, Site
 from jaxft.peft.starts import INITS
 
@@ -91,14 +91,8 @@ def apply(site: Site, options: DoraOptions) -> Applied:
         )
     found = ranks_and_scales(site, options)
     insertions = tuple(
-        around(
-            {dense for dense, values in found.items() if values == (rank, scale)},
-            rank=rank,
-            scale=scale,
-            dropout=options.dropout,
-            init=options.lora_init,
-        )
-        for rank, scale in sorted(set(found.values()))
+        around(paths, rank=rank, scale=scale, dropout=options.dropout, init=options.lora_init)
+        for (rank, scale), paths in grouped(found).items()
     )
     rules = ((r".*/lora/m", "adapter:no_decay"), *lora.rules(options))
     return Applied(rules, insertions, axes, init_norms)

@@ -32,8 +32,6 @@ from jaxft.peft.inject import Call, Insertion
 from jaxft.peft.method import FROZEN, Applied, Method, Options, Site, check_positive
 from jaxft.peft.starts import FROM_WEIGHTS, INITS, start_of
 
-HAS_START = tuple(FROM_WEIGHTS)  # inits that keep A and B as they started
-
 
 @dataclass(frozen=True)
 class LoraOptions(Options):
@@ -166,10 +164,10 @@ def update_of(params: Mapping[str, Any], dense: str) -> Any:
 def apply(site: Site, options: LoraOptions) -> Applied:
     """Inserts a LoRA beside the Dense layers that the targets name."""
     found = ranks_and_scales(site, options)
-    has_start = options.lora_init in HAS_START
+    has_start = options.lora_init in FROM_WEIGHTS
     insertions = tuple(
         beside(
-            {dense for dense, values in found.items() if values == (rank, scale)},
+            paths,
             rank=rank,
             scale=scale,
             dropout=options.dropout,
@@ -177,7 +175,7 @@ def apply(site: Site, options: LoraOptions) -> Applied:
             init="kaiming" if has_start else options.lora_init,
             has_start=has_start,
         )
-        for rank, scale in sorted(set(found.values()))
+        for (rank, scale), paths in grouped(found).items()
     )
     init = start_of(options.lora_init, found) if has_start else Applied.init
     return Applied(rules(options), insertions, axes, init)
@@ -213,6 +211,14 @@ def ranks_and_scales(site: Site, options: LoraOptions) -> dict[str, tuple[int, f
             check_rank(rank, site.shapes[f"{dense}/kernel"].shape, options.lora_init)
         found[dense] = (rank, alpha / (math.sqrt(rank) if options.rank_stabilized else rank))
     return found
+
+
+def grouped(found: Mapping[str, tuple[int, float]]) -> dict[tuple[int, float], set[str]]:
+    """Returns `(rank, scale)` -> the module paths that have both: one insertion serves them."""
+    return {
+        values: {path for path, own in found.items() if own == values}
+        for values in sorted(set(found.values()))
+    }
 
 
 def by_pattern(

@@ -25,6 +25,9 @@ from jaxft.training.sharding import param_shardings
 from jaxft.training.state import saved_shapes, stored
 from jaxft.training.step import Params
 
+# What a base model's digests are of; a fusion's run has those of its adapters, too.
+BASE_FILES = {"weights", "config", "tokenizer"}
+
 
 class Predictor:
     """A trained model.
@@ -145,6 +148,9 @@ class Predictor:
 
     def base_digests(self) -> dict[str, str]:
         """Returns the sha256 of the base model's weights, config and tokenizer."""
+        known = self.run.settings.get("base_model", {}).get("sha256", {})
+        if known.keys() >= BASE_FILES:  # `load_parts` has compared them with the files
+            return {name: known[name] for name in BASE_FILES}
         return build.model_digests(self.parts.directory)
 
 

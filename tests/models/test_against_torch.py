@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import torch_logits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,16 +69,6 @@ def random_batch(config: Config, seed: int, rows: int, length: int) -> dict[str,
     ids = np.where(mask, rng.integers(4, config["vocab_size"], mask.shape), config["pad_token_id"])
     types = rng.integers(0, config["type_vocab_size"], mask.shape) * mask
     return {"ids": ids.astype(np.int32), "mask": mask, "types": types.astype(np.int32)}
-
-
-def torch_logits(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
-    with torch.no_grad():
-        found = model(
-            input_ids=torch.tensor(batch["ids"]).long(),
-            attention_mask=torch.tensor(batch["mask"]),
-            token_type_ids=torch.tensor(batch["types"]).long(),
-        )
-    return found.logits.float().numpy()
 
 
 def read(model: Any, config: Config) -> tuple[backbones.Backbone, Params]:

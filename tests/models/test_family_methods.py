@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mesh_gradients
 import numpy as np
 import optax
 import pytest
 from families import FAMILIES, batch_of, tiny, torch_model
+from mesh_gradients import first_gradients
 
 import jaxft
 from jaxft.data.tasks import load as load_task
@@ -22,10 +24,9 @@ from jaxft.models.backbone import Backbone, Params
 from jaxft.peft.methods import COMMON
 from jaxft.planning import targets
 from jaxft.planning.planner import Job, plan
-from jaxft.training.mesh import by_row, fetch, make_mesh, put_batch
+from jaxft.training.mesh import make_mesh
 from jaxft.training.partition import split
-from jaxft.training.programs import train_program
-from jaxft.training.state import Model, build_model, init_fresh, init_state
+from jaxft.training.state import Model, build_model, init_fresh
 from jaxft.training.step import State, train_step
 
 pytestmark = pytest.mark.slow
@@ -219,27 +220,13 @@ print(json.dumps({family: t.furthest(family) for family in t.FAMILIES}))
 """
 
 
-def first_gradients(family: str, **sizes: int) -> Params:
-    """The gradients of one step of full fine-tuning on a mesh; its layers are of every kind."""
+def furthest(family: str) -> float:
+    """How far a mesh's gradients in full are from one device's; the layers are of every kind."""
     layers = 2 if family == "modernbert" else 1
     config = tiny(family, num_hidden_layers=layers, attention_probs_dropout_prob=0.1)
     model = build_model(backbones.from_config(config, num_labels=3), [], "full", {})
-    mesh = make_mesh(**sizes)
-    # Its momentum after a step is the gradient itself.
-    optimizer = optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9))
-    state, frozen = init_state(model, optimizer, weights_of(family), 0, mesh)
-    program = train_program(model, optimizer, mesh, len(LENGTHS))
-    batch = put_batch(by_row(mesh), batch_for(family))
-    state, _ = program(state, frozen, batch, jax.random.key(0))
-    return {path: fetch(x) for path, x in state.opt_state[0].trace.items()}
-
-
-def furthest(family: str) -> float:
-    """How far a mesh's gradients are from one device's, relative to the largest."""
-    alone = first_gradients(family, data=1, fsdp=1, tensor=1)
-    there = first_gradients(family, data=2, fsdp=2, tensor=2)
-    largest = max(np.abs(x).max() for x in alone.values())
-    return float(max(np.abs(there[path] - x).max() for path, x in alone.items()) / largest)
+    weights, batch = weights_of(family), batch_for(family)
+    return mesh_gradients.furthest(partial(first_gradients, model, weights, batch))
 
 
 def test_eight_devices_compute_what_one_does() -> None:

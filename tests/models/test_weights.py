@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import torch_logits
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import load_file, save_file
 from transformers import (
@@ -83,12 +84,7 @@ def assert_same_logits(model: Any, directory: Path, batch: Batch) -> None:
     """Compares torch's logits with those of the checkpoint read here, in float32."""
     backbone, params, fresh = read(directory)
     assert not fresh
-    with torch.no_grad():
-        expected_BxC = model(
-            input_ids=torch.tensor(batch["ids"]).long(),
-            attention_mask=torch.tensor(batch["mask"]),
-            token_type_ids=torch.tensor(batch["types"]).long(),
-        ).logits.numpy()
+    expected_BxC = torch_logits(model, batch)
     logits_BxC = backbones.forward(backbone, backbone.module, params, batch, None)
     assert expected_BxC.std() > 0.01
     np.testing.assert_allclose(logits_BxC, expected_BxC, atol=1e-4, rtol=0)

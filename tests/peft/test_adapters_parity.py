@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import torch_logits
 
 from jaxft.models import backbone as backbones
 from jaxft.models import weights
@@ -153,12 +154,7 @@ def test_logits_are_those_of_the_adapters_library(
         add_theirs(theirs, method)
         fill(theirs, method, leaves)
     theirs.eval()
-    with torch.no_grad():
-        expected = theirs(
-            input_ids=torch.tensor(batch["ids"]),
-            attention_mask=torch.tensor(batch["mask"]),
-            token_type_ids=torch.tensor(batch["types"]),
-        ).logits.numpy()
+    expected = torch_logits(theirs, batch)
     np.testing.assert_allclose(logits_BxC, expected, atol=1e-4, rtol=0)
     plain_BxC = backbones.forward(backbone, backbone.module, params, batch, None)
     assert np.abs(expected - plain_BxC).max() > 0.01

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import torch_logits
 
 from jaxft.models import backbone as backbones
 from jaxft.models import weights
@@ -113,12 +114,7 @@ def test_logits_are_those_of_the_adapters_library(
     for path, x in inserted.items():
         slots.pop(name_in_adapters(path)).data = torch.tensor(x.T)
     assert not slots
-    with torch.no_grad():
-        expected = theirs(
-            input_ids=torch.tensor(batch["ids"]),
-            attention_mask=torch.tensor(batch["mask"]),
-            token_type_ids=torch.tensor(batch["types"]),
-        ).logits.numpy()
+    expected = torch_logits(theirs, batch)
     np.testing.assert_allclose(logits_BxC, expected, atol=1e-4, rtol=0)
     plain_BxC = backbones.forward(backbone, backbone.module, params, batch, None)
     assert np.abs(expected - plain_BxC).max() > 0.01

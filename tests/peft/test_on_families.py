@@ -2,25 +2,25 @@
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mesh_gradients
 import numpy as np
-import optax
 import pytest
 from families import batch_of, tiny
+from mesh_gradients import first_gradients
 from tiny import random_params
 
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models.attention import Tokens, attend
 from jaxft.models.backbone import Backbone, Params
-from jaxft.training.mesh import by_row, fetch, make_mesh, put_batch
+from jaxft.training.mesh import make_mesh
 from jaxft.training.partition import split
-from jaxft.training.programs import train_program
-from jaxft.training.state import Model, build_model, init_fresh, init_params, init_state
+from jaxft.training.state import Model, build_model, init_fresh, init_params
 
 pytestmark = pytest.mark.slow
 
@@ -166,26 +166,13 @@ print(json.dumps({method: t.furthest(method) for method in t.ON_MESHES}))
 ON_MESHES = ("vera", "compacter", "prefix")
 
 
-def first_gradients(method: str, **sizes: int) -> Params:
-    """The gradients of one step on a mesh, of a model that is no longer at its start."""
+def furthest(method: str) -> float:
+    """How far a mesh's gradients are from one device's; the model is no longer at its start."""
     backbone = backbones.from_config(tiny("distilbert", num_hidden_layers=1), num_labels=3)
     model = build_model(backbone, [], method, {**OPTIONS, "dropout": 0.0})
     weights = {p: np.asarray(x) for p, x in moved(model, started(model, "distilbert")).items()}
-    mesh = make_mesh(**sizes)
-    optimizer = optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9))
-    state, frozen = init_state(model, optimizer, weights, 0, mesh)
-    program = train_program(model, optimizer, mesh, len(LENGTHS))
-    batch = put_batch(by_row(mesh), batch_for("distilbert"))
-    state, _ = program(state, frozen, batch, jax.random.key(0))
-    return {path: fetch(x) for path, x in state.opt_state[0].trace.items()}
-
-
-def furthest(method: str) -> float:
-    """How far a mesh's gradients are from one device's, relative to the largest."""
-    alone = first_gradients(method, data=1, fsdp=1, tensor=1)
-    there = first_gradients(method, data=2, fsdp=2, tensor=2)
-    largest = max(np.abs(x).max() for x in alone.values())
-    return float(max(np.abs(there[path] - x).max() for path, x in alone.items()) / largest)
+    batch = batch_for("distilbert")
+    return mesh_gradients.furthest(partial(first_gradients, model, weights, batch))
 
 
 def test_eight_devices_compute_what_one_does() -> None:

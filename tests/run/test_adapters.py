@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
 import jaxft
 from jaxft.run import mixed
@@ -15,25 +14,12 @@ pytestmark = pytest.mark.slow  # trains four tiny models
 
 ACL = ["We use the parser of Collins (1999).", "In future work we will see.", "It is " * 9]
 PAIRS = [("food", "The food was great."), ("service", "Slow service, good food.")]
-BASE_CONFIG: dict[str, Any] = {
-    "model_type": "bert",
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
-}
 SHORT = {"source": "sample", "epochs": 1, "max_length": 32, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """LoRA on two tasks with other labels, adapters on one of them, and a fully trained model."""
-    checkpoint = tmp_path_factory.mktemp("base")
-    tiny.write_checkpoint(checkpoint, BASE_CONFIG)
     wanted = {
         "acl": ("acl_sup", "lora", {"rank": 4}),
         "restaurant": ("restaurant_sup", "lora", {"rank": 4}),
@@ -42,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     return {
         name: jaxft.finetune(
-            *(task, str(checkpoint), method),
+            *(task, str(tiny_checkpoint), method),
             workdir=tmp_path_factory.mktemp(name) / "run",
             **SHORT,
             **options,
