@@ -19,6 +19,7 @@ import jaxft
 from jaxft import train
 from jaxft.api import make_config
 from jaxft.io import read_json
+from jaxft.sweeping.local import count_accelerators
 
 pytestmark = pytest.mark.slow
 
@@ -293,11 +294,15 @@ def test_compare_reports_on_the_runs_in_a_folder(run: jaxft.Run, tmp_path: Path)
 
 
 def test_a_grid_runs_once_and_its_rows_are_the_means_over_seeds(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The runs see a variable that was set after this process had its fork server."""
+    count_accelerators()
+    monkeypatch.setenv("JAXFT_DATA", str(SAMPLE))
     axes = (["acl_fs"], [str(tiny_checkpoint)], ["head"])
+    fields = {**SMALL, "source": "local", "seeds": (0, 1), "few_shot": 8}
     with printed_nothing():
-        outcome = jaxft.run_grid(*axes, seeds=(0, 1), workdir=tmp_path, few_shot=8, **SMALL)
+        outcome = jaxft.run_grid(*axes, workdir=tmp_path, **fields)
     assert not outcome.failures
     (row,) = outcome.rows
     accuracies = [
@@ -308,7 +313,7 @@ def test_a_grid_runs_once_and_its_rows_are_the_means_over_seeds(
     assert "head" in outcome.table()
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/DONE")}
     assert len(done) == 2
-    again = jaxft.run_grid(*axes, seeds=(0, 1), workdir=tmp_path, few_shot=8, **SMALL)
+    again = jaxft.run_grid(*axes, workdir=tmp_path, **fields)
     assert again.rows == outcome.rows
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/DONE")} == done
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -32,7 +32,7 @@ import psutil
 from jaxft.errors import InputError
 from jaxft.planning.plan_cache import main_hidden
 from jaxft.sweeping.runs import Bundle, is_locked, record_failures
-from jaxft.sweeping.worker import Share, run_bundle
+from jaxft.sweeping.worker import Share, run_bundle, take
 
 CONTEXT = multiprocessing.get_context("forkserver")
 MEMORY_SHARE = 0.9  # of an accelerator, for all processes on it together
@@ -69,9 +69,12 @@ class LocalWorkers:
         self._stopping = False
         CONTEXT.set_forkserver_preload(["jaxft.sweeping.preload"])
         # The runs of different seeds compile the same programs.
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((workdir / "xla").resolve()))
+        cache = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "xla").resolve())}
         found = count_accelerators()
-        self._slots = [Slot(share) for share in shares(number or found.count or 1, found, cores())]
+        self._slots = [
+            Slot(replace(share, environment=cache | dict(os.environ) | share.environment))
+            for share in shares(number or found.count or 1, found, cores())
+        ]
         self.description = f"{len(self._slots)} at a time on the {found.platform}"
 
     def __enter__(self) -> "LocalWorkers":
@@ -150,7 +153,7 @@ def count_accelerators() -> Accelerators:
     for _ in range(3):
         try:
             with main_hidden(), ProcessPoolExecutor(1, CONTEXT) as pool:
-                return pool.submit(ask_jax).result()
+                return pool.submit(ask_jax, dict(os.environ)).result()
         except (BrokenProcessPool, EOFError, ConnectionError):
             reason = "the device probe was killed"
             time.sleep(1.0)  # a new server starts only when the old one has ended
@@ -159,8 +162,9 @@ def count_accelerators() -> Accelerators:
     raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})")
 
 
-def ask_jax() -> Accelerators:
-    """Counts the accelerators of this process."""
+def ask_jax(environment: dict[str, str]) -> Accelerators:
+    """Counts the accelerators that a process with these variables sees."""
+    take(environment)
     platform = jax.default_backend()
     # A chip of TPU v2 to v4 may be two devices, and one process must have both.
     places = {getattr(device, "coords", device.id) for device in jax.local_devices()}

@@ -17,6 +17,7 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import psutil
 
 from jaxft import cli
@@ -30,7 +31,9 @@ class Share:
     """The part of the machine that a process may use.
 
     Attributes:
-      environment: variables that limit the accelerators it sees.
+      environment: all its variables, among them those that limit the accelerators it sees; empty
+        to keep those it has. A fork server's children have the variables of the server, which are
+        as old as the first sweep of a notebook.
       cores: the cores to run on; empty for all.
     """
 
@@ -55,7 +58,8 @@ def train_command(bundle: Bundle, workdir: Path) -> list[str]:
 def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
     """Runs runs that share a process and ends it with their exit code."""
     begin(log_of(workdir, bundle))
-    os.environ.update(share.environment)
+    if share.environment:
+        take(share.environment)
     if share.cores and hasattr(psutil.Process, "cpu_affinity"):
         psutil.Process().cpu_affinity(list(share.cores))
     argv = train_command(bundle, workdir)
@@ -66,6 +70,14 @@ def run_bundle(bundle: Bundle, workdir: Path, share: Share) -> None:
         for run in bundle:
             failed_file(workdir, run.name).unlink(missing_ok=True)
         sys.exit(train(argv))
+
+
+def take(environment: dict[str, str]) -> None:
+    """Gives this process these variables and no others."""
+    os.environ.clear()
+    os.environ.update(environment)
+    # JAX has read its variables: the fork server imported it.
+    jax.config.update("jax_compilation_cache_dir", environment.get("JAX_COMPILATION_CACHE_DIR"))
 
 
 def train(argv: list[str]) -> int:
