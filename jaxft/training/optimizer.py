@@ -70,7 +70,10 @@ def make_optimizer(
         None: there is no such end.
       scales_loss: whether to scale the loss (`jaxft.training.loss_scale`), as float16 needs.
     """
-    transforms = {label: adamw(label, schedule, weight_decay) for label in set(labels.values())}
+    # Sorted: the order of a set differs between processes, and with it the program, which a
+    # compilation cache would then hold anew for each process.
+    names = sorted(set(labels.values()))
+    transforms = {label: adamw(label, schedule, weight_decay) for label in names}
     optimizer: optax.GradientTransformation = optax.multi_transform(
         # A function, so that the same optimizer also takes only the trained leaves.
         transforms,
