@@ -17,7 +17,7 @@ from jaxft.planning import frozen_gradients, plan_cache
 from jaxft.planning.compiled import compiled_bytes, flops
 from jaxft.planning.planner import Job
 from jaxft.reporting.formats import human_bytes
-from jaxft.run import build
+from jaxft.run import build, process
 from jaxft.run.setup import Setup
 from jaxft.run.trials import rates_differ
 from jaxft.training import loop
@@ -71,6 +71,7 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     one = programs(setup, 1)[0].shapes(longest)
     model, losses = setup.parts.model, setup.losses
     frozen_gradients.check(run_train.largest(), model, one, runs, losses)
+    process.give_back()
     return Programs(run_train, run_eval, alone)
 
 
