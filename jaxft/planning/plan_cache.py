@@ -141,8 +141,7 @@ def planned(job: Job, program: CompiledByLength | None = None) -> Row:
 @contextmanager
 def without_kept_programs() -> Iterator[None]:
     """Compiles anew what JAX's compilation cache holds."""
-    # jax.config's attributes are made at run time, and the type checker does not see them.
-    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]  # made at run time
     try:
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()  # JAX looks at the setting once

@@ -68,8 +68,7 @@ def keep_programs() -> Path | None:
     A second run of the same shapes then compiles nothing. Programs for the CPU are machine code
     for this one, so machines that share a home directory have directories of their own.
     """
-    # jax.config's attributes are made at run time, and the type checker does not see them.
-    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # made at run time
     if not is_wanted() or chosen is not None:
         return None
     directory = cache_dir() / "xla" / hashlib.sha256(processor().encode()).hexdigest()[:12]
