@@ -10,7 +10,8 @@ import pytest
 import jaxft
 from jaxft.run import mixed
 
-pytestmark = pytest.mark.slow  # trains four tiny models
+# Trains four tiny models.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 ACL = ["We use the parser of Collins (1999).", "In future work we will see.", "It is " * 9]
 PAIRS = [("food", "The food was great."), ("service", "Slow service, good food.")]

@@ -42,7 +42,8 @@ print(json.dumps([str(directory), plan_cache.planned(job)["breakdown"]]))
 
 
 def output_of(code: str, **variables: str) -> str:
-    environment = {name: x for name, x in os.environ.items() if not name.startswith("JAX_COMPIL")}
+    chosen = ("JAX_COMPILATION_CACHE_DIR", "JAXFT_KEEP")
+    environment = {name: x for name, x in os.environ.items() if name not in chosen}
     return subprocess.check_output(
         [sys.executable, "-c", code], env=environment | variables, text=True
     )
