@@ -62,6 +62,7 @@ def test_pages_that_are_freed_are_not_mapped_again() -> None:
         assert int(faults) > 20_000
 
 
+@pytest.mark.slow
 def test_a_plan_is_whole_though_its_program_was_compiled_before(tmp_path: Path) -> None:
     directory, first = json.loads(output_of(PLAN, JAXFT_CACHE=str(tmp_path)))
     assert list(Path(directory).glob("jit_train_step-*"))
