@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxft
-from jaxft.run import mixed
+from jaxft.training import feed
 
 # Trains four tiny models.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
@@ -65,13 +65,13 @@ def test_a_mixed_batch_predicts_as_each_alone(
     classifier: jaxft.Classifier, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[int]] = []
-    step = mixed.loop.make_batch
+    fill = feed.fill
 
     def seen(data: Any, indices: Any, *others: Any) -> Any:
         batches.append(data.labels[indices].tolist())
-        return step(data, indices, *others)
+        return fill(data, indices, *others)
 
-    monkeypatch.setattr(mixed.loop, "make_batch", seen)
+    monkeypatch.setattr(feed, "fill", seen)
     texts = [ACL[0], PAIRS[0], ACL[1], PAIRS[1], ACL[2], ACL[0]]
     names = ["default", "restaurant", "default", "restaurant", "default", "houlsby"]
     found = classifier.predict(texts, adapters=names)
