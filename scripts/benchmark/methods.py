@@ -77,7 +77,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run directories, or folders of some")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args()
-    found = table(found_in(args.runs))
+    results = found_in(args.runs)
+    tasks = {one["task"] for one in results}
+    if len(tasks) != 1:
+        parser.error(f"expected runs of one task, found {', '.join(sorted(tasks)) or 'no run'}")
+    found = table(results)
     print(found)
     if args.output:
         replace_text(args.output, found + "\n")
