@@ -61,6 +61,8 @@ class Backbone:
       heads: attention heads of a layer.
       frozen_dtype: as `from_config` takes it.
       compute: how the module computes.
+      keep_frozen: whether the layers below the lowest trained one are computed once
+        (`jaxft.models.kept`).
     """
 
     family: Family
@@ -72,6 +74,7 @@ class Backbone:
     heads: int
     frozen_dtype: str
     compute: Compute
+    keep_frozen: bool = False
 
     @property
     def scans(self) -> bool:
@@ -141,6 +144,7 @@ def from_config(
     attention_dropout: float = -1.0,
     scan: str = "off",
     implementation: str = "jaxft",
+    keep_frozen: bool = False,
 ) -> Backbone:
     """Returns the classifier that a config describes.
 
@@ -157,6 +161,8 @@ def from_config(
       scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
         auto, which is from 12 layers on.
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
+      keep_frozen: whether the layers below the lowest trained one are computed once
+        (`jaxft.models.kept`); they are then not looped over.
     """
     check_choice(dtype, DTYPES, "model.dtype")
     check_choice(frozen_dtype, FROZEN_DTYPES, "model.frozen_dtype")
@@ -167,7 +173,10 @@ def from_config(
     if attention_dropout >= 0:
         own = replace(own, attention_probs_dropout_prob=attention_dropout)
         config = {**config, "attention_probs_dropout_prob": attention_dropout}
-    compute = Compute(DTYPES[dtype], attention, remat, check_choice(scan, SCANS, "model.scan"))
+    check_choice(scan, SCANS, "model.scan")
+    if keep_frozen:
+        check_keeps(family, scan, implementation)
+    compute = Compute(DTYPES[dtype], attention, remat, "off" if keep_frozen else scan)
     check_attention(family, own, compute)
     if scan == "on" and family.shares_layers:
         raise InputError(
@@ -188,7 +197,21 @@ def from_config(
         heads=own.num_attention_heads,
         frozen_dtype=frozen_dtype,
         compute=compute,
+        keep_frozen=keep_frozen,
     )
+
+
+def check_keeps(family: Family, scan: str, implementation: str) -> None:
+    """Raises InputError if the outputs of a model's lowest layers cannot be kept."""
+    why = ""
+    if family.shares_layers:
+        why = f"the layers of {family.name} share their parameters"
+    elif implementation == "transformers":
+        why = "it needs model.implementation=jaxft"
+    elif scan == "on":
+        why = "model.scan=on loops over all layers; use auto or off"
+    if why:
+        raise InputError(f"model.keep_frozen: {why}, or use model.keep_frozen=False")
 
 
 def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> None:

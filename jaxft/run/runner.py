@@ -28,6 +28,7 @@ from jaxft.reporting import tables
 from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
+from jaxft.run.keep import keep
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
 from jaxft.run.setup import Setup, set_up
@@ -73,6 +74,7 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         model, weights = setup.parts.model, setup.parts.weights
         frozen_paths = split(model.shapes, model.labels)[1]
         frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
+        setup, frozen = keep(setup, frozen)
         for group in groups:
             train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
     return 0

@@ -66,7 +66,8 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "label_separator": setup.config.data.label_separator,
         "method": {**config["method"], **setup.parts.model.applied.settled},
         "plugins": config["plugins"],
-        "base_model": {**config["model"], "sha256": env["model_sha256"]},
+        # Prediction computes new texts, so no layer's outputs are kept.
+        "base_model": {**config["model"], "keep_frozen": False, "sha256": env["model_sha256"]},
         "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,
         "eval_batch_size": setup.loop_config.eval_batch_size,
