@@ -37,7 +37,8 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> jaxft.Run
 
 
 def losses_of(workdir: Path) -> np.ndarray:
-    return np.array([row["train"]["loss"] for row in read_log(workdir / "metrics.jsonl") if "train" in row])
+    rows = read_log(workdir / "metrics.jsonl")
+    return np.array([row["train"]["loss"] for row in rows if "train" in row])
 
 
 def probabilities_of(workdir: Path) -> list[list[float]]:

@@ -161,23 +161,19 @@ def from_config(
       scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
         auto, which is from 12 layers on.
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
-      keep_frozen: whether the layers below the lowest trained one are computed once
-        (`jaxft.models.kept`); they are then not looped over.
+      keep_frozen: whether layers below the lowest trained one are computed once, without a loop.
     """
-    check_choice(dtype, DTYPES, "model.dtype")
-    check_choice(frozen_dtype, FROZEN_DTYPES, "model.frozen_dtype")
-    check_choice(remat, POLICIES, "model.remat")
     check_choice(implementation, IMPLEMENTATIONS, "model.implementation")
     family = find(config.get("model_type"))
     own = family.read_config(config, num_labels)
     if attention_dropout >= 0:
         own = replace(own, attention_probs_dropout_prob=attention_dropout)
         config = {**config, "attention_probs_dropout_prob": attention_dropout}
-    check_choice(scan, SCANS, "model.scan")
+    compute = make_compute(dtype, attention, remat, scan)
+    check_attention(family, own, compute)
     if keep_frozen:
         check_keeps(family, scan, implementation)
-    compute = Compute(DTYPES[dtype], attention, remat, "off" if keep_frozen else scan)
-    check_attention(family, own, compute)
+        compute = replace(compute, scan="off")
     if scan == "on" and family.shares_layers:
         raise InputError(
             f"model.scan: 'on' stacks the parameters of layers, and those of {family.name} share "
@@ -195,9 +191,19 @@ def from_config(
         max_length=own.max_position_embeddings - family.unused_positions(own),
         dtype=compute.dtype,
         heads=own.num_attention_heads,
-        frozen_dtype=frozen_dtype,
+        frozen_dtype=check_choice(frozen_dtype, FROZEN_DTYPES, "model.frozen_dtype"),
         compute=compute,
         keep_frozen=keep_frozen,
+    )
+
+
+def make_compute(dtype: str, attention: str, remat: str, scan: str) -> Compute:
+    """Returns how a module computes, each setting one of its choices."""
+    return Compute(
+        DTYPES[check_choice(dtype, DTYPES, "model.dtype")],
+        attention,
+        check_choice(remat, POLICIES, "model.remat"),
+        check_choice(scan, SCANS, "model.scan"),
     )
 
 
