@@ -158,8 +158,7 @@ def from_config(
         layers are (`jaxft.training.frozen`). Trained ones are float32.
       attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
       attention_dropout: rate on the attention weights; -1 is the config's.
-      scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
-        auto, which is from 12 layers on.
+      scan: off, on or auto (from 12 layers): a loop over equal layers (`jaxft.models.scan`).
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
       keep_frozen: whether layers below the lowest trained one are computed once, without a loop.
     """
