@@ -1,0 +1,44 @@
+"""The long trials of docs/reliability.md: real processes, real signals, real full disks.
+
+    python scripts/soak [TRIAL ...] [--times N] [--output docs/results/reliability] [--work DIR]
+
+Each trial writes the record of every repetition as JSON when it is made, and continues at the count
+that it had. Without a name all trials run, which takes hours. --times is for a short version; the
+long one is each trial's own.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
+
+from soak import files, kills  # noqa: E402 the paths come first
+from soak.bench import Bench  # noqa: E402
+from soak.trial import repeat  # noqa: E402
+
+TRIALS = {trial.name: trial for trial in [*kills.TRIALS, *files.TRIALS]}
+
+
+def main() -> int:
+    """Runs the trials that are named; returns 1 if something was not as promised."""
+    parser = argparse.ArgumentParser("soak", description=__doc__)
+    parser.add_argument("trials", nargs="*", choices=[[], *TRIALS], metavar="TRIAL")
+    parser.add_argument("--times", type=int, help="repetitions, instead of each trial's own")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/results/reliability")
+    parser.add_argument("--work", type=Path, help="where runs are made; default: a new directory")
+    options = parser.parse_args()
+    work = options.work or Path(tempfile.mkdtemp(prefix="jaxft-soak-"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    bench, bad = Bench(work), 0
+    for name in options.trials or TRIALS:
+        trial = TRIALS[name]
+        records = repeat(trial, bench, options.output, options.times)
+        bad += sum(bool(record["wrong"]) for record in records)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
