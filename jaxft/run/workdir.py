@@ -5,8 +5,8 @@
         add_launch(workdir, env, step=120)
 
 config.json and env.json are written once, when the run begins. Each start of it, the first one and
-each that continues it, adds a line to launches.jsonl. If one of the three is damaged, the next start
-restores it (`jaxft.run.second_copy`). A finished run is only read.
+each that continues it, adds a line to launches.jsonl. If one of the three is damaged, the next
+start restores it (`jaxft.run.second_copy`). A finished run is only read.
 """
 
 import json

@@ -42,7 +42,7 @@ ARCHITECTURE = {
 PRELOADED = ["jaxft.sweeping.preload", "sklearn.metrics", "jaxft.reporting.plots"]
 
 
-class Stuck(Exception):
+class StuckError(Exception):
     """A process did not end, or did not do what was waited for."""
 
 
@@ -61,7 +61,7 @@ class Process:
             os.kill(self.pid, number)
 
     def wait(self, limit_s: float = LIMIT_S) -> int:
-        """Returns the exit code; raises Stuck after a time."""
+        """Returns the exit code; raises StuckError after a time."""
         self.until(lambda: False, limit_s)
         code = self.poll()
         assert code is not None
@@ -75,7 +75,7 @@ class Process:
                 return True
             if time.monotonic() > end:
                 os.kill(self.pid, 9)
-                raise Stuck(f"not within {limit_s:.0f} s, see {self.log}")
+                raise StuckError(f"not within {limit_s:.0f} s, see {self.log}")
             time.sleep(0.005)
         return happens()
 
@@ -153,11 +153,11 @@ class Bench:
         return (started if fresh else forked)(arguments, environment, log)
 
     def end(self, arguments: list[str], log: Path, expect: int = 0, **options: Any) -> str:
-        """Runs a command to its end and returns what it printed; raises Stuck at another code."""
+        """Runs a command to its end and returns what it printed; or raises StuckError."""
         code = self.start(arguments, log, **options).wait()
         text = log.read_text("utf-8", "replace")
         if code != expect:
-            raise Stuck(f"exit code {code}, not {expect}: {shlex.join(arguments)}\n{text}")
+            raise StuckError(f"exit code {code}, not {expect}: {shlex.join(arguments)}\n{text}")
         return text
 
     def undisturbed(self, name: str, *flags: str, devices: int = 1, method: str = "lora") -> Path:
@@ -185,7 +185,7 @@ class Bench:
 
             process.until(follow)
             if process.wait() != 0:
-                raise Stuck(process.log.read_text())
+                raise StuckError(process.log.read_text())
             self.kept[f"cpu of {name}"] = used
             self.kept[f"seconds of {name}"] = time.monotonic() - began
         return found

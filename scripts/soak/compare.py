@@ -27,6 +27,7 @@ def differences(run: Path, other: Path) -> list[str]:
     found += [f"results.json: {x}" for x in mine.keys() | theirs if mine.get(x) != theirs.get(x)]
     mine, theirs = (last_record(path) for path in (run, other))
     found += [f"last record: {x}" for x in mine.keys() | theirs if mine.get(x) != theirs.get(x)]
+    found += [f"left over: {path.name}" for path in run.rglob("*tmp*")]
     return sorted(found)
 
 

@@ -19,38 +19,32 @@ from soak.trial import Record, Trial
 GROWING = ("config.json", "env.json", "launches.jsonl")
 
 
-def truncate(path: Path, chance: random.Random, other: Path) -> None:
-    """Keeps the beginning of a file."""
-    data = path.read_bytes()
-    path.write_bytes(data[: chance.randrange(len(data))] if data else data)
-
-
-def flip(path: Path, chance: random.Random, other: Path) -> None:
-    """Changes one bit."""
-    data = bytearray(path.read_bytes())
+def flipped(data: bytes, chance: random.Random) -> bytes:
+    """The same with one bit changed."""
+    changed = bytearray(data)
     if data:
-        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    path.write_bytes(bytes(data))
+        changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
 
 
-def delete(path: Path, chance: random.Random, other: Path) -> None:
-    """Removes a file."""
-    path.unlink()
+# (content, random numbers, another run's) -> content; None removes the file
+Damage = Callable[[bytes, random.Random, bytes], bytes | None]
+DAMAGES: dict[str, Damage] = {
+    "truncated": lambda data, chance, _: data[: chance.randrange(max(len(data), 1))],
+    "bit flipped": lambda data, chance, _: flipped(data, chance),
+    "deleted": lambda *_: None,
+    "emptied": lambda *_: b"",
+    "another run's": lambda _, __, other: other,
+}
 
 
-def empty(path: Path, chance: random.Random, other: Path) -> None:
-    """Leaves the name and no byte."""
-    path.write_bytes(b"")
-
-
-def replace(path: Path, chance: random.Random, other: Path) -> None:
-    """Puts the file of another run of the same shape here."""
-    shutil.copyfile(other, path)
-
-
-DAMAGES: list[Callable[[Path, random.Random, Path], None]] = [
-    *(truncate, flip, delete, empty, replace)
-]
+def damage(path: Path, change: Damage, chance: random.Random, other: Path) -> None:
+    """Damages a file."""
+    content = change(path.read_bytes(), chance, other.read_bytes())
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
 
 
 def stopped(bench: Bench, name: str, *flags: str) -> Path:
@@ -83,11 +77,12 @@ def damaged(bench: Bench, directory: Path, chance: random.Random, number: int) -
     """Damages a file of a killed run and continues it."""
     begun, other = stopped(bench, "0"), stopped(bench, "1", "--config.seed=1")
     whole = bench.undisturbed("lora")
-    index, kind = divmod(number, len(DAMAGES))
+    index, chosen = divmod(number, len(DAMAGES))
     file, run = files_of(begun)[index], directory / "run"
     shutil.copytree(begun, run)
-    DAMAGES[kind](run / file, chance, counterpart(file, begun, other))
-    record = {"file": shown(file), "damage": DAMAGES[kind].__name__}
+    kind, change = list(DAMAGES.items())[chosen]
+    damage(run / file, change, chance, counterpart(file, begun, other))
+    record = {"file": shown(file), "damage": kind}
     arguments = bench.command(run)
     process = bench.start(arguments, directory / "second.log")
     code, text = process.wait(), process.log.read_text()

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 from soak.bench import Bench, Process
@@ -22,7 +23,7 @@ def saving(run: Path) -> set[str]:
     return {name for name in os.listdir(folder) if TEMPORARY in name} if folder.exists() else set()
 
 
-def kill_at_random(process: Process, run: Path, chance: random.Random, cpu_s: float) -> None:
+def kill_at_random(process: Process, chance: random.Random, cpu_s: float) -> None:
     """Kills a process at any moment of the time that the run takes."""
     moment = chance.uniform(0, cpu_s)
     if process.until(lambda: process.cpu_s() >= moment):
@@ -46,7 +47,7 @@ def kill_inside_save(process: Process, run: Path, chance: random.Random, saves: 
 def killed_once(
     bench: Bench, directory: Path, chance: random.Random, number: int, seeds: tuple[int, ...]
 ) -> Record:
-    """Kills a run of some seeds once, continues it and compares it; every other kill is in a save."""
+    """Kills a run of some seeds, every other time inside a save; continues and compares it."""
     flags = [f"--config.seeds={','.join(map(str, seeds))}"] if len(seeds) > 1 else []
     flags += ["--config.together=on"] if len(seeds) > 1 else []
     name = "seed-{seed}" if len(seeds) > 1 else "run"
@@ -58,7 +59,7 @@ def killed_once(
     if number % 2:
         kill_inside_save(process, runs[number % len(runs)], chance, saves=12)
     else:
-        kill_at_random(process, runs[0], chance, cpu_s)
+        kill_at_random(process, chance, cpu_s)
     code = process.wait()
     inside = any(saving(run) for run in runs)
     reached, saved = [logged_step(run) for run in runs], [steps(run)[-1:] for run in runs]
@@ -113,7 +114,7 @@ def snapshots(bench: Bench) -> dict[int, Path]:
         run = bench.work / f"stepwise-{attempt}"
         shutil.rmtree(run, ignore_errors=True)
         process = bench.start(bench.command(run, *THIRTY), bench.work / "stepwise.log")
-        while process.until(lambda: steps(run)[-1:] and steps(run)[-1] not in found):
+        while process.until(partial(is_new, run, found)):
             process.signal(signal.SIGSTOP)
             step = steps(run)[-1]
             shutil.copytree(run, folder / str(step))
@@ -121,6 +122,11 @@ def snapshots(bench: Bench) -> dict[int, Path]:
             process.signal(signal.SIGCONT)
         process.wait()
     return found
+
+
+def is_new(run: Path, found: dict[int, Path]) -> bool:
+    """Whether a run has saved a step that is not among those found."""
+    return bool(steps(run)) and steps(run)[-1] not in found
 
 
 def resume(bench: Bench, directory: Path, chance: random.Random, number: int) -> Record:
