@@ -1,7 +1,7 @@
 """Which checkpoints stay: the latest two and the best, whatever the dev scores are.
 
-Real checkpoints of one number, saved by the loop's own functions; the expected ones by a rule that is
-written here a second time, without the code that is tried.
+Real checkpoints of one number, saved as the loop saves; the expected ones by a rule that is written
+here a second time, without the code that is tried.
 """
 
 import math
@@ -55,7 +55,7 @@ def expected_best(history: list[dict[str, Any]], metric: str) -> int | None:
         dev, loss = entry["dev"], entry["train_loss"]
         f1 = dev["macro_f1"]
         sound = loss is not None and math.isfinite(loss) and (f1 is None or math.isfinite(f1))
-        if not sound or not (dev["finite"] if "finite" in dev else f1 is not None):
+        if not sound or not dev.get("finite", f1 is not None):
             continue
         score = dev[metric]
         if score is None or not math.isfinite(score):

@@ -169,7 +169,7 @@ def terminate(bench: Bench, directory: Path, chance: random.Random, number: int)
     step = int(stopped[1]) if stopped else -1
     wrong += ["a step lost"] * (steps(run)[-1:] != [step])
     text = bench.end(arguments, directory / "second.log")
-    wrong += differences(run, other) + ["another step"] * (f"at step {step}\n" not in text)
+    wrong += differences(run, other, step) + ["another step"] * (f"at step {step}\n" not in text)
     return {"wrong": wrong, "step": step}
 
 
