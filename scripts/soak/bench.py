@@ -10,6 +10,7 @@ libraries: imports take half the time of a run as small as these. `fresh=True` s
 by the command as a user types it.
 """
 
+import importlib
 import os
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 
 import tiny
 
+from jaxft import cli
 from jaxft.planning.plan_cache import main_hidden
 from jaxft.sweeping import local, worker
 
@@ -215,7 +217,7 @@ def run_command(
     worker.begin(log)
     worker.take(environment)
     sys.argv = arguments
-    sys.exit(worker.train(arguments))
+    sys.exit(cli.guarded(importlib.import_module(f"jaxft.{arguments[0]}").main, arguments))
 
 
 def started(arguments: list[str], environment: Mapping[str, str], log: Path) -> Process:

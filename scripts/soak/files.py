@@ -100,6 +100,57 @@ def damaged(bench: Bench, directory: Path, chance: random.Random, number: int) -
     return {"wrong": wrong, **record, "result": "refused"}
 
 
+# ---------------------------------------------------------------- a finished run
+
+UNREAD = (".lock", ".second_copy.json")  # nothing of a finished run is read from these
+
+
+def finished_files(run: Path) -> list[Path]:
+    """The files of a finished run; its checkpoints are not read any more."""
+    found = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
+    return sorted(path for path in found if path.parts[0] != "checkpoints")
+
+
+def damaged_finished(bench: Bench, directory: Path, chance: random.Random, number: int) -> Record:
+    """Damages a file of a finished run, shows it, predicts with it, and has it written anew."""
+    whole, other = bench.undisturbed("lora"), bench.undisturbed("other", "--config.seed=1")
+    index, chosen = divmod(number, len(DAMAGES))
+    file, run = finished_files(whole)[index], directory / "run"
+    kind, change = list(DAMAGES.items())[chosen]
+    shutil.copytree(whole, run)
+    damage(run / file, change, chance, other / finished_files(other)[index])
+    (directory / "in.txt").write_text("We use their parser .\n")
+    commands = {
+        "show": bench.command(run),
+        "predict": [
+            *("predict", f"--run={run}", f"--input={directory / 'in.txt'}"),
+            f"--output={directory / 'out.jsonl'}",
+        ],
+    }
+    wrong, said = [], ""
+    for name, arguments in commands.items():
+        process = bench.start(arguments, directory / f"{name}.log")
+        code, text = process.wait(), process.log.read_text()
+        said += text
+        wrong += [f"{name}: exit code {code}"] * (code not in (0, 2))
+        wrong += [f"{name}: a traceback"] * ("Traceback" in text)
+    is_changed = not (run / file).exists() or (
+        (run / file).read_bytes() != (whole / file).read_bytes()
+    )
+    is_silent = is_changed and str(file) not in said and str(file) not in UNREAD
+    wrong += ["silent"] * is_silent
+    (run / "DONE").unlink(missing_ok=True)
+    bench.end(bench.command(run), directory / "again.log")
+    # A log that is lost is lost: it was of training, which is over.
+    wrong += [x for x in differences(run, whole) if x != str(file) or x != "metrics.jsonl"]
+    return {"wrong": wrong, "file": shown(file), "damage": kind}
+
+
+def finished_cases(bench: Bench) -> int:
+    """How many files are damaged, times the ways."""
+    return len(DAMAGES) * len(finished_files(bench.undisturbed("lora")))
+
+
 def shown(file: Path) -> str:
     """A file's path, without the numbers and digests in it that differ from run to run."""
     return "/".join("N" if part.isdigit() else part[:24] for part in file.parts)
@@ -126,4 +177,7 @@ def cases(bench: Bench) -> int:
     return len(DAMAGES) * len(files_of(stopped(bench, "0")))
 
 
-TRIALS = [Trial("files", 3, "a file of a killed run damaged in one of five ways", cases, damaged)]
+TRIALS = [
+    Trial("files", 3, "a file of a killed run damaged in one of five ways", cases, damaged),
+    Trial("finished", 3, "the same of a finished run", finished_cases, damaged_finished),
+]
