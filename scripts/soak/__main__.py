@@ -15,11 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
 
-from soak import files, kept, kills  # noqa: E402 the paths come first
+from soak import disk, files, kept, kills  # noqa: E402 the paths come first
 from soak.bench import Bench  # noqa: E402
 from soak.trial import repeat  # noqa: E402
 
-TRIALS = {trial.name: trial for trial in [*kills.TRIALS, *files.TRIALS, *kept.TRIALS]}
+GROUPS = (kills, files, kept, disk)
+TRIALS = {trial.name: trial for group in GROUPS for trial in group.TRIALS}
 
 
 def main() -> int:

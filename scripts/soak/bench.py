@@ -152,7 +152,10 @@ class Bench:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         environment = {**self.environment(devices), **variables}
-        return (started if fresh else forked)(arguments, environment, log)
+        if not fresh:
+            return forked(arguments, environment, log)
+        name, *rest = arguments
+        return started([sys.executable, "-m", f"jaxft.{name}", *rest], environment, log)
 
     def end(self, arguments: list[str], log: Path, expect: int = 0, **options: Any) -> str:
         """Runs a command to its end and returns what it printed; or raises StuckError."""
@@ -220,15 +223,10 @@ def run_command(
     sys.exit(cli.guarded(importlib.import_module(f"jaxft.{arguments[0]}").main, arguments))
 
 
-def started(arguments: list[str], environment: Mapping[str, str], log: Path) -> Process:
+def started(command: list[str], environment: Mapping[str, str], log: Path) -> Process:
     """Starts a command as a user does."""
-    name, *rest = arguments
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"jaxft.{name}", *rest],
-            cwd=ROOT,
-            env=dict(environment),
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            command, cwd=ROOT, env=dict(environment), stdout=file, stderr=subprocess.STDOUT
         )
     return Process(process.pid, process.poll, log)
