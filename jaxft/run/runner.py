@@ -48,6 +48,9 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         find(config.method.name)  # check names before any data is downloaded
         check_objective(config)
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
+        if processes.is_writer() and not dry_run:
+            for path in workdirs.values():
+                rundir.check_free(path)
     setup = set_up(config, argv)
     with processes.error_barrier():
         is_together = are_together(config, len(workdirs))

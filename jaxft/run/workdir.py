@@ -61,9 +61,9 @@ def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) ->
     check(workdir, config, env)  # before anything is written into a directory of something else
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-        lock = locks.take(workdir / ".lock")
+        lock = locks.take(workdir / ".lock", timeout=1)  # `check_free` holds it for a moment
     except Timeout as err:
-        raise InputError(f"{workdir}: another process is writing this run") from err
+        raise busy(workdir) from err
     with lock:
         check(workdir, config, env)  # again: another process may have started the run meanwhile
         remove_temporaries(workdir)
@@ -73,6 +73,16 @@ def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) ->
             write_json(workdir / "env.json", env)
             write_json(workdir / "config.json", config)  # last: it marks the directory as a run's
         yield
+
+
+def check_free(workdir: Path) -> None:
+    """Raises InputError if another process is writing this run: before anything is loaded."""
+    if locks.is_held(workdir / ".lock"):
+        raise busy(workdir)
+
+
+def busy(workdir: Path) -> InputError:
+    return InputError(f"{workdir}: another process is writing this run")
 
 
 def repair(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:

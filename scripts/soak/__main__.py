@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT)]
 
-from soak import disk, files, kept, kills  # noqa: E402 the paths come first
+from soak import disk, files, hangs, kept, kills, long, meshes, two  # noqa: E402 the paths come first
 from soak.bench import Bench  # noqa: E402
 from soak.trial import repeat  # noqa: E402
 
-GROUPS = (kills, files, kept, disk)
+GROUPS = (kills, files, meshes, kept, disk, long, two, hangs)
 TRIALS = {trial.name: trial for group in GROUPS for trial in group.TRIALS}
 
 
