@@ -102,17 +102,21 @@ class Bench:
     kept: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Makes the model, unless it is there."""
+        """Makes the models, unless they are there."""
         self.work = self.work.resolve()
-        self.model.mkdir(parents=True, exist_ok=True)
-        if not (self.model / "flax_model.msgpack").exists():
-            tiny.write_checkpoint(self.model, ARCHITECTURE)
+        make_model(self.model, ARCHITECTURE)
+        make_model(self.wide, {**ARCHITECTURE, "hidden_size": 64, "intermediate_size": 128})
         local.CONTEXT.set_forkserver_preload(PRELOADED)
 
     @property
     def model(self) -> Path:
         """The base model."""
         return self.work / "tiny"
+
+    @property
+    def wide(self) -> Path:
+        """A wider one, whose matrices are worth dividing among devices."""
+        return self.work / "wide"
 
     def environment(self, devices: int = 1) -> dict[str, str]:
         """The variables of a process that sees so many devices."""
@@ -194,6 +198,13 @@ class Bench:
             self.kept[f"cpu of {name}"] = used
             self.kept[f"seconds of {name}"] = time.monotonic() - began
         return found
+
+
+def make_model(directory: Path, architecture: dict[str, Any]) -> None:
+    """Writes a base model of random weights, unless it is there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "flax_model.msgpack").exists():
+        tiny.write_checkpoint(directory, architecture)
 
 
 def forked(arguments: list[str], environment: Mapping[str, str], log: Path) -> Process:

@@ -28,6 +28,7 @@ def begin(
       address: of the coordinator of two processes; a free port if empty.
       proxy: the address by which the second process reaches it, if that is another one.
     """
+    arguments = [*arguments, f"--config.model.name={bench.wide}"]
     if place != "2 processes":
         devices = int(place)
         flags = [*arguments, f"--config.mesh.fsdp={devices}"]
