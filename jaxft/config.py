@@ -21,6 +21,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from jaxft.data.layout import CHOICES as BATCHES
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.peft.methods import METHODS, added_options
 from jaxft.reporting.added_fields import ADDED
@@ -226,8 +227,9 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_values(config: ConfigDict) -> None:
-    """Raises InputError if a number is out of its range."""
+    """Raises InputError if a number is out of its range, or a choice none of those there are."""
     check_choice(config.select, ("best", "last"), "select")
+    check_choice(config.data.batches, BATCHES, "data.batches")
     fields = flatten_dict(config.to_dict(), sep=".")
     for name, (is_valid, expected) in RANGES.items():
         if not is_valid(fields[name]):

@@ -21,6 +21,7 @@ from jaxft import cli, plugins
 from jaxft.errors import InputError
 from jaxft.io import write_json, write_jsonl
 from jaxft.reporting import tables
+from jaxft.run import process
 from jaxft.run.classifier import Classifier
 from jaxft.run.inputs import read_examples
 from jaxft.run.load import load_run
@@ -29,6 +30,8 @@ from jaxft.run.scores import predictions
 
 def main(argv: list[str]) -> int:
     """Parses the flags, predicts, scores, writes; see the module's docstring."""
+    process.keep_heap()
+    process.keep_programs()
     args = parse(argv)
     plugins.load([args.plugins])
     run = load_run(args.run, args.base)

@@ -11,25 +11,33 @@ alone, so that several seeds can take the same step at once.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxft.data.encode import Encoded
+from jaxft.data.layout import Layout, rows_of
 
 # The padded lengths hold these shares of the texts.
 BUCKET_SHARES = (0.4, 0.75, 0.95, 1.0)
 # Multiples of 8 suit vector units and keep nearly equal lengths in one bucket.
 LENGTH_MULTIPLE = 8
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 
 
 class BatchIndices(NamedTuple):
-    """One batch of an epoch: its examples, and how many tokens its rows are padded to."""
+    """One batch of an epoch.
+
+    Attributes:
+      indices: its examples; ascending by length if several share a row.
+      length: tokens of a row, padding included.
+      layout: where the texts are in the rows; None: a row is one text.
+    """
 
     indices: np.ndarray
     length: int
+    layout: Layout | None = None
 
 
 def choose_buckets(lengths: Sequence[int] | np.ndarray, max_length: int) -> tuple[int, ...]:
@@ -88,6 +96,62 @@ def train_order(
     return order + ([BatchIndices(np.concatenate(set_aside), buckets[-1])] if len(short) else [])
 
 
+# ---------------------------------------------------------------- several texts in a row
+
+
+def longest_by_rank(lengths: Sequence[int] | np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns the most tokens that the shortest, the second shortest, ... text of a batch has.
+
+    Of every batch of `mixed_order` and of `mixed_eval_order`, whatever the seed and the epoch.
+
+    Args:
+      lengths: of all texts, after truncation.
+    """
+    sorted_N = np.sort(lengths)
+    full, short = divmod(len(sorted_N), batch_size)
+    longest_B = np.ones(batch_size, int)
+    if full:  # the short batch may have taken texts from before a rank's own
+        ends = np.minimum((np.arange(batch_size) + 1) * full + short, len(sorted_N))
+        longest_B = sorted_N[ends - 1]
+    if short:
+        groups = np.array_split(sorted_N, short)
+        last = longest_B[batch_size - short :]
+        longest_B[batch_size - short :] = np.maximum(last, [group[-1] for group in groups])
+    return longest_B
+
+
+def mixed_order(
+    lengths: Sequence[int] | np.ndarray, layout: Layout, batch_size: int, seed: int, epoch: int
+) -> list[BatchIndices]:
+    """Returns one epoch: ceil(N / batch_size) batches that hold each index once.
+
+    Every batch has texts of all lengths: the texts are sorted, divided into `batch_size` groups of
+    neighbours, and each batch takes one at random from each group. So all batches are nearly
+    equally long, and one layout fits them. The short batch, if any, comes last; its texts are drawn
+    from all lengths in the same way.
+    """
+    lengths, rng = np.asarray(lengths), np.random.default_rng([seed, epoch])
+    shuffled = rng.permutation(len(lengths))
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]  # ties are in random order
+    short = len(order) % batch_size
+    groups = np.array_split(order, short) if short else []
+    last = np.asarray([rng.choice(group) for group in groups], int)
+    rest = order[~np.isin(order, last)].reshape(batch_size, -1)
+    batches = [*rng.permuted(rest, axis=1).T, *([last] if short else [])]
+    return [BatchIndices(batch, layout.width, layout) for batch in batches]
+
+
+def mixed_eval_order(
+    lengths: Sequence[int] | np.ndarray, layout: Layout, batch_size: int
+) -> list[BatchIndices]:
+    """Returns every index once, in batches that have texts of all lengths."""
+    order = np.argsort(lengths, kind="stable")
+    count = -(-len(order) // batch_size)
+    # Of the sorted texts each batch takes every `count`th: from each group of `longest_by_rank`.
+    batches = [order[start::count] for start in range(count)]
+    return [BatchIndices(batch, layout.width, layout) for batch in batches]
+
+
 def eval_order(
     lengths: Sequence[int] | np.ndarray, buckets: Sequence[int], batch_size: int
 ) -> list[BatchIndices]:
@@ -108,39 +172,53 @@ def make_batch(
     length: int,
     share: np.ndarray | None = None,
 ) -> Batch:
-    """Returns `ids`, `mask`, `types` (int32 BxL), `labels` and `weights` (float32 B).
+    """Returns a batch with a row of `length` tokens for each text (`fill`)."""
+    return fill(encoded, indices, rows_of(batch_size, length), share)
 
-    `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets.
 
-    Rows after the examples are padding: weight 0, label 0, and one visible token, because a row
-    that attends to nothing is a softmax over -inf.
+def fill(
+    encoded: Encoded, indices: np.ndarray, layout: Layout, share: np.ndarray | None = None
+) -> Batch:
+    """Returns `ids`, `mask`, `types` (int32 RxT), `labels` and `weights` (float32 B, B = R x S).
+
+    `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets. If
+    several texts share a row, `layout` is in the batch as well.
+
+    Places without a text are padding: weight 0, label 0, and one visible token, because a text that
+    attends to nothing is a softmax over -inf.
 
     Args:
-      indices: the examples of the whole batch.
-      batch_size: rows of the whole batch.
-      length: L, tokens of a row; no example has more.
+      indices: the examples of the whole batch; none is longer than its place.
       share: the numbers of the rows to return, a host's own; None returns all.
     """
-    share = np.arange(batch_size) if share is None else share
-    ids_BxL = np.full((len(share), length), encoded.pad_id, np.int32)
-    mask_BxL = np.zeros((len(share), length), np.int32)
-    types_BxL = np.zeros((len(share), length), np.int32)
-    labels_B = np.zeros((len(share), *encoded.labels.shape[1:]), encoded.labels.dtype)
-    weights_B = np.zeros(len(share), np.float32)
-    mask_BxL[share >= len(indices), 0] = 1
-    for b, i in enumerate(indices[share[share < len(indices)]]):
-        row = encoded.ids[i]
-        ids_BxL[b, : len(row)] = row
-        mask_BxL[b, : len(row)] = 1
-        types_BxL[b, : len(row)] = encoded.types[i]
-        labels_B[b] = encoded.labels[i]
-        weights_B[b] = 1.0
-    if labels_B.dtype == np.int32:
-        labels_B = np.maximum(labels_B, 0)  # -1: a text without a label
-    return {
-        "ids": ids_BxL,
-        "mask": mask_BxL,
-        "types": types_BxL,
-        "labels": labels_B,
-        "weights": weights_B,
+    share = np.arange(layout.rows) if share is None else share
+    ids_RxT = np.full((len(share), layout.width), encoded.pad_id, np.int32)
+    mask_RxT = np.zeros((len(share), layout.width), np.int32)
+    types_RxT = np.zeros((len(share), layout.width), np.int32)
+    mask_RxT[:, layout.starts] = 1
+    labels_RxS = np.zeros(
+        (len(share), layout.in_row, *encoded.labels.shape[1:]), encoded.labels.dtype
+    )
+    weights_RxS = np.zeros((len(share), layout.in_row), np.float32)
+    row_of = {number: r for r, number in enumerate(share.tolist())}
+    for i, place in zip(indices, layout.places(len(indices)), strict=True):
+        number, slot = divmod(int(place), layout.in_row)
+        if (r := row_of.get(number)) is None:
+            continue
+        start = layout.starts[slot]
+        tokens = slice(start, start + len(encoded.ids[i]))
+        ids_RxT[r, tokens] = encoded.ids[i]
+        mask_RxT[r, tokens] = 1
+        types_RxT[r, tokens] = encoded.types[i]
+        labels_RxS[r, slot] = encoded.labels[i]
+        weights_RxS[r, slot] = 1.0
+    if labels_RxS.dtype == np.int32:
+        labels_RxS = np.maximum(labels_RxS, 0)  # -1: a text without a label
+    batch = {
+        "ids": ids_RxT,
+        "mask": mask_RxT,
+        "types": types_RxT,
+        "labels": labels_RxS.reshape(-1, *labels_RxS.shape[2:]),
+        "weights": weights_RxS.reshape(-1),
     }
+    return batch if layout.is_plain else batch | {"layout": layout}

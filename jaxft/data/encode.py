@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ class Encoded:
     labels: np.ndarray
     lengths: np.ndarray
     pad_id: int
+
+    @cached_property
+    def kept_lengths(self) -> np.ndarray:
+        """int N, tokens after truncation."""
+        return np.asarray([len(row) for row in self.ids], int)
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -13,7 +13,8 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens
+from jaxft.data.layout import Layout
+from jaxft.models.attention import Tokens, first_tokens
 from jaxft.models.bert import BUFFERS
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
@@ -157,7 +158,7 @@ class AlbertBody(nn.Module):
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
         x_BxLxD = self.encoder(x_BxLxD, tokens, deterministic)
-        return nn.tanh(self.pooler(x_BxLxD[:, 0]))
+        return nn.tanh(self.pooler(first_tokens(x_BxLxD, tokens)[:, 0]))
 
 
 class AlbertClassifier(nn.Module):
@@ -177,11 +178,11 @@ class AlbertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         x_BxD = self.albert(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(self.dropout(x_BxD, deterministic=deterministic))
 
@@ -189,6 +190,7 @@ class AlbertClassifier(nn.Module):
 ALBERT = register(
     Family(
         name="albert",
+        packs=True,
         prefix="albert",
         read_config=partial(
             read_config_of,

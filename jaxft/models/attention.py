@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxft.data.layout import Layout
 from jaxft.errors import InputError
 from jaxft.models.dropout import keep_mask
 
 IMPLEMENTATIONS = ("xla", "cudnn")
+# A layout is no array: what is compiled with one depends on it.
+jax.tree_util.register_static(Layout)
 
 
 class Tokens(NamedTuple):
@@ -23,7 +26,7 @@ class Tokens(NamedTuple):
 
     Attributes:
       mask: above 0 at tokens, 0 at padding; int32 BxL.
-      segments: number of the text that a token belongs to, int32 BxL, where several share a row: a
+      layout: where the texts are, if several share a row (then B is its rows and L its width): a
         token attends to those of its own text alone. None: a row is one text.
       positions: place of each token in its text, int32 BxL; for rotary positions.
       bias: added to the scores, HxLxL; for relative positions.
@@ -32,7 +35,7 @@ class Tokens(NamedTuple):
     """
 
     mask: jax.Array
-    segments: jax.Array | None = None
+    layout: Layout | None = None
     positions: jax.Array | None = None
     bias: jax.Array | None = None
     prefix: tuple[jax.Array, jax.Array] | None = None
@@ -57,17 +60,19 @@ def attend(
       key: of dropout; None drops nothing.
       window: how far to either side a token sees; None is everywhere.
       causal: whether a token sees those before it and itself only.
-      implementation: `cudnn` takes 16-bit inputs without dropout, bias, window, segments or prefix
-        (`check`), and tokens at the start of their rows.
+      implementation: `cudnn` takes 16-bit inputs without dropout, bias, window or prefix (`check`),
+        and tokens at the start of their rows.
     """
+    if tokens.layout is not None and not tokens.layout.is_plain:
+        options = {"window": window, "causal": causal, "implementation": implementation}
+        qkv = (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK)
+        return attend_by_part(qkv, tokens, tokens.layout, rate, key, **options)
     drops = key is not None and rate > 0.0
     if implementation == "cudnn":
-        if drops or any(
-            x is not None for x in (tokens.bias, window, tokens.segments, tokens.prefix)
-        ):
+        if drops or any(x is not None for x in (tokens.bias, window, tokens.prefix)):
             raise InputError(
-                "model.attention: cuDNN's attention has no dropout, bias, window, segments or "
-                "prefix; use model.attention=xla"
+                "model.attention: cuDNN's attention has no dropout, bias, window or prefix; use "
+                "model.attention=xla"
             )
         lengths_B = (tokens.mask > 0).sum(-1, dtype=jnp.int32)
         return jax.nn.dot_product_attention(
@@ -94,6 +99,44 @@ def attend(
     else:
         weights_BxHxLxL = softmax(scores_BxHxLxL)
     return jnp.einsum("bhql,blhk->bqhk", weights_BxHxLxL, v_BxLxHxK)
+
+
+def attend_by_part(
+    qkv_RxTxHxK: tuple[jax.Array, jax.Array, jax.Array],
+    tokens: Tokens,
+    layout: Layout,
+    rate: float,
+    key: jax.Array | None,
+    **options: Any,
+) -> jax.Array:
+    """Returns the same of rows that several texts share, RxTxHxK: each part as texts by the row."""
+    found = []
+    parts = [by_text(x, layout) for x in (*qkv_RxTxHxK, tokens.mask)]
+    for number, (q, k, v, mask) in enumerate(zip(*parts, strict=True)):
+        length = mask.shape[1]
+        bias = None if tokens.bias is None else tokens.bias[..., :length, :length]
+        own = Tokens(mask, bias=bias, prefix=tokens.prefix)
+        part_key = None if key is None else jax.random.fold_in(key, number)
+        out_BxLxHxK = attend(q, k, v, own, rate=rate, key=part_key, **options)
+        found.append(out_BxLxHxK.reshape(layout.rows, -1, *out_BxLxHxK.shape[2:]))
+    return jnp.concatenate(found, axis=1)
+
+
+def by_text(x_RxTx: jax.Array, layout: Layout) -> list[jax.Array]:
+    """Returns each part of a layout's rows with a row for each text, BxL..., B = rows x places."""
+    found, start = [], 0
+    for count, length in layout.parts:
+        part = x_RxTx[:, start : start + count * length]
+        found.append(part.reshape(-1, length, *x_RxTx.shape[2:]))
+        start += count * length
+    return found
+
+
+def first_tokens(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
+    """Returns each text's first token, Bx1xD; a layout's texts in the order of its places."""
+    if tokens.layout is None:
+        return x_BxLxD[:, :1]
+    return x_BxLxD[:, tokens.layout.starts].reshape(-1, 1, x_BxLxD.shape[-1])
 
 
 def after_prefix(prefix_PxD: jax.Array, x_BxLxHxK: jax.Array) -> jax.Array:
@@ -126,10 +169,7 @@ def rotated(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax
 def padding_bias(tokens: Tokens, dtype: Any, window: int | None, causal: bool) -> jax.Array:
     """Returns 0 where a query sees a key and the least number of `dtype` elsewhere, Bx1x?xL."""
     sees = (tokens.mask > 0)[:, None, None, :]
-    segments, length = tokens.segments, tokens.mask.shape[1]
-    if segments is not None:
-        sees = sees & (segments[:, None, :, None] == segments[:, None, None, :])
-    places_L = jnp.arange(length)
+    places_L = jnp.arange(tokens.mask.shape[1])
     if causal:
         sees = sees & (places_L[:, None] >= places_L)
     if window is not None:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxft.data.layout import Layout
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.models import (  # noqa: F401 families register
     albert,
@@ -34,6 +35,7 @@ from jaxft.models import (  # noqa: F401 families register
     transformers_flax,
 )
 from jaxft.models import attention as attentions
+from jaxft.models.attention import by_text
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
@@ -76,6 +78,13 @@ class Backbone:
         """Whether the layers are looped over."""
         is_long = scans(self.compute, self.config.num_hidden_layers)
         return is_long and not self.family.shares_layers
+
+    @property
+    def packs(self) -> bool:
+        """Whether several texts may share a row of a batch."""
+        return self.family.packs and not isinstance(
+            self.module, transformers_flax.TransformersClassifier
+        )
 
     def without_scan(self) -> "Backbone":
         """The same with its layers one by one."""
@@ -196,35 +205,49 @@ def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> 
         raise InputError(f"model.attention: {reason}")
 
 
-def positions(backbone: Backbone, ids_BxL: jax.Array) -> jax.Array:
-    """Returns the position ids, int32 BxL; `module.apply` has no default for them."""
-    return backbone.family.positions(ids_BxL, backbone.pad_id)
+def positions(backbone: Backbone, ids_BxL: jax.Array, layout: Layout | None = None) -> jax.Array:
+    """Returns the position ids, int32 BxL; `module.apply` has no default for them.
+
+    Args:
+      layout: where the texts are, if several share a row; each has positions of its own.
+    """
+    if layout is None:
+        return backbone.family.positions(ids_BxL, backbone.pad_id)
+    parts = by_text(ids_BxL, layout)
+    found = [backbone.family.positions(part, backbone.pad_id) for part in parts]
+    return jnp.concatenate([x.reshape(layout.rows, -1) for x in found], axis=1)
 
 
 def inputs(
-    backbone: Backbone, ids_BxL: jax.Array, mask_BxL: jax.Array, types_BxL: jax.Array
-) -> tuple[jax.Array, ...]:
-    """Returns the module's arguments, each int32 BxL."""
-    return ids_BxL, mask_BxL, types_BxL, positions(backbone, ids_BxL)
+    backbone: Backbone,
+    ids_BxL: jax.Array,
+    mask_BxL: jax.Array,
+    types_BxL: jax.Array,
+    layout: Layout | None = None,
+) -> tuple[Any, ...]:
+    """Returns the module's arguments: each int32 BxL, and the layout if there is one."""
+    places = positions(backbone, ids_BxL, layout)
+    return (ids_BxL, mask_BxL, types_BxL, places, *([] if layout is None else [layout]))
 
 
 def forward(
     backbone: Backbone,
     module: nn.Module,
     params: Params,
-    batch: dict[str, jax.Array],
+    batch: dict[str, Any],
     dropout_key: jax.Array | None,
 ) -> jax.Array:
     """Returns logits_BxC (float32), or a decoder's logits_NxV of all N = BL tokens.
 
     Args:
       module: the backbone's module, or that module with a method's modules entered into it.
-      batch: `ids`, `mask`, `types`, each int32 BxL.
+      batch: `ids`, `mask`, `types`, each int32 BxL; and `layout` where several texts share a row,
+        whose logits come in the order of its places.
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
     logits: Any = module.apply(
         {"params": nested(params)},
-        *inputs(backbone, batch["ids"], batch["mask"], batch["types"]),
+        *inputs(backbone, batch["ids"], batch["mask"], batch["types"], batch.get("layout")),
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )

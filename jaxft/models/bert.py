@@ -13,6 +13,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
+from jaxft.data.layout import Layout
 from jaxft.models.attention import Tokens
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
@@ -65,11 +66,11 @@ class BertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         x_BxD = self.bert(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(self.dropout(x_BxD, deterministic=deterministic))
 
@@ -77,6 +78,7 @@ class BertClassifier(nn.Module):
 BERT = register(
     Family(
         name="bert",
+        packs=True,
         prefix="bert",
         read_config=partial(read_config_of, EncoderConfig),
         make=BertClassifier,

@@ -12,7 +12,8 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens
+from jaxft.data.layout import Layout
+from jaxft.models.attention import Tokens, first_tokens
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
@@ -119,7 +120,7 @@ class DistilBertBody(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        return self.transformer(x_BxLxD, tokens, deterministic)
+        return first_tokens(self.transformer(x_BxLxD, tokens, deterministic), tokens)
 
 
 class DistilBertClassifier(nn.Module):
@@ -140,11 +141,11 @@ class DistilBertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; there are no token types."""
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         x_BxLxD = self.distilbert(ids_BxL, types_BxL, tokens, deterministic)
         x_BxD = nn.relu(self.pre_classifier(x_BxLxD[:, 0]))
         return self.classifier(self.dropout(x_BxD, deterministic=deterministic))
@@ -153,6 +154,7 @@ class DistilBertClassifier(nn.Module):
 DISTILBERT = register(
     Family(
         name="distilbert",
+        packs=True,
         prefix="distilbert",
         read_config=partial(
             read_config_of,

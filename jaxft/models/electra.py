@@ -12,7 +12,8 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens
+from jaxft.data.layout import Layout
+from jaxft.models.attention import Tokens, first_tokens
 from jaxft.models.bert import BLOCKS, BUFFERS, LAYER_AXES, TARGETS
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Family, register
@@ -54,7 +55,7 @@ class ElectraBody(nn.Module):
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
         if self.config.embedding_size != self.config.hidden_size:
             x_BxLxD = self.embeddings_project(x_BxLxD)
-        return self.encoder(x_BxLxD, tokens, deterministic)
+        return first_tokens(self.encoder(x_BxLxD, tokens, deterministic), tokens)
 
 
 class ElectraClassifier(nn.Module):
@@ -73,11 +74,11 @@ class ElectraClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         return self.classifier(
             self.electra(ids_BxL, types_BxL, tokens, deterministic), deterministic
         )
@@ -86,6 +87,7 @@ class ElectraClassifier(nn.Module):
 ELECTRA = register(
     Family(
         name="electra",
+        packs=True,
         prefix="electra",
         read_config=partial(read_config_of, ElectraConfig),
         make=ElectraClassifier,

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens, attend
+from jaxft.models.attention import Tokens, attend, first_tokens
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig
 from jaxft.models.dropout import Dropout
 from jaxft.models.remat import rematerialised
@@ -277,7 +277,7 @@ class Pooler(nn.Module):
 
 
 class Body(nn.Module):
-    """Embeddings and encoder, and a pooler if there is one: BxLxD, or BxD of the first token."""
+    """Embeddings and encoder, and a pooler if there is one: each first token, Bx1xD, or its BxD."""
 
     config: EncoderConfig
     compute: Compute
@@ -294,8 +294,8 @@ class Body(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        x_BxLxD = self.encoder(x_BxLxD, tokens, deterministic)
-        return self.pooler(x_BxLxD) if self.has_pooler else x_BxLxD
+        x_Bx1xD = first_tokens(self.encoder(x_BxLxD, tokens, deterministic), tokens)
+        return self.pooler(x_Bx1xD) if self.has_pooler else x_Bx1xD
 
 
 class DenseHead(nn.Module):

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxft.data.layout import Layout
 from jaxft.errors import InputError, check_choice
-from jaxft.models.attention import Tokens, attend, rotated
+from jaxft.models.attention import Tokens, attend, by_text, first_tokens, rotated
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
@@ -278,32 +279,41 @@ class ModernBertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; there are no token types."""
         del types_BxL
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         x_BxLxD = self.model(ids_BxL, tokens, deterministic)
         is_mean = self.config.classifier_pooling == "mean"
-        x_BxD = mean_of_text(x_BxLxD, tokens) if is_mean else x_BxLxD[:, 0]
+        x_BxD = (means if is_mean else first_tokens)(x_BxLxD, tokens)[:, 0]
         return self.classifier(self.drop(self.head(x_BxD), deterministic=deterministic))
 
 
-def mean_of_text(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
-    """Returns the mean over the tokens of a row's first text, BxD, summed up in float32."""
-    is_token_BxL = tokens.mask > 0
-    if tokens.segments is not None:
-        is_token_BxL &= tokens.segments == tokens.segments[:, :1]
+def means(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
+    """Returns the mean over the tokens of each text, Bx1xD, in the order of the layout's places."""
+    if tokens.layout is None:
+        return mean_of_text(x_BxLxD, tokens.mask)
+    layout = tokens.layout
+    parts = zip(by_text(x_BxLxD, layout), by_text(tokens.mask, layout), strict=True)
+    found = [mean_of_text(x, mask).reshape(layout.rows, -1, x.shape[-1]) for x, mask in parts]
+    return jnp.concatenate(found, axis=1).reshape(layout.slots, 1, -1)
+
+
+def mean_of_text(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+    """Returns the mean over the tokens of each row, Bx1xD, summed up in float32."""
+    is_token_BxL = mask_BxL > 0
     # A row of padding alone, which fills a batch up, has a mean of 0 and not NaN.
     count_Bx1 = jnp.maximum(is_token_BxL.sum(axis=1, keepdims=True), 1)
     sum_BxD = jnp.where(is_token_BxL[..., None], x_BxLxD, 0).sum(axis=1, dtype=jnp.float32)
-    return (sum_BxD / count_Bx1).astype(x_BxLxD.dtype)
+    return (sum_BxD / count_Bx1).astype(x_BxLxD.dtype)[:, None]
 
 
 MODERNBERT = register(
     Family(
         name="modernbert",
+        packs=True,
         prefix="model",
         read_config=read_modernbert,
         make=ModernBertClassifier,

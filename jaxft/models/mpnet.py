@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens
+from jaxft.data.layout import Layout
+from jaxft.models.attention import Tokens, first_tokens
 from jaxft.models.bert import LAYER_AXES
 from jaxft.models.config import ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Block, Family, register
@@ -110,7 +111,8 @@ class MPNetEncoder(nn.Module):
         self.relative_attention_bias = table(config, compute, BUCKETS, config.num_attention_heads)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        bias_LxLxH = self.relative_attention_bias(relative_buckets(x_BxLxD.shape[1]))
+        longest = tokens.layout.longest if tokens.layout else x_BxLxD.shape[1]
+        bias_LxLxH = self.relative_attention_bias(relative_buckets(longest))
         tokens = tokens._replace(bias=bias_LxLxH.transpose(2, 0, 1))
         return self.layer(x_BxLxD, tokens, deterministic)
 
@@ -130,7 +132,7 @@ class MPNetBody(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        return self.encoder(x_BxLxD, tokens, deterministic)
+        return first_tokens(self.encoder(x_BxLxD, tokens, deterministic), tokens)
 
 
 class MPNetClassifier(nn.Module):
@@ -149,11 +151,11 @@ class MPNetClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; there are no token types."""
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         x_BxLxD = self.mpnet(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(x_BxLxD, deterministic)
 
@@ -161,6 +163,7 @@ class MPNetClassifier(nn.Module):
 MPNET = register(
     Family(
         name="mpnet",
+        packs=True,
         prefix="mpnet",
         read_config=partial(
             read_config_of,

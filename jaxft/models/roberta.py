@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxft.data.layout import Layout
 from jaxft.models.attention import Tokens
 from jaxft.models.bert import BLOCKS, BUFFERS, LAYER_AXES, TARGETS
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
@@ -36,11 +37,11 @@ class RobertaClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, segments_BxL, positions_BxL)
+        tokens = Tokens(mask_BxL, layout, positions_BxL)
         x_BxLxD = self.roberta(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(x_BxLxD, deterministic)
 
@@ -60,6 +61,7 @@ PAD_ONE = {"pad_token_id": 1}
 ROBERTA = register(
     Family(
         name="roberta",
+        packs=True,
         prefix="roberta",
         read_config=partial(
             read_config_of, EncoderConfig, defaults={**PAD_ONE, "vocab_size": 50265}

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from jaxft.data.layout import Layout
 from jaxft.errors import InputError
 from jaxft.models.config import Compute
 from jaxft.models.family import Family
@@ -101,13 +102,13 @@ class TransformersClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        segments_BxL: jax.Array | None = None,
+        layout: Layout | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        if segments_BxL is not None:
+        if layout is not None:
             raise InputError(
-                "transformers' Flax classes take no segments; use model.implementation=jaxft"
+                "transformers' Flax classes take one text a row; use model.implementation=jaxft"
             )
         with nn.intercept_methods(self.rematerialising()):
             logits_BxC, *_ = self.whole(

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxft import plugins
 from jaxft.data.sources import cache_dir
@@ -130,9 +131,24 @@ def planned(job: Job, program: CompiledByLength | None = None) -> Row:
         return found
     plan = planner.plan(job, program)
     # Executables from JAX's own cache have no dump, from which the breakdown is read.
-    if "temporaries" not in (plan["breakdown"] or {}) or job.target.facts["platform"] == "tpu":
-        write_cached(job, plan)
+    if "temporaries" in (plan["breakdown"] or {}) and job.target.facts["platform"] != "tpu":
+        with without_kept_programs():
+            plan = planner.plan(job)
+    write_cached(job, plan)
     return plan
+
+
+@contextmanager
+def without_kept_programs() -> Iterator[None]:
+    """Compiles anew what JAX's compilation cache holds."""
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]  # made at run time
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX looks at the setting once
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def read_cached(job: Job) -> Row | None:

@@ -24,6 +24,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxft import plugins
+from jaxft.data.layout import Layout
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.planning import buffers, targets
@@ -35,7 +36,7 @@ from jaxft.syntax import digest_files
 from jaxft.training import objectives
 from jaxft.training.mesh import make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule, needs_scaling
-from jaxft.training.programs import CompiledByLength, train_program
+from jaxft.training.programs import CompiledByLength, Shape, train_program
 from jaxft.training.sharding import check_tensor
 from jaxft.training.state import (
     Model,
@@ -67,13 +68,14 @@ class Job:
       method, options: as `jaxft.peft.methods.build` takes them.
       clip, accumulate: of the optimizer; they cost memory, its other settings do not.
       batch_size: examples of a step, over all devices; each of several seeds has this number.
-      length: tokens a text is padded to.
+      length: tokens a text is padded to; of the longest, if several texts share a row.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
       seeds: how many train together (`jaxft.training.trials`).
       num_labels: the number of logits.
       steps: how many steps to run on the present device, to measure; 0 compiles only.
       objective: its loss is compiled, without class weights and label smoothing.
       model: the other options of `jaxft.models.backbone.from_config`, by name.
+      layout: where the texts are, if several share a row.
     """
 
     architecture: dict[str, Any]
@@ -93,6 +95,12 @@ class Job:
     steps: int = 0
     objective: str = "single_label"
     model: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The batches that the step is compiled for."""
+        return self.layout or self.length
 
 
 def plan(job: Job, program: CompiledByLength | None = None) -> Row:
@@ -127,7 +135,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
     program = program or make_program(job, model, optimizer, mesh)
-    shapes = program.shapes(job.length)
+    shapes = program.shapes(job.shape)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
     executable, hlo = compile_for(job, program)
@@ -188,7 +196,7 @@ def compile_for(job: Job, program: CompiledByLength) -> tuple[Any, Any]:
         if job.target.platform != "tpu":
             options |= dump_options
         try:
-            executable = program.compile(job.length, options)
+            executable = program.compile(job.shape, options)
         except jax.errors.JaxRuntimeError as err:
             if "RESOURCE_EXHAUSTED" not in str(err):
                 raise

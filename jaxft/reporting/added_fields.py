@@ -12,6 +12,7 @@ ADDED: dict[str, Any] = {
     "class_weights": "",
     "label_smoothing": 0.0,
     "init_from": "",
+    "data.batches": "by_length",
     "model.frozen_dtype": "float32",
     "model.attention": "xla",
     "model.attention_dropout": -1.0,

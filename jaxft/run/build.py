@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
 from jaxft.data.labels import as_number
+from jaxft.data.layout import PACKED
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
 from jaxft.errors import InputError
@@ -147,6 +148,21 @@ def load_parts(
     model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
     check_sources(model.applied.sources, directory)
     return Parts(directory, tokenizer, arrays, newly_initialised, model)
+
+
+def packs(config: ConfigDict, backbone: backbones.Backbone) -> bool:
+    """Returns whether several texts share a row.
+
+    Raises:
+      InputError: they cannot in this model.
+    """
+    is_asked = config.data.batches == PACKED
+    if is_asked and not backbone.packs:
+        raise InputError(
+            f"data.batches: 'packed' wants jaxft's own modules, not those of this "
+            f"{backbone.family.name} model; use data.batches=by_length"
+        )
+    return is_asked
 
 
 def check_sources(sources: Sequence[Source], directory: Path) -> None:

@@ -17,6 +17,7 @@ from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import InputError
 from jaxft.io import unwritable
+from jaxft.run import process
 from jaxft.run.runner import run
 from jaxft.training import loop
 
@@ -102,6 +103,8 @@ def main(argv: list[str]) -> int:
         both.append_flag_values(run_flags())
         print(cli.config_help(SYNOPSIS, both))
         return 0
+    process.keep_heap()
+    process.keep_programs()
     rest, values = join_hosts(argv), run_flags()
     with processes.error_barrier():
         config = cli.parse_config_command(rest, values)

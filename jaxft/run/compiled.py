@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from jaxft.data.batches import eval_order, train_order
 from jaxft.data.encode import Encoded
 from jaxft.distributed import processes
 from jaxft.models import backbone as backbones
@@ -17,11 +16,11 @@ from jaxft.planning import frozen_gradients, plan_cache
 from jaxft.planning.compiled import compiled_bytes, flops
 from jaxft.planning.planner import Job
 from jaxft.reporting.formats import human_bytes
-from jaxft.run import build
+from jaxft.run import build, process
 from jaxft.run.setup import Setup
 from jaxft.run.trials import rates_differ
 from jaxft.training import loop
-from jaxft.training.programs import CompiledByLength, eval_program, train_program
+from jaxft.training.programs import CompiledByLength, Shape, eval_program, train_program
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     )
     evaluated = (eval_lengths(setup.loop_config, setup.data[split]) for split in ("dev", "test"))
     run_eval.compile_all(chain.from_iterable(evaluated))
-    longest = max(run_train.executables)
-    one = programs(setup, 1)[0].shapes(longest)
+    one = programs(setup, 1)[0].shapes(run_train.longest())
     model, losses = setup.parts.model, setup.losses
     frozen_gradients.check(run_train.largest(), model, one, runs, losses)
+    process.give_back()
     return Programs(run_train, run_eval, alone)
 
 
@@ -86,6 +85,7 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
         return None
     config, loop_config = setup.config, setup.loop_config
     shape = dict(setup.devices.shape)
+    shapes = train_lengths(loop_config, setup.data["train"], loop_config.epochs)
     alone = {**shape, "seeds": 1, "data": shape["data"] * shape["seeds"]}
     job = Job(
         architecture=backbones.read_config(setup.parts.directory),
@@ -100,7 +100,8 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         batch_size=loop_config.batch_size,
-        length=max(train_lengths(loop_config, setup.data["train"], loop_config.epochs)),
+        length=max(map(longest, shapes)),
+        layout=loop_config.layout,
         target=plan_cache.here(setup.devices.size),
         mesh=alone,
     )
@@ -110,29 +111,34 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
     return {name: value for name, value in found.items() if name not in left_out}
 
 
-def train_lengths(loop_config: loop.LoopConfig, data: Encoded, epochs: int) -> list[int]:
-    """The padded lengths of all batches of the first epochs; they are the same for any seed."""
+def train_lengths(loop_config: loop.LoopConfig, data: Encoded, epochs: int) -> list[Shape]:
+    """The padded length or the layout of every batch of the first epochs, the same for any seed."""
     return [
-        slot.length
+        slot.layout or slot.length
         for epoch in range(epochs)
-        for slot in train_order(data.lengths, loop_config.buckets, loop_config.batch_size, 0, epoch)
+        for slot in loop_config.train_order(data, 0, epoch)
     ]
 
 
-def eval_lengths(loop_config: loop.LoopConfig, data: Encoded) -> list[int]:
-    """The padded lengths of a split's evaluation batches."""
-    return [
-        slot.length
-        for slot in eval_order(data.lengths, loop_config.buckets, loop_config.eval_batch_size)
-    ]
+def eval_lengths(loop_config: loop.LoopConfig, data: Encoded) -> list[Shape]:
+    """The padded length or the layout of each of a split's evaluation batches."""
+    return [slot.layout or slot.length for slot in loop_config.eval_order(data)]
+
+
+def longest(shape: Shape) -> int:
+    """The most tokens that a text may have."""
+    return shape if isinstance(shape, int) else shape.longest
 
 
 def show_compiled(setup: Setup, runs: int) -> int:
     """Compiles the longest step of `runs` runs, prints its memory and returns the exit code."""
-    run_train, length = programs(setup, runs)[0], max(setup.loop_config.buckets)
-    executable = run_train.compile(length)
+    run_train, loop_config = programs(setup, runs)[0], setup.loop_config
+    length = max(loop_config.buckets)
+    executable = run_train.compile(loop_config.layout or length)
     sizes = compiled_bytes(executable)
-    batch = f"{setup.loop_config.batch_size} examples x {length} tokens"
+    rows = f"{loop_config.batch_size} examples x {length} tokens"
+    layout = loop_config.layout
+    batch = f"{loop_config.batch_size} examples in {layout.tokens} tokens" if layout else rows
     together = f"{runs} runs together, {batch} each" if runs > 1 else batch
     print(f"\none step of {together}, compiled for this device:")
     for name, size in sizes.items():

@@ -26,7 +26,7 @@ from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
 from jaxft.training.objectives import Objective
-from jaxft.training.programs import CompiledByLength
+from jaxft.training.programs import CompiledByLength, width
 from jaxft.training.selection import best_entry
 
 
@@ -145,7 +145,9 @@ def timing(
     """
     loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
-    padded = loop_config.batch_size * sum(train_lengths(loop_config, data, epochs))
+    layout, rows = loop_config.layout, loop_config.batch_size
+    shapes = train_lengths(loop_config, data, epochs)
+    padded = layout.tokens * len(shapes) if layout else rows * sum(map(width, shapes))
     tokens = epochs * sum(map(len, data.ids))
     seconds = runs * loop.own_seconds(record, runs)
     return {

@@ -4,7 +4,7 @@ setup = set_up(config, sys.argv)         # loads, checks and prints everything
 setup.data["train"], setup.parts.model, setup.shapes
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxft.data import checks
-from jaxft.data.batches import choose_buckets
+from jaxft.data.batches import choose_buckets, longest_by_rank
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
+from jaxft.data.layout import packed
 from jaxft.distributed import processes
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.reporting import tables
@@ -23,6 +24,7 @@ from jaxft.run import build
 from jaxft.run.init_from import started
 from jaxft.run.trials import rates_differ, trials
 from jaxft.training import loop, mesh
+from jaxft.training.mesh import padded_rows
 from jaxft.training.objectives import Losses, Objective
 from jaxft.training.optimizer import (
     check_accumulate,
@@ -89,6 +91,8 @@ def set_up(config: ConfigDict, argv: list[str]) -> Setup:
 
     # Shapes -> optimizer and what each partition costs.
     loop_config = make_loop_config(config, data, objective)
+    if build.packs(config, parts.model.backbone):
+        loop_config = packed_into_rows(loop_config, data, padded_rows(devices, 1))
     optimizer = make_adamw(config, loop_config, data["train"], parts.model)
     shapes, frozen_shapes = state_shapes(parts.model, optimizer, devices)
     parameters = count_parameters(parts.model)
@@ -149,6 +153,25 @@ def make_loop_config(
         accumulate=config.optim.accumulate,
         metric=objective.check_metric(config.metric),
         objective=objective,
+    )
+
+
+def packed_into_rows(
+    loop_config: loop.LoopConfig, data: dict[str, Encoded], rows: int
+) -> loop.LoopConfig:
+    """Returns the settings with layouts in which several texts share a row.
+
+    Args:
+      rows: of a batch: the devices that share it.
+    """
+    batch, eval_batch = loop_config.batch_size, loop_config.eval_batch_size
+    longest_B = longest_by_rank(data["train"].kept_lengths, batch)
+    evaluated = [longest_by_rank(data[split].kept_lengths, eval_batch) for split in ("dev", "test")]
+    return replace(
+        loop_config,
+        layout=packed(longest_B, rows),
+        # One program evaluates both splits.
+        eval_layout=packed(np.maximum(*evaluated), rows),
     )
 
 

@@ -23,13 +23,21 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jaxft.data.batches import BatchIndices, eval_order, make_batch, train_order
+from jaxft.data.batches import (
+    BatchIndices,
+    eval_order,
+    mixed_eval_order,
+    mixed_order,
+    train_order,
+)
 from jaxft.data.encode import Encoded
+from jaxft.data.layout import Layout
 from jaxft.distributed import processes
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
+from jaxft.training.feed import device_batch, layout_of
 from jaxft.training.interruption import InterruptedRunError, catch_signals, stop_asked
-from jaxft.training.mesh import by_row, fetch, local_part, padded_rows, put_batch
+from jaxft.training.mesh import fetch
 from jaxft.training.objectives import SINGLE_LABEL, Objective
 from jaxft.training.optimizer import updates_by
 from jaxft.training.programs import CompiledByLength
@@ -49,7 +57,9 @@ class LoopConfig:
       batch_size: examples a step.
       eval_batch_size: examples an evaluation step.
       epochs: passes over the training split.
-      buckets: padded lengths (`jaxft.data.batches`).
+      buckets: padded lengths (`jaxft.data.batches`), if a row is a text.
+      layout, eval_layout: where the texts of a batch are, in training and in evaluation, if several
+        share a row; None: a row is a text.
       patience: epochs without a better dev score before it stops; 0 never stops early.
       save_every: steps between checkpoints inside an epoch; 0 saves at the end of epochs only.
       accumulate: batches in one update.
@@ -66,10 +76,24 @@ class LoopConfig:
     accumulate: int = 1
     metric: str = DEFAULT
     objective: Objective = SINGLE_LABEL
+    layout: Layout | None = None
+    eval_layout: Layout | None = None
 
     def steps_per_epoch(self, examples: int) -> int:
         """Batches an epoch; the last may be padded."""
         return -(-examples // self.batch_size)
+
+    def train_order(self, data: Encoded, seed: int, epoch: int) -> list[BatchIndices]:
+        """Returns the batches of an epoch."""
+        if self.layout is not None:
+            return mixed_order(data.kept_lengths, self.layout, self.batch_size, seed, epoch)
+        return train_order(data.lengths, self.buckets, self.batch_size, seed, epoch)
+
+    def eval_order(self, data: Encoded) -> list[BatchIndices]:
+        """Returns the batches of an evaluation."""
+        if self.eval_layout is not None:
+            return mixed_eval_order(data.kept_lengths, self.eval_layout, self.eval_batch_size)
+        return eval_order(data.lengths, self.buckets, self.eval_batch_size)
 
 
 class Step(NamedTuple):
@@ -205,10 +229,7 @@ def epoch_batches(
     config: LoopConfig, data: Encoded, members: Sequence[Member], epoch: int
 ) -> list[tuple[BatchIndices, ...]]:
     """Returns an epoch's steps: a batch for each member, all of one length."""
-    orders = [
-        train_order(data.lengths, config.buckets, config.batch_size, member.trial.seed, epoch)
-        for member in members
-    ]
+    orders = [config.train_order(data, member.trial.seed, epoch) for member in members]
     return list(zip(*orders, strict=True))
 
 
@@ -336,29 +357,14 @@ def logits_of(
     With the trained leaves of several seeds, logits_SxNxC.
     """
     parts = []
-    order = eval_order(data.lengths, config.buckets, config.eval_batch_size)
+    order = config.eval_order(data)
     for one in order:
         batch = device_batch(data, [one], config.eval_batch_size, mesh)
         logits = fetch(run_eval(trained, frozen, batch))
-        parts.append(logits[..., : len(one.indices), :])
+        places = layout_of(one, logits.shape[-2]).places(len(one.indices))
+        parts.append(logits[..., places, :])
     logits = np.concatenate(parts, axis=-2)
     return logits[..., np.argsort(np.concatenate([one.indices for one in order])), :]
-
-
-def device_batch(
-    data: Encoded, indices: Sequence[BatchIndices], batch_size: int, mesh: Mesh
-) -> dict[str, jax.Array]:
-    """Returns the batches on the devices, stacked if several; each process makes its part."""
-    rows, stacked = padded_rows(mesh, batch_size), len(indices) > 1
-    sharding = by_row(mesh, stacked)
-    shape = (len(indices), rows) if stacked else (rows,)
-    *seeds, share = local_part(sharding, shape)
-    mine = [indices[i] for i in seeds[0]] if stacked else indices
-    batches = [make_batch(data, one.indices, rows, one.length, share) for one in mine]
-    if not stacked:
-        return put_batch(sharding, batches[0], shape)
-    arrays = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-    return put_batch(sharding, arrays, shape)
 
 
 def means(metrics: list[dict[str, Any]]) -> dict[str, float]:

@@ -116,22 +116,25 @@ def local_part(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[np.ndar
 
 
 def put_batch(
-    sharding: NamedSharding, batch: dict[str, np.ndarray], shape: tuple[int, ...] | None = None
-) -> dict[str, jax.Array]:
-    """Returns a batch on the devices.
+    sharding: NamedSharding, batch: dict[str, Any], shape: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """Returns a batch on the devices; its layout, which is no array, stays as it is.
 
     Args:
       batch: this process's part of it (`local_part`).
-      shape: the leading dimensions of the whole batch, those of the sharding; None if this process
-        has all of it.
+      shape: the leading dimensions of the whole batch's `ids`, those of the sharding; None if this
+        process has all of it. Other arrays may have several places a row.
     """
-    whole = shape or ()
+    mine = batch["ids"].shape[: len(shape or ())]
 
     def put_part(array: np.ndarray) -> jax.Array:
-        full = (*whole, *array.shape[len(whole) :])
-        return jax.make_array_from_process_local_data(sharding, array, full)
+        sizes = zip(array.shape, shape or (), mine, strict=False)
+        full = tuple(size * whole // part for size, whole, part in sizes)
+        return jax.make_array_from_process_local_data(
+            sharding, array, (*full, *array.shape[len(full) :])
+        )
 
-    return {name: put_part(array) for name, array in batch.items()}
+    return {name: put_part(x) if isinstance(x, np.ndarray) else x for name, x in batch.items()}
 
 
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A function compiled ahead of time for each batch length it meets.
+"""A function compiled ahead of time for each shape of batch that it meets.
 
     run_train = train_program(model, optimizer, mesh, batch_size=32)
     run_train.compile(length=64)
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxft.data.layout import Layout, rows_of
 from jaxft.errors import InputError
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
 from jaxft.training.objectives import CLASS_INDEX, Losses, Target
@@ -36,13 +37,16 @@ from jaxft.training.state import (
 from jaxft.training.step import Forward, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
+# A padded length, if a row is a text; else the layout of the texts in the rows.
+Shape = int | Layout
+
 
 class CompiledByLength:
-    """`function(*before, batch, *after)`, one executable per batch length.
+    """`function(*before, batch, *after)`, one executable per batch length or layout.
 
     Attributes:
       function: what is compiled.
-      executables: length -> compiled function.
+      executables: length or layout -> compiled function.
       compile_s: seconds spent compiling.
     """
 
@@ -77,15 +81,15 @@ class CompiledByLength:
         self._batch_shapes = partial(
             batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target
         )
-        self.executables: dict[int, Any] = {}
+        self.executables: dict[Shape, Any] = {}
         self.compile_s = 0.0
 
-    def shapes(self, length: int) -> tuple[Any, ...]:
-        """The arguments for batches of this length, as ShapeDtypeStructs with shardings."""
+    def shapes(self, length: Shape) -> tuple[Any, ...]:
+        """The arguments for batches of this length or layout: ShapeDtypeStructs with shardings."""
         return (*self._before, self._batch_shapes(length), *self._after)
 
-    def compile(self, length: int, options: dict[str, Any] | None = None) -> Any:
-        """Returns the executable for batches of this length, compiled at the first call.
+    def compile(self, length: Shape, options: dict[str, Any] | None = None) -> Any:
+        """Returns the executable for batches of this length or layout, compiled at the first call.
 
         Args:
           options: XLA's compiler options by name; none of them may change the results.
@@ -97,18 +101,27 @@ class CompiledByLength:
             self.compile_s += time.perf_counter() - start
         return self.executables[length]
 
-    def compile_all(self, lengths: Iterable[int]) -> None:
-        """Compiles for all of these lengths."""
-        for length in sorted(set(lengths)):
+    def compile_all(self, lengths: Iterable[Shape]) -> None:
+        """Compiles for all of these lengths or layouts."""
+        for length in sorted(set(lengths), key=width):
             self.compile(length)
 
+    def longest(self) -> Shape:
+        """The length or layout of the longest batches, which need the most memory."""
+        return max(self.executables, key=width)
+
     def largest(self) -> Any:
-        """The executable of the longest batches: the one that needs the most memory."""
-        return self.executables[max(self.executables)]
+        """The executable of the longest batches."""
+        return self.executables[self.longest()]
 
     def __call__(self, *args: Any) -> Any:
         batch = args[len(self._before)]
-        return self.compile(batch["ids"].shape[-1])(*args)
+        return self.compile(batch.get("layout", batch["ids"].shape[-1]))(*args)
+
+
+def width(shape: Shape) -> int:
+    """Tokens of a row."""
+    return shape if isinstance(shape, int) else shape.width
 
 
 def train_program(
@@ -205,20 +218,21 @@ def batch_shapes(
     batch_size: int,
     tokens_labelled: bool,
     seeds: int | None,
-    length: int,
+    length: Shape,
     target: Target = CLASS_INDEX,
-) -> dict[str, jax.ShapeDtypeStruct]:
+) -> dict[str, Any]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
-    rows = padded_rows(mesh, batch_size)
-    labels = rows * (length if tokens_labelled else 1)
+    layout = rows_of(padded_rows(mesh, batch_size), length) if isinstance(length, int) else length
+    labels = layout.tokens if tokens_labelled else layout.slots
     stacked = () if seeds is None else (seeds,)
 
     def shape(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         sharding = by_row(mesh, stacked=bool(stacked))
         return jax.ShapeDtypeStruct((*stacked, *dims), dtype, sharding=sharding)
 
-    tokens = {name: shape((rows, length), jnp.int32) for name in ("ids", "mask", "types")}
-    return tokens | {
+    tokens = {n: shape((layout.rows, layout.width), jnp.int32) for n in ("ids", "mask", "types")}
+    arrays = {
         "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }
+    return tokens | arrays | ({} if layout.is_plain else {"layout": layout})

@@ -145,26 +145,6 @@ def test_the_gradient_through_dropped_attention_is_the_derivative() -> None:
 # ---------------------------------------------------------------- arguments
 
 
-def test_texts_that_share_a_row_do_not_see_each_other(
-    tiny_bert_config: Config, make_model: MakeModel, make_batch: MakeBatch
-) -> None:
-    model, params = make_model("full")
-    batch = make_batch(tiny_bert_config)
-    row = {name: x[:1] for name, x in batch.items()}  # 12 tokens
-    ids, mask, types, places = backbones.inputs(model.backbone, *row.values())
-    segments = jnp.asarray([[1] * 7 + [2] * 5])
-
-    def logits(ids: Any, segments: Any = segments) -> Any:
-        tree = {"params": backbones.nested(params)}
-        return model.module.apply(tree, ids, mask, types, places, segments)
-
-    changed = jnp.asarray(ids).at[:, 9].set(50)  # in the second text
-    np.testing.assert_allclose(logits(changed), logits(ids), atol=1e-6)  # of the first text
-    assert not np.allclose(logits(changed, None), logits(ids, None), atol=1e-4)
-    alone = {name: x[:, :7] for name, x in row.items()}
-    np.testing.assert_allclose(logits(ids), model.forward(params, alone, None), atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

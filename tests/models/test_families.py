@@ -1,9 +1,8 @@
 """Every family computes what torch computes, from the checkpoints that torch saves."""
 
 import json
-import re
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,9 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from jaxft.data.batches import fill, longest_by_rank
+from jaxft.data.encode import Encoded
+from jaxft.data.layout import packed
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import modernbert, weights
@@ -39,6 +41,7 @@ from jaxft.models.architectures import ARCHITECTURES
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.mpnet import relative_buckets
 from jaxft.models.names import torch_name
+from jaxft.training.state import build_model
 
 pytestmark = pytest.mark.slow
 
@@ -73,10 +76,14 @@ def torch_logits(family: str, model: Any, batch: Batch) -> np.ndarray:
 
 
 def random_params(backbone: Backbone) -> Params:
+    return random_leaves(backbones.parameter_shapes(backbone))
+
+
+def random_leaves(shapes: dict[str, Any]) -> Params:
     rng = np.random.default_rng(0)
     return {
         path: rng.normal(float(path.endswith("/scale")), 0.1, x.shape).astype(np.float32)
-        for path, x in sorted(backbones.parameter_shapes(backbone).items())
+        for path, x in sorted(shapes.items())
     }
 
 
@@ -175,48 +182,35 @@ def test_paths_and_logits_are_those_of_transformers_flax_classes(
 
 @pytest.mark.parametrize("family", ["bert", "roberta", *FAMILIES])
 def test_texts_in_one_row_are_as_they_are_alone(family: str) -> None:
+    """With the method that has most to do with attention: a prefix that all texts see."""
     config = tiny(family, num_hidden_layers=3)
     if family == "modernbert":
         config["classifier_pooling"] = "mean"
     backbone = backbones.from_config(config, num_labels=3)
-    last_layer = jax.jit(last_layer_of(backbone), compiler_options=QUICK)
-    params, lengths = random_params(backbone), (9, 4, 6)
+    lengths = (2, 3, 6, 7, 9)
     alone = batch_of(family, config, backbone.pad_id, lengths)
-    alone["positions"] = np.asarray(backbones.positions(backbone, alone["ids"]))
-    alone["segments"] = np.ones_like(alone["ids"])
-    row = {
-        name: np.concatenate([x[i, :n] for i, n in enumerate(lengths)] + [x[0, :2]])[None]
-        for name, x in alone.items()
-    }
-    row["mask"][:, -2:] = 0
-    packed = {**row, "segments": np.repeat([[1, 2, 3, 0]], (*lengths, 2), axis=1)}
-    logits_3xC, hidden_3xLxD = last_layer(params, alone)
-    logits_1xC, hidden_1xLxD = last_layer(params, packed)
-    np.testing.assert_allclose(logits_1xC[0], logits_3xC[0], atol=1e-5, rtol=0)
-    for i, start in enumerate((0, 9, 13)):
-        found = hidden_1xLxD[0, start : start + lengths[i]]
-        np.testing.assert_allclose(found, hidden_3xLxD[i, : lengths[i]], atol=1e-5, rtol=0)
-    mixed_1xLxD = last_layer(params, row)[1]
-    assert np.abs(mixed_1xLxD - hidden_1xLxD).max() > 1e-3
+    layout = packed(longest_by_rank(lengths, len(lengths)), rows=2)
+    assert layout.parts == ((1, 2), (1, 6), (1, 9))  # of a short, a middle and a long text each
+    texts = Encoded(
+        ids=[ids[:n] for ids, n in zip(alone["ids"], lengths, strict=True)],
+        types=[types[:n] for types, n in zip(alone["types"], lengths, strict=True)],
+        labels=np.arange(len(lengths), dtype=np.int32),
+        lengths=np.asarray(lengths),
+        pad_id=backbone.pad_id,
+    )
+    batch = fill(texts, np.arange(len(lengths)), layout)
+    model = build_model(backbone, [], "prefix", {"prefix_length": 2, "train_pooler": True})
+    params = random_leaves(model.shapes)
 
+    @partial(jax.jit, compiler_options=QUICK)
+    def logits(params: Params, batch: Batch) -> jax.Array:
+        return model.forward(params, batch, None)
 
-def last_layer_of(backbone: Backbone) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """A function to the logits BxC, and the hidden states BxLxD after the last layer."""
-    is_layer = re.compile(backbone.family.layer).fullmatch
-
-    def forward(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        names = ("ids", "mask", "types", "positions", "segments")
-        logits_BxC, seen = backbone.module.apply(
-            {"params": backbones.nested(params)},
-            *(batch[name] for name in names),
-            capture_intermediates=lambda m, name: (
-                name == "__call__" and is_layer("/".join(m.path)) is not None
-            ),
-        )
-        layers = flatten_dict(seen["intermediates"], sep="/")
-        return logits_BxC, layers[max(layers)][-1]
-
-    return forward
+    places = layout.places(len(lengths))
+    assert batch["labels"][places].tolist() == [0, 1, 2, 3, 4]
+    found = logits(params, batch)[places]
+    np.testing.assert_allclose(found, logits(params, alone), atol=1e-5, rtol=0)
+    assert np.asarray(found).std() > 0.01
 
 
 def test_albert_calls_one_layer_again_and_again() -> None:

@@ -205,7 +205,7 @@ def test_compacter_wants_a_hidden_size_that_its_rule_divides() -> None:
 def test_cudnn_has_no_prefix() -> None:
     q = jnp.zeros((1, 4, 2, 8), jnp.bfloat16)
     tokens = Tokens(jnp.ones((1, 4), jnp.int32), prefix=(jnp.zeros((3, 16)), jnp.zeros((3, 16))))
-    with pytest.raises(InputError, match="segments or prefix"):
+    with pytest.raises(InputError, match="window or prefix"):
         attend(q, q, q, tokens, implementation="cudnn")
 
 

@@ -20,7 +20,7 @@ from jaxft.models.architectures import ARCHITECTURES
 from jaxft.planning.accounting import nbytes
 from jaxft.planning.collectives import collectives
 from jaxft.run.trials import are_together, trials
-from jaxft.training.loop import device_batch
+from jaxft.training.feed import device_batch
 from jaxft.training.mesh import fetch, make_mesh
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.programs import CompiledByLength, eval_program, train_program

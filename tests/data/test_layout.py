@@ -1,0 +1,116 @@
+"""Several texts in a row: batches of all lengths, each text in a place that holds it."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from test_batches import batch_sizes, encoded, epochs, seeds, some_lengths
+
+from jaxft.data.batches import (
+    BatchIndices,
+    fill,
+    longest_by_rank,
+    mixed_eval_order,
+    mixed_order,
+)
+from jaxft.data.layout import Layout, cheapest_ends, packed, rows_of
+
+rows_of_a_batch = st.integers(1, 8)
+
+
+def check_epoch(order: list[BatchIndices], lengths: list[int], size: int) -> None:
+    """Every index once, in batches of which only some are short, each text in a place for it."""
+    found = [one.indices for one in order]
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
+    assert len(order) == -(-len(lengths) // size)
+    for one in order:
+        assert one.layout is not None
+        places = one.layout.places(len(one.indices))
+        assert len(set(places.tolist())) == len(one.indices) <= size
+        room = one.layout.lengths[places % one.layout.in_row]
+        assert (np.asarray(lengths)[one.indices] <= room).all()
+
+
+@given(some_lengths, batch_sizes, rows_of_a_batch, seeds, epochs)
+def test_every_text_has_a_place_that_holds_it(
+    lengths: list[int], size: int, rows: int, seed: int, epoch: int
+) -> None:
+    layout = packed(longest_by_rank(lengths, size), rows)
+    order = mixed_order(lengths, layout, size, seed, epoch)
+    check_epoch(order, lengths, size)
+    assert all(len(one.indices) == size for one in order[:-1])
+    check_epoch(mixed_eval_order(lengths, layout, size), lengths, size)
+
+
+@given(seeds, epochs, st.integers(2, 40))
+def test_batches_are_drawn_anew_in_each_epoch_and_are_equally_long(
+    seed: int, epoch: int, size: int
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 40 * size)
+    layout = packed(longest_by_rank(lengths, size), 1)
+    first, second = (mixed_order(lengths, layout, size, seed, e) for e in (epoch, epoch + 1))
+    assert any((a.indices != b.indices).any() for a, b in zip(first, second, strict=True))
+    again = mixed_order(lengths, layout, size, seed, epoch)
+    assert all((a.indices == b.indices).all() for a, b in zip(first, again, strict=True))
+    # A text of each group of neighbours: sums differ by less than the longest text.
+    sums = [lengths[one.indices].sum() for one in first]
+    assert max(sums) - min(sums) < 100
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 4))
+def test_no_other_division_into_parts_has_fewer_tokens(lengths: list[int], most: int) -> None:
+    longest_S = np.sort(lengths)
+    size = len(lengths)
+
+    def tokens(ends: tuple[int, ...]) -> int:
+        return sum((end - start) * longest_S[end - 1] for start, end in pairwise((0, *ends)))
+
+    inner = range(1, size)
+    every = [
+        (*chosen, size) for count in range(min(most, size)) for chosen in combinations(inner, count)
+    ]
+    ends = cheapest_ends(longest_S, most)
+    assert len(ends) <= most
+    assert tokens(tuple(ends)) == min(map(tokens, every))
+
+
+@given(some_lengths, rows_of_a_batch, st.integers(0, 10))
+def test_a_batch_has_each_text_at_its_place_and_is_padding_elsewhere(
+    lengths: list[int], rows: int, fewer: int
+) -> None:
+    layout = packed(np.sort(lengths), rows)
+    data = encoded(lengths)
+    indices = np.argsort(lengths, kind="stable")[min(fewer, len(lengths) - 1) :]
+    batch = fill(data, indices, layout)
+    assert batch["layout"] == layout
+    assert batch["ids"].shape == (layout.rows, layout.width)
+    free = np.ones_like(batch["ids"], bool)
+    for i, place in zip(indices, layout.places(len(indices)), strict=True):
+        row, slot = divmod(place, layout.in_row)
+        where = row, slice(layout.starts[slot], layout.starts[slot] + lengths[i])
+        assert (batch["ids"][where] == i + 1).all()
+        assert (batch["types"][where] == data.types[i]).all()
+        assert (batch["mask"][where] == 1).all()
+        assert batch["labels"][place] == data.labels[i]
+        assert batch["weights"][place] == 1
+        assert free[where].all()
+        free[where] = False
+    assert not batch["ids"][free].any()
+    assert batch["weights"].sum() == len(indices)
+    # A text that attends to nothing would be a softmax over -inf.
+    assert (batch["mask"][:, layout.starts] == 1).all()
+    # A host's rows are those of the whole batch.
+    share = np.arange(layout.rows)[::2]
+    part = fill(data, indices, layout, share)
+    assert (part["ids"] == batch["ids"][share]).all()
+    by_row = batch["weights"].reshape(layout.rows, -1)
+    assert (part["weights"] == by_row[share].reshape(-1)).all()
+
+
+def test_one_text_a_row_is_a_layout_as_well() -> None:
+    layout = rows_of(4, 16)
+    assert layout == Layout(4, ((1, 16),))
+    assert layout.is_plain
+    assert layout.places(3).tolist() == [0, 1, 2]
+    assert (layout.slots, layout.width, layout.tokens) == (4, 16, 64)
