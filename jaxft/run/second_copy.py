@@ -1,9 +1,8 @@
 """A second copy of config.json, env.json and launches.jsonl, from which a damaged one is restored.
 
-    texts = read(workdir)              # name -> text, as the run wrote them; None without a copy
-    for name in restore(workdir, texts):
-        print(f"{workdir / name} was restored")
-    keep(workdir)                      # after one of them has been written
+    keep(workdir)                                  # after one of them has been written
+    texts = read(workdir)                          # name -> text; None without a sound copy
+    restore(workdir, texts)                        # ["config.json"], the names of those restored
 
 Without them a run could not be continued, though its checkpoints are sound: nothing else says which
 run it is.

@@ -119,7 +119,7 @@ class Bench:
         return self.work / "wide"
 
     def environment(self, devices: int = 1) -> dict[str, str]:
-        """The variables of a process that sees so many devices."""
+        """The variables of a process that sees this number of devices."""
         kept = {n: x for n, x in os.environ.items() if "proxy" not in n.lower()}
         return {
             **kept,

@@ -22,7 +22,7 @@ HEARTBEAT_S = 10
 def begin(
     bench: Bench, arguments: list[str], place: str, log: Path, address: str = "", proxy: str = ""
 ) -> list[Process]:
-    """Starts a run on so many devices, or on two processes with a device each.
+    """Starts a run on this number of devices, or on two processes with a device each.
 
     Args:
       address: of the coordinator of two processes; a free port if empty.
