@@ -275,14 +275,14 @@ def identity(fields: dict[str, Any]) -> dict[str, Any]:
     if kept.get("metric") == "macro_f1" and kept.get("objective", "auto") in BY_MACRO_F1:
         kept["metric"] = ADDED["metric"]
     kept = {name: x for name, x in kept.items() if name not in ADDED or x != ADDED[name]}
-    for section in {"model", "method"} & kept.keys():
+    for section in {"model", "method", "data"} & kept.keys():
         kept[section] = {
             name: x
             for name, x in kept[section].items()
             if f"{section}.{name}" not in ADDED or x != ADDED[f"{section}.{name}"]
         }
     optim = {name: x for name, x in fields.get("optim", {}).items() if name != "learning_rates"}
-    data = dict(fields.get("data", {}))
+    data = dict(kept.get("data", {}))
     if not any(data.get("splits", {}).values()):
         data.pop("splits", None)
     if not data.get("label_separator"):

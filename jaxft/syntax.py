@@ -6,6 +6,7 @@ digest_files(root, ["training/*.py", "data/*.py"])      # "5e0c..."
 import ast
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -25,6 +26,7 @@ def digest(sources: Iterable[tuple[str, str]]) -> str:
     return total.hexdigest()
 
 
+@lru_cache(maxsize=512)  # all modules take half a second, and every run of a process asks
 def plain(source: str) -> str:
     """A module's source without comments, docstrings and layout."""
     tree = ast.parse(source)

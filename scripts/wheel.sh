@@ -16,7 +16,9 @@ rm -rf dist build
 "$python" -m venv "$empty/venv"
 pip=("$empty/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" wheel --no-deps --wheel-dir dist .
-"${pip[@]}" install --constraint constraints.txt dist/jaxft-*.whl
+# What the commands import is compiled as they do; all files of all packages would take a minute.
+"${pip[@]}" install --no-compile --constraint constraints.txt dist/jaxft-*.whl
+unset PYTHONDONTWRITEBYTECODE
 
 cd "$empty"
 export JAXFT_CACHE=$empty/cache

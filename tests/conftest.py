@@ -1,12 +1,15 @@
 """What several test modules share: the real backbone, and tiny ones that train in seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny
+from jax._src import compiler
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
@@ -30,18 +33,115 @@ def minilm() -> Path:
         pytest.skip(str(err))
 
 
+# The longest files, from four minutes to half a minute on an idle core (pytest --durations=0).
+LONGEST = (
+    *("test_sweep.py", "test_train.py", "test_memory.py", "test_family_methods.py"),
+    *("test_resume.py", "test_packaging.py", "test_notebook.py", "test_several_hosts.py"),
+    *("test_trials.py", "test_planner.py", "test_mesh.py", "test_extending.py"),
+    *("test_synopses.py", "test_methods.py", "test_formats.py", "test_frozen_gradients.py"),
+    *("test_report.py", "test_frozen.py", "test_on_families.py", "test_families.py"),
+    *("test_predict.py", "test_objective_runs.py", "test_adapters.py", "test_old_runs.py"),
+    *("test_api.py", "test_tensorboard.py", "test_exported_runs.py", "test_against_torch.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that need transformers 4.57, and puts the files with slow tests first.
+    """Marks the tests that need transformers 4.57, and puts the longest files first.
 
     A worker takes a file at a time. With a long one at the end, the other worker would wait for it.
     """
     for item in items:
         if "flax_transformers" in getattr(item, "fixturenames", ()):
             item.add_marker("transformers4")
-    slow: dict[Path, int] = {}
-    for item in items:
-        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
-    items.sort(key=lambda item: slow[item.path] == 0)  # stable: otherwise the order stays
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST), item.path not in slow
+
+    items.sort(key=place)  # stable: otherwise the order stays
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_heap() -> Iterator[None]:
+    """Commands in this process leave malloc alone: some tests measure by what memory grows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXFT_KEEP", "0")
+        yield
+
+
+@pytest.fixture(scope="session")
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this worker's tests, and the processes that they start, keep compiled programs."""
+    return tmp_path_factory.mktemp("xla")
+
+
+@pytest.fixture(scope="module")
+def kept_compilations(compilations: Path) -> Iterator[None]:
+    """Each program is compiled once by this process and those that it starts, in all modules.
+
+    Not for a module that reads what XLA says as it compiles: a kept program is loaded in silence.
+    """
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+
+    def keep(values: Sequence[Any]) -> None:
+        for name, value in zip(names, values, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # it has opened the other directory, or none
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in zip(names, (str(compilations), "0"), strict=True):
+            patch.setenv(name.upper(), value)
+        keep((str(compilations), 0))
+        yield
+        keep(before)
+
+
+@pytest.fixture(scope="module")
+def few_optimizations() -> Iterator[None]:
+    """Compiles with few of XLA's optimizations, here and in processes: a third of the time.
+
+    Not for a module whose figures are those of the optimized program.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def quick_compilations(few_optimizations: None) -> Iterator[None]:
+    """For modules that compile much in this process: without XLA's newer emitters, half of it.
+
+    There is no setting but $XLA_FLAGS, which is read once for all modules.
+    """
+    options_of = compiler.get_compile_options
+
+    def with_old_emitters(*args: Any, **kwargs: Any) -> Any:
+        options = options_of(*args, **kwargs)
+        flag = ("xla_cpu_use_fusion_emitters", False)
+        options.env_option_overrides = [*options.env_option_overrides, flag]
+        return options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", with_old_emitters)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_in_these_folders(request: pytest.FixtureRequest) -> None:
+    """Their tests compile hundreds of small programs and run each once or twice."""
+    folders = ("interop", "models", "peft", "training")
+    # test_scan.py compares gradients that are nothing but rounding, which no two emitters share.
+    if request.path.parent.name in folders and request.path.name != "test_scan.py":
+        request.getfixturevalue("quick_compilations")
+
+
+@pytest.fixture(scope="module")
+def shared_compilations(few_optimizations: None, kept_compilations: None) -> None:
+    """Quick ones, each once: for modules that start several runs of the same programs."""
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,12 @@ model = torch_model(AutoModelForSequenceClassification, config)
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
+
+from jaxft.models.backbone import from_config
 
 Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -97,6 +100,14 @@ def batch_of(family: str, config: Config, pad_id: int, lengths: tuple[int, ...])
         "mask": mask_BxL,
         "types": types_BxL.astype(np.int32),
     }
+
+
+@cache
+def labelled_batch(family: str) -> Batch:
+    """Four rows of 8, 5, 3 and 1 tokens of a `tiny` family, with labels and weights."""
+    config = tiny(family)
+    batch = batch_of(family, config, from_config(config, num_labels=3).pad_id, (8, 5, 3, 1))
+    return {**batch, "labels": np.arange(4, dtype=np.int32) % 3, "weights": np.ones(4, np.float32)}
 
 
 def torch_inputs(family: str, batch: Batch) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxft.api import make_config
 from jaxft.io import read_json
 from jaxft.sweeping.local import count_accelerators
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "jaxft" / "data" / "samples"

@@ -3,27 +3,17 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_train import command, read, rows_of, run
+from commands import read, rows_of, run_here, train_command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 RUNAWAY = (
     *("--config.optim.learning_rate=1e30", "--config.optim.clip=0"),
     "--config.optim.warmup=0.5",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes of this module compile each program once among them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
 
 
 def refuse(name: str) -> None:
@@ -33,7 +23,7 @@ def refuse(name: str) -> None:
 @pytest.fixture(scope="module")
 def diverged(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     workdir = tmp_path_factory.mktemp("runs") / "diverged"
-    return workdir, run(command(tiny_checkpoint, workdir, *RUNAWAY, "--config.seed=3"))
+    return workdir, run_here(train_command(tiny_checkpoint, workdir, *RUNAWAY, "--config.seed=3"))
 
 
 def test_it_says_at_which_step_and_batch_and_stops(diverged: tuple[Path, str]) -> None:
@@ -75,7 +65,7 @@ def test_beside_it_another_run_goes_on_and_the_report_counts_that_one_alone(
     diverged: tuple[Path, str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     rates = ("--config.optim.clip=0", "--config.optim.learning_rates=1e-3,1e30")
-    printed = run(command(tiny_checkpoint, tmp_path / "two", *rates))
+    printed = run_here(train_command(tiny_checkpoint, tmp_path / "two", *rates))
     sound, lost = (tmp_path / "two" / f"lr-{rate}" for rate in ("0.001", "1e+30"))
     assert f"{'lr 1e+30':<11}    DIVERGED" in printed or "DIVERGED at step" in printed
     first, second = read(sound / "results.json"), read(lost / "results.json")
@@ -88,7 +78,7 @@ def test_beside_it_another_run_goes_on_and_the_report_counts_that_one_alone(
     assert best is None or history[best - 1]["dev"]["finite"]
 
     report = [sys.executable, "-m", "jaxft.report", str(tmp_path), str(diverged[0])]
-    printed = run([*report, f"--output={tmp_path / 'report'}"])
+    printed = run_here([*report, f"--output={tmp_path / 'report'}"])
     assert "Traceback" not in printed
     for text in (printed, (tmp_path / "report" / "report.md").read_text()):
         for path in (lost, diverged[0]):

@@ -24,6 +24,8 @@ from jaxft.training.mesh import make_mesh
 from jaxft.training.objectives import objective
 from jaxft.training.state import build_model, init_params
 
+pytestmark = pytest.mark.usefixtures("shared_compilations")
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "extending.md"
 WORDS = {"good": "great", "bad": "awful"}

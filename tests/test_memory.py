@@ -28,7 +28,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """With a cache of its own, and two devices."""
     cache = tmp_path_factory.mktemp("cache")
     flags = "--xla_force_host_platform_device_count=2"
-    return os.environ | {"JAXFT_CACHE": str(cache), "XLA_FLAGS": flags}
+    return os.environ | {
+        "JAXFT_CACHE": str(cache),
+        "XLA_FLAGS": flags,
+        # LLVM's take half of the time. The plan is of what XLA has done before it.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import jaxft
 from jaxft import predict, report
@@ -26,7 +24,7 @@ from jaxft.training import objectives
 from jaxft.training.event_log import read_log
 from jaxft.training.loop import InterruptedRunError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 WORDS = {"food": "pizza soup", "music": "piano song", "sport": "ball race"}
 Rows = list[dict[str, Any]]
@@ -83,22 +81,6 @@ def read(path: Path) -> Any:
 
 def lines_of(path: Path) -> Rows:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The runs of this module compile each program once among them."""
-    fields = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in fields}
-    for values in (fields, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is fields:
-            yield
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,19 @@ fixtures/README.md says how they were made.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, read, rows_of, run_here
 from safetensors.numpy import load_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
-ROOT = Path(__file__).parents[1]
 ARCHIVE = Path(__file__).parent / "fixtures" / "runs_5a4a636.tar.xz"
 # The options that make each run; the last step that the interrupted one has saved.
 RUNS = {
@@ -36,27 +34,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes of this module compile each program once among them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
-
-
 def run(module: str, folder: Path, *arguments: str) -> str:
-    """Runs a command in a folder, to which the runs' paths are relative; returns its stdout."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"jaxft.{module}", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
+    """Runs a command in a folder, to which the runs' paths are relative; returns its output."""
+    return run_here([sys.executable, "-m", f"jaxft.{module}", *arguments], cwd=folder)
 
 
 def train(method: str, workdir: str, folder: Path, options: Sequence[str] = ()) -> str:
@@ -68,14 +48,6 @@ def train(method: str, workdir: str, folder: Path, options: Sequence[str] = ()) 
     config = f"{ROOT}/configs/acl.py:{method}"
     flags = [f"--config.{field}" for field in fields]
     return run("train", folder, f"--config={config}", *flags, f"--workdir={workdir}")
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 def saved_names(checkpoint: Path) -> set[str]:

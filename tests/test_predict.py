@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,21 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from commands import SAMPLE_TEST, predict_command, read, rows_of, run, run_here, train_command
 from safetensors.numpy import load_file, save_file
-from test_train import SAMPLE_TEST, command, predict_command, read, rows_of, run
 
 from jaxft import cli, predict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 TEXTS = ["We use their parser .", "In future work we will see .", "NA"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes of this module compile each program once among them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
 
 
 @pytest.fixture(scope="module")
 def single(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished LoRA run on single texts."""
     workdir = tmp_path_factory.mktemp("single") / "run"
-    run(command(tiny_checkpoint, workdir, "--config.epochs=1"))
+    run_here(train_command(tiny_checkpoint, workdir, "--config.epochs=1"))
     return workdir
 
 
@@ -290,8 +281,8 @@ def test_another_config_or_tokenizer_is_another_base_model(
 ) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_checkpoint, base)
-    arguments = command(base, tmp_path / "run", "--config.epochs=1")
-    run(arguments)
+    arguments = train_command(base, tmp_path / "run", "--config.epochs=1")
+    run_here(arguments)
     texts = write_rows(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     config = base / "config.json"
     original = config.read_text()
@@ -299,13 +290,13 @@ def test_another_config_or_tokenizer_is_another_base_model(
     assert "not the model that the run was trained on: config changed" in refused(
         capsys, tmp_path / "run", texts
     )
-    assert "the model (config) changed" in run(arguments, expect=2)
+    assert "the model (config) changed" in run_here(arguments, expect=2)
     config.write_text(original)
     tokenizer = base / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"lowercase":true', '"lowercase":false'))
     tokenizer.write_text(tokenizer.read_text().replace('"lowercase": true', '"lowercase": false'))
     assert "tokenizer changed since" in refused(capsys, tmp_path / "run", texts)
-    assert "the model (tokenizer) changed" in run(arguments, expect=2)
+    assert "the model (tokenizer) changed" in run_here(arguments, expect=2)
 
 
 def test_a_base_model_may_move(copy: Path, tiny_checkpoint: Path) -> None:
@@ -323,7 +314,7 @@ def test_a_fully_trained_model_needs_no_base_model(
 ) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_checkpoint, base)
-    run(command(base, tmp_path / "run", "--config.epochs=1", method="full"))
+    run_here(train_command(base, tmp_path / "run", "--config.epochs=1", method="full"))
     shutil.rmtree(base)
     texts = write_rows(tmp_path / "in.jsonl", rows_of(SAMPLE_TEST))
     run(predict_command(tmp_path / "run", texts, tmp_path / "again.jsonl"))

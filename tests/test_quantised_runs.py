@@ -15,7 +15,7 @@ from jaxft.run.build import read_model
 from jaxft.run.plans import make_jobs
 from tests.test_api import SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 FIELDS = SMALL | {"epochs": 2, "rank": 4, "model.frozen_dtype": "nf4"}
 

@@ -4,25 +4,15 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_train import command, read, run, stop_at
+from commands import read, run, run_here, stop_at, train_command
 
 from jaxft.run import workdir as rundir
 from jaxft.training.event_log import read_log
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes of this module compile each program once among them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 
 def saved_steps(run_dir: Path) -> list[int]:
@@ -50,7 +40,7 @@ def test_a_further_seed_and_damaged_checkpoints_cost_the_other_runs_nothing(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     def seeds(names: str) -> list[str]:
-        return command(
+        return train_command(
             tiny_checkpoint, tmp_path / "{seed}", "--config.epochs=6", f"--config.seeds={names}"
         )
 
@@ -98,12 +88,12 @@ def test_a_further_seed_and_damaged_checkpoints_cost_the_other_runs_nothing(
 def best_before_last(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of a run whose best epoch is not its last one, carried out."""
     workdir = tmp_path_factory.mktemp("best") / "run"
-    arguments = command(
+    arguments = train_command(
         *(tiny_checkpoint, workdir, "--config.optim.learning_rate=1e-2", "--config.epochs=8"),
         *("--config.optim.schedule=constant", "--config.optim.warmup=0"),
         method="full",
     )
-    run(arguments)
+    run_here(arguments)
     return arguments
 
 
@@ -133,7 +123,7 @@ def test_a_damaged_best_checkpoint_costs_that_epoch_and_not_the_run(
     assert "Traceback" not in printed
     assert "never retrieved" not in printed
     # The same command again shows it.
-    assert "is done already" in run(best_before_last)
+    assert "is done already" in run_here(best_before_last)
 
 
 # ---------------------------------------------------------------- what showing a run may change
@@ -158,7 +148,7 @@ def test_where_a_run_began_is_kept_when_it_goes_on_elsewhere(
 ) -> None:
     workdir = tmp_path / "run's"  # a name that a shell splits
     targets = r"--config.method.targets=(r'.*/query$',)"
-    arguments = command(tiny_checkpoint, workdir, "--config.epochs=6", targets)
+    arguments = train_command(tiny_checkpoint, workdir, "--config.epochs=6", targets)
     assert stop_at(10, workdir, arguments, signal.SIGTERM) == 143
     env = (workdir / "env.json").read_bytes()
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
@@ -191,15 +181,15 @@ def test_the_same_rows_cut_elsewhere_are_another_run(tiny_checkpoint: Path, tmp_
         for name, part in parts.items():
             (tmp_path / f"{name}.jsonl").write_text("".join(part))
 
-    arguments = command(tiny_checkpoint, tmp_path / "run", "--config.epochs=1")
+    arguments = train_command(tiny_checkpoint, tmp_path / "run", "--config.epochs=1")
     arguments[3] = "--config=configs/custom.py"
     arguments[4] = "--config.data.source=local"
     arguments.append(f"--config.data.dir={tmp_path}")
     cut(24, 6)
-    run(arguments)
-    assert "is done already" in run(arguments)
+    run_here(arguments)
+    assert "is done already" in run_here(arguments)
     cut(12, 4)
-    printed = run(arguments, expect=2)
+    printed = run_here(arguments, expect=2)
     assert "the data (train, dev, test) changed since" in printed
     cut(24, 10)
-    assert "the data (dev, test) changed since" in run(arguments, expect=2)
+    assert "the data (dev, test) changed since" in run_here(arguments, expect=2)

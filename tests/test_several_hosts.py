@@ -3,8 +3,6 @@
 Two processes on this machine, with one or two devices each; they talk over gloo.
 """
 
-import json
-import os
 import re
 import shutil
 import signal
@@ -18,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import ROOT, environment, read, rows_of
 from jax.sharding import SingleDeviceSharding
 from processes import wait_until
 
@@ -25,23 +24,10 @@ from jaxft.distributed import watchdog
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.step import State
 
-pytestmark = pytest.mark.slow
+# Of several processes only the first writes to the cache of compiled programs.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
-ROOT = Path(__file__).parents[1]
 HEARTBEAT_S = 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes compile each program once among them, as far as JAX lets them, and quickly.
-
-    Of several processes only the first writes to the cache.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
 
 
 launched: list[subprocess.Popen] = []
@@ -75,7 +61,7 @@ def command(checkpoint: Path, workdir: Path, *overrides: str) -> list[str]:
 
 def launch(arguments: list[str], devices: int, **variables: str) -> subprocess.Popen:
     """Starts a process that sees so many devices."""
-    here = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    here = {name: value for name, value in environment().items() if "proxy" not in name.lower()}
     xla = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     process = subprocess.Popen(
         arguments,
@@ -115,14 +101,6 @@ def ended(*processes: subprocess.Popen) -> list[tuple[int, str, str]]:
         out = "".join(line for line in out.splitlines(True) if not GLOO.fullmatch(line))
         results.append((process.returncode, out, err))
     return results
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:

@@ -18,7 +18,7 @@ import jaxft
 from jaxft import cli, train
 from jaxft import report as report_command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 ROOT = Path(__file__).parents[1]
 CELLS = ROOT / "docs" / "results" / "minilm_grid" / "cells"

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import environment as environment_of_a_process
 from processes import wait_until
 
 from jaxft import cli, sweep
 from jaxft.sweeping.runs import is_locked
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 ROOT = Path(__file__).parents[1]
 SEEDS = 3
@@ -56,14 +57,9 @@ def get_config(arg=""):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Compiles each program once."""
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def environment(shared_compilations: None) -> dict[str, str]:
+    """The sweeps' variables; each program is compiled once."""
+    return {**environment_of_a_process(), "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.fixture(scope="module")

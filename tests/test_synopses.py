@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import pytest
 import tiny
 from stage import Stage, write_files
@@ -137,7 +136,7 @@ def name_of(synopsis: Synopsis) -> str:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(quick_compilations: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("stage")
     checkpoint = directory / "tiny"
     checkpoint.mkdir()
@@ -158,12 +157,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXFT_DATA", str(tiny.SAMPLES))
         patch.setenv("JAXFT_CACHE", str(directory / "cache"))
-        # XLA's optimizations take half of the time and prove nothing here.
-        jax.config.update("jax_disable_most_optimizations", True)
         made = Stage(directory, checkpoint)
         with made.stack:
             yield made
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

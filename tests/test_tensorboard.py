@@ -4,18 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import read, run_here, stop_at, train_command
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
-from test_train import command, read, run, stop_at
 from werkzeug.test import Client
 
 from jaxft.training.event_log import read_log
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 RUNS = ("houlsby-0/tb", "houlsby-1/tb", "lora-0/tb", "lora-1/tb")
 STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
@@ -29,14 +29,11 @@ def runs(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     def seeds(method: str) -> list[str]:
         pattern = workdir / f"{method}-{{seed}}"
         overrides = ("--config.seeds=0,1", "--config.data.max_length=16", "--config.epochs=3")
-        return command(tiny_checkpoint, pattern, *overrides, method=method)
+        return train_command(tiny_checkpoint, pattern, *overrides, method=method)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        stop_at(17, workdir / "lora-1", seeds("lora"))
-        assert "continuing" in run(seeds("lora"))
-        run(seeds("houlsby"))
+    stop_at(17, workdir / "lora-1", seeds("lora"))
+    assert "continuing" in run_here(seeds("lora"))
+    run_here(seeds("houlsby"))
     return workdir
 
 

@@ -1,70 +1,42 @@
 """The commands end to end, on a tiny checkpoint and the bundled sample, as real processes."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from processes import wait_until
-from safetensors.numpy import load_file
+from commands import (
+    ROOT,
+    SAMPLE_TEST,
+    environment,
+    predict_command,
+    read,
+    rows_of,
+    run,
+    run_here,
+    same_end,
+    stop_at,
+    train_command,
+)
 
 from jaxft.config import config_module, default_workdir
 from jaxft.run.trials import directory, trials
-from jaxft.training.event_log import read_log
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
-ROOT = Path(__file__).parents[1]
 # Labels that a lenient reader would turn into a missing value and a number.
 WORDS = ("red", "null", "007")
-SAMPLE_TEST = ROOT / "jaxft" / "data" / "samples" / "acl" / "test.jsonl"
-
-
-def command(checkpoint: Path, workdir: Path, *overrides: str, method: str = "lora") -> list[str]:
-    """The train command of a small run: 120 examples, 4 epochs of 8 steps."""
-    return [
-        *(sys.executable, "-m", "jaxft.train", f"--config=configs/acl.py:{method}"),
-        *("--config.data.source=sample", f"--config.model.name={checkpoint}"),
-        *("--config.batch_size=16", "--config.epochs=4", "--config.data.max_length=32"),
-        *(f"--workdir={workdir}", *overrides),
-    ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The processes of this module compile each program once among them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("xla")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
-
-
-def run(arguments: list[str], expect: int = 0) -> str:
-    """Runs a command to its end and returns what it printed."""
-    # Generous: two cores may be shared with much else.
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    run(command(tiny_checkpoint, workdir))
+    run(train_command(tiny_checkpoint, workdir))
     return workdir
 
 
@@ -114,10 +86,10 @@ def test_runs_train_together_as_if_alone_and_survive_a_kill(
     flags = ("--config.seeds=0,5", "--config.optim.learning_rates=1e-3,3e-4")
 
     def several(name: str) -> list[str]:
-        return command(tiny_checkpoint, tmp_path / name, *flags)
+        return train_command(tiny_checkpoint, tmp_path / name, *flags)
 
     names = [f"seed-{seed}-lr-{rate}" for seed in (0, 5) for rate in (0.001, 0.0003)]
-    assert "seed 5           lr 0.0003    epoch   4" in run(several("undisturbed"))
+    assert "seed 5           lr 0.0003    epoch   4" in run_here(several("undisturbed"))
     first, slower, *_ = runs = [tmp_path / "undisturbed" / name for name in names]
     assert all((path / "DONE").exists() for path in runs)
     # The first is the run of `finished`.
@@ -137,7 +109,7 @@ def test_runs_train_together_as_if_alone_and_survive_a_kill(
     # In directories that the flag names.
     pattern = "killed-seed-{seed}-lr-{learning_rate}"
     stop_at(17, tmp_path / f"killed-{names[-1]}", several(pattern))
-    assert "continuing" in run(several(pattern))
+    assert "continuing" in run_here(several(pattern))
     for name in names:
         same_end(tmp_path / "undisturbed" / name, tmp_path / f"killed-{name}")
 
@@ -185,7 +157,7 @@ def test_the_same_command_again_shows_the_finished_run(
     finished: Path, tiny_checkpoint: Path
 ) -> None:
     before = (finished / "results.json").read_bytes()
-    printed = run(command(tiny_checkpoint, finished))
+    printed = run_here(train_command(tiny_checkpoint, finished))
     assert "is done already" in printed
     assert "macro-F1" in printed
     assert (finished / "results.json").read_bytes() == before
@@ -193,38 +165,10 @@ def test_the_same_command_again_shows_the_finished_run(
 
 def test_another_run_is_not_written_over_this_one(finished: Path, tiny_checkpoint: Path) -> None:
     before = (finished / "results.json").read_bytes()
-    printed = run(command(tiny_checkpoint, finished, "--config.method.rank=4"), expect=2)
+    printed = run_here(train_command(tiny_checkpoint, finished, "--config.method.rank=4"), expect=2)
     assert "method.rank = 8" in printed
     assert "Traceback" not in printed
     assert (finished / "results.json").read_bytes() == before
-
-
-def stop_at(
-    step: int, workdir: Path, arguments: list[str], number: signal.Signals = signal.SIGKILL
-) -> int:
-    """Signals a command once its run in `workdir` has logged a step; returns its exit code."""
-    log = workdir / "metrics.jsonl"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(arguments, cwd=ROOT, **quiet) as process:
-        try:
-            wait_until(lambda: any(line["step"] >= step for line in read_log(log)), process)
-            assert process.poll() is None, "the run ended before it could be stopped"
-            process.send_signal(number)
-            return process.wait(timeout=60)
-        finally:
-            process.kill()
-
-
-def same_end(a: Path, b: Path) -> None:
-    """Asserts that two runs ended with the same bits."""
-    first = load_file(a / "adapter" / "trained.safetensors")
-    second = load_file(b / "adapter" / "trained.safetensors")
-    assert first.keys() == second.keys()
-    assert all(first[path].tobytes() == second[path].tobytes() for path in first)
-    assert (a / "predictions_test.jsonl").read_bytes() == (
-        b / "predictions_test.jsonl"
-    ).read_bytes()
-    assert read(a / "results.json")["history"] == read(b / "results.json")["history"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -233,32 +177,27 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 ) -> None:
     workdir = tmp_path / "interrupted"
     # save_every changes what is written, not what is computed; the rest is the undisturbed run.
-    arguments = command(tiny_checkpoint, workdir, "--config.save_every=3")
+    arguments = train_command(tiny_checkpoint, workdir, "--config.save_every=3")
     code = stop_at(12, workdir, arguments, number)
     assert code == (-9 if number == signal.SIGKILL else 143)
     assert not (workdir / "DONE").exists()
-    assert "continuing" in run(arguments)
+    assert "continuing" in run_here(arguments)
     same_end(finished, workdir)
     steps = [row["step"] for row in rows_of(workdir / "metrics.jsonl")]
     assert steps == sorted(steps)
 
 
-def predict_command(run_dir: Path, texts: Path, output: Path) -> list[str]:
-    return [
-        *(sys.executable, "-m", "jaxft.predict", f"--run={run_dir}"),
-        *(f"--input={texts}", f"--output={output}"),
-    ]
-
-
-def predict(run_dir: Path, texts: Path, output: Path) -> list[dict]:
-    run(predict_command(run_dir, texts, output))
+def predict(run_dir: Path, texts: Path, output: Path) -> list[dict[str, Any]]:
+    """The rows of a file, predicted in this process."""
+    run_here(predict_command(run_dir, texts, output))
     return rows_of(output)
 
 
 def test_predict_repeats_the_runs_own_test_predictions_bit_for_bit(
     finished: Path, tmp_path: Path
 ) -> None:
-    again = predict(finished, SAMPLE_TEST, tmp_path / "out.jsonl")
+    run(predict_command(finished, SAMPLE_TEST, tmp_path / "out.jsonl"))
+    again = rows_of(tmp_path / "out.jsonl")
     before = rows_of(finished / "predictions_test.jsonl")
     assert [row["text"] for row in again] == [row["text"] for row in before]
     for row, old in zip(again, before, strict=True):
@@ -278,7 +217,7 @@ def test_every_method_trains_to_a_result_and_predicts(
     method: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / method
-    run(command(tiny_checkpoint, workdir, "--config.epochs=1", method=method))
+    run_here(train_command(tiny_checkpoint, workdir, "--config.epochs=1", method=method))
     results = read(workdir / "results.json")
     assert results["method"] == method
     assert (results["parameters"]["frozen"] == 0) == (method == "full")
@@ -291,7 +230,7 @@ def test_pairs_and_merged_tasks_have_scores_for_the_whole_and_each(
 ) -> None:
     workdir = tmp_path / "merged"
     overrides = ("--config.task=restaurant_fs,laptop_fs", "--config.epochs=1")
-    printed = run(command(tiny_checkpoint, workdir, *overrides))
+    printed = run_here(train_command(tiny_checkpoint, workdir, *overrides))
     results = read(workdir / "results.json")
     assert results["labels"][0] == "restaurant:negative"
     assert results["tasks"].keys() == {"restaurant", "laptop"}
@@ -321,11 +260,11 @@ def test_the_users_own_pairs_train_and_predict_from_a_table(
         *("--config.data.columns.label=class", "--config.data.columns.id=key"),
         "--config.data.labels=('red','null','007')",
     )
-    arguments = command(tiny_checkpoint, workdir, *own, "--config.epochs=1")
+    arguments = train_command(tiny_checkpoint, workdir, *own, "--config.epochs=1")
     arguments[3] = "--config=configs/custom.py"
-    assert "duplicate id" in run(arguments, expect=2)
+    assert "duplicate id" in run_here(arguments, expect=2)
     arguments.remove("--config.data.columns.id=key")
-    assert "6 of 60 train examples held out" in run(arguments)
+    assert "6 of 60 train examples held out" in run_here(arguments)
     assert read(workdir / "results.json")["labels"] == list(WORDS)
     texts = tmp_path / "new.csv"
     texts.write_text('text,pair\n"Is it, well, red ?",It is red .\n')
@@ -338,7 +277,7 @@ def test_the_users_own_pairs_train_and_predict_from_a_table(
 def dry(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a dry run printed, with all that it imported, and its directory."""
     workdir = tmp_path_factory.mktemp("runs") / "dry"
-    _, *rest = command(tiny_checkpoint, workdir, "--dry_run")
+    _, *rest = train_command(tiny_checkpoint, workdir, "--dry_run")
     return run([sys.executable, "-X", "importtime", *rest]), workdir
 
 
@@ -375,7 +314,7 @@ def test_training_and_prediction_need_neither_torch_nor_tensorflow(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     for arguments in (
-        command(tiny_checkpoint, tmp_path / "run", "--config.epochs=1"),
+        train_command(tiny_checkpoint, tmp_path / "run", "--config.epochs=1"),
         predict_command(tmp_path / "run", SAMPLE_TEST, tmp_path / "out.jsonl"),
     ):
         module, rest = arguments[2], arguments[3:]
@@ -388,10 +327,10 @@ def test_training_and_prediction_need_neither_torch_nor_tensorflow(
 def test_eight_devices_train_as_one_does(
     finished: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    arguments = command(tiny_checkpoint, tmp_path / "eight")
+    arguments = train_command(tiny_checkpoint, tmp_path / "eight")
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
-        arguments, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **flags}
+        arguments, cwd=ROOT, capture_output=True, text=True, env={**environment(), **flags}
     )
     assert done.returncode == 0, done.stderr
     one, eight = (read(p / "results.json") for p in (finished, tmp_path / "eight"))

@@ -7,6 +7,7 @@ A mask depends on the key and the shape alone, so it is the same on any mesh of 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 
@@ -29,13 +30,27 @@ class Dropout(nn.Module):
 
 
 def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
-    """Returns booleans of a shape, each True with probability `keep`, to 16 bits.
+    """Returns booleans of a shape, each True with probability `keep`, to 32 bits.
 
-    Random bits are what dropout costs, a tenth of a step on a CPU. Each word of 32 decides two
-    elements of the last axis, where `jax.random.bernoulli` makes a float of it for one.
+    Random bits are what dropout costs. A hash of an element's number and the key's bits takes four
+    multiplications, where Threefry, `jax.random`'s own, takes twenty rounds: a step of MiniLM takes
+    a tenth less processor time. It also fuses with its user, and every device makes its own part.
     """
-    *before, last = shape
-    words = jax.random.bits(key, (*before, -(-last // 2)), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    bits = halves.reshape(*before, -1)[..., :last]
-    return bits < jnp.uint16(min(round(keep * 2**16), 2**16 - 1))
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    number, size = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        number = number + along * jnp.uint32(size % 2**32)
+        size *= shape[axis]
+    bits = mixed(mixed(number * jnp.uint32(0x9E3779B9) + first) ^ second)
+    return bits < jnp.uint32(min(round(keep * 2**32), 2**32 - 1))
+
+
+def mixed(x: jax.Array) -> jax.Array:
+    """Returns a bijection of uint32 in which each bit of `x` flips half of the others.
+
+    The one of least bias of its form that https://github.com/skeeto/hash-prospector has found.
+    """
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97)
+    return x ^ (x >> np.uint32(15))

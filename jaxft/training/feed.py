@@ -1,6 +1,7 @@
 """Batches on the devices: each process makes the rows that its own devices hold.
 
-batch = device_batch(data, [one], batch_size=32, mesh=mesh)         # `one` of an epoch's order
+order = setup.loop_config.train_order(data, seed=0, epoch=0)
+batch = device_batch(data, order[:1], batch_size=32, mesh=mesh)
 """
 
 from collections.abc import Sequence

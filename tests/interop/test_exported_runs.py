@@ -18,7 +18,7 @@ from exported import TEXTS, leaves_of, write_base, write_own
 import jaxft
 from jaxft import cli, export
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {"source": "sample", "max_length": 32, "batch_size": 40, "epochs": 1, "rank": 2}

@@ -15,7 +15,7 @@ from jaxft.peft.interop.trained import HUB
 from jaxft.peft.methods import METHODS
 from jaxft.run.load import load_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 SMALL = {"rank": 2, "vera_rank": 2, "size": 4, "phm_dim": 2, "prefix_length": 2}
 # The last words of the messages that refuse a method: the formats that take it.
@@ -136,25 +136,30 @@ def test_a_quantised_backbone_is_merged_as_it_computes(base: Path, tmp_path: Pat
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.fixture(scope="module")
+def trained_minilm(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> jaxft.Run:
+    fields = {"source": "sample", "max_length": 32, "epochs": 1}
+    workdir = tmp_path_factory.mktemp("minilm") / "run"
+    return jaxft.finetune("acl_sup", "minilm", "lora", workdir=workdir, **fields)
+
+
 @pytest.mark.parametrize("kind", ["peft", "transformers"])
 def test_trained_minilm_gives_the_same_logits_in_torch(
-    kind: str, minilm: Path, tmp_path: Path
+    kind: str, trained_minilm: jaxft.Run, minilm: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     peft = pytest.importorskip("peft")
     from exported import torch_logits
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    fields = {"source": "sample", "max_length": 32, "epochs": 1}
-    run = jaxft.finetune("acl_sup", "minilm", "lora", workdir=tmp_path / "run", **fields)
-    run.classifier.export(tmp_path / kind, format=kind)
+    trained_minilm.classifier.export(tmp_path / kind, format=kind)
     if kind == "peft":
         config = AutoConfig.from_pretrained(tmp_path / kind)
         plain = AutoModelForSequenceClassification.from_pretrained(minilm, config=config)
         model = peft.PeftModel.from_pretrained(plain, tmp_path / kind)
     else:
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / kind)
-    expected = run.classifier.logits(TEXTS)
+    expected = trained_minilm.classifier.logits(TEXTS)
     np.testing.assert_allclose(torch_logits(model, tmp_path / kind), expected, atol=1e-4, rtol=0)
     np.testing.assert_allclose(
         jaxft.load(tmp_path / kind).logits(TEXTS), expected, atol=1e-5, rtol=0

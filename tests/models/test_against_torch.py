@@ -1,6 +1,7 @@
 """Our encoders give torch's logits at sizes of all kinds, and in bfloat16 what torch's own give."""
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from jaxft.models import weights
 from jaxft.models.backbone import Params
 from jaxft.models.names import by_torch_name, torch_name
 
-pytestmark = pytest.mark.slow  # half a minute beside torch
+# Half a minute beside torch.
+pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
 
@@ -83,13 +85,18 @@ def read(model: Any, config: Config) -> tuple[backbones.Backbone, Params]:
     return backbone, params
 
 
+def compiled(backbone: backbones.Backbone) -> Callable[[Params, Any], jax.Array]:
+    """The forward pass as a run has it; op by op, every bfloat16 result would be rounded."""
+    return jax.jit(partial(backbones.forward, backbone, backbone.module, dropout_key=None))
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs(), st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 21))
 def test_logits_are_torchs_at_any_size(config: Config, seed: int, rows: int, length: int) -> None:
     model = torch_classifier(config, seed)
     batch = random_batch(config, seed, rows, length)
     backbone, params = read(model, config)
-    logits_BxC = backbones.forward(backbone, backbone.module, params, batch, None)
+    logits_BxC = compiled(backbone)(params, batch)
     np.testing.assert_allclose(logits_BxC, torch_logits(model, batch), atol=1e-4, rtol=0)
     # Every name in torch's file is one of ours, and back.
     known = by_torch_name(backbone.family, params)
@@ -107,9 +114,7 @@ def test_bfloat16_is_as_near_to_float32_as_torchs_is(tiny_bert_config: Config) -
         expected_BxC = torch_logits(model, batch)
         _, params = read(model, config)
         backbone = backbones.from_config(config, 3, dtype="bfloat16")
-        # Compiled, as in a run: op by op, every intermediate result would be rounded.
-        forward = jax.jit(partial(backbones.forward, backbone, backbone.module, dropout_key=None))
-        errors["ours"].append(forward(params, batch) - expected_BxC)
+        errors["ours"].append(compiled(backbone)(params, batch) - expected_BxC)
         errors["theirs"].append(torch_logits(model.to(torch.bfloat16), batch) - expected_BxC)
     ours, theirs = (np.sqrt(np.mean(np.square(found))) for found in errors.values())
     assert 0 < ours <= theirs
@@ -121,7 +126,7 @@ def test_float16_is_near_float32(tiny_bert_config: Config) -> None:
     batch["mask"][3] = 0  # a row that only fills up the batch
     _, params = read(model, tiny_bert_config)
     backbone = backbones.from_config(tiny_bert_config, 3, dtype="float16")
-    logits_BxC = backbones.forward(backbone, backbone.module, params, batch, None)
+    logits_BxC = compiled(backbone)(params, batch)
     assert jnp.isfinite(logits_BxC).all()
     expected_BxC = torch_logits(model, batch)
     rows = np.arange(8) != 3

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import mesh_gradients
 import numpy as np
 import optax
 import pytest
-from families import FAMILIES, batch_of, tiny, torch_model
+from families import FAMILIES, labelled_batch, tiny, torch_model
 from mesh_gradients import first_gradients
 
 import jaxft
@@ -31,10 +30,7 @@ from jaxft.training.step import State, train_step
 
 pytestmark = pytest.mark.slow
 
-# Compiled without LLVM's optimisation, which takes longer than these models do.
-QUICK = {"xla_backend_optimization_level": 0}
 OPTIONS = {"rank": 4, "size": 8}
-LENGTHS = (8, 5, 3, 1)
 
 # The beginnings of the head's paths.
 HEADS = {
@@ -75,14 +71,6 @@ SITES = {
 PAIRS = [(f, m) for f in FAMILIES for m in COMMON if (f, m) != ("modernbert", "bitfit")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Compiles with few optimizations: XLA's take half of these tests' time and prove nothing."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @cache
 def backbone_of(family: str, remat: str = "none", scan: str = "off") -> Backbone:
     rates = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -99,18 +87,12 @@ def weights_of(family: str) -> Params:
 
 
 @cache
-def batch_for(family: str) -> dict[str, np.ndarray]:
-    batch = batch_of(family, tiny(family), backbone_of(family).pad_id, LENGTHS)
-    return {**batch, "labels": np.arange(4, dtype=np.int32) % 3, "weights": np.ones(4, np.float32)}
-
-
-@cache
 def bare_logits(family: str) -> np.ndarray:
     def forward(params: Params) -> jax.Array:
         backbone = backbone_of(family)
-        return backbones.forward(backbone, backbone.module, params, batch_for(family), None)
+        return backbones.forward(backbone, backbone.module, params, labelled_batch(family), None)
 
-    return np.asarray(jax.jit(forward, compiler_options=QUICK)(weights_of(family)))
+    return np.asarray(jax.jit(forward)(weights_of(family)))
 
 
 def params_of(model: Model, family: str) -> Params:
@@ -154,9 +136,7 @@ def test_a_method_starts_as_the_backbone_and_trains_its_own_leaves(
         key = jax.random.key(0)
         return logits_BxC, train_step(model.forward, optimizer, state, frozen, batch, key)
 
-    logits_BxC, (state, metrics) = jax.jit(step, compiler_options=QUICK)(
-        trained, frozen, batch_for(family)
-    )
+    logits_BxC, (state, metrics) = jax.jit(step)(trained, frozen, labelled_batch(family))
     np.testing.assert_allclose(logits_BxC, bare_logits(family), atol=1e-6, rtol=0)
     assert np.isfinite(metrics["loss"])
     for path, x in frozen.items():
@@ -182,10 +162,12 @@ def test_remat_gives_the_same_loss_and_gradients(family: str) -> None:
         trained, frozen = split(shifted, model.labels)
 
         def loss(trained: Params, frozen: Params, model: Model = model) -> jax.Array:
-            logits_BxC = model.forward({**frozen, **trained}, batch_for(family), jax.random.key(3))
+            logits_BxC = model.forward(
+                {**frozen, **trained}, labelled_batch(family), jax.random.key(3)
+            )
             return jnp.square(logits_BxC).sum()
 
-        found.append(jax.jit(jax.value_and_grad(loss), compiler_options=QUICK)(trained, frozen))
+        found.append(jax.jit(jax.value_and_grad(loss))(trained, frozen))
     (expected, grads), *others = found
     for again, its_grads in others:
         np.testing.assert_allclose(again, expected, rtol=1e-6)
@@ -204,8 +186,8 @@ def test_layers_in_a_loop_give_the_same_logits(family: str) -> None:
             path: x + rng.normal(0, 0.05, x.shape).astype(np.float32)
             for path, x in sorted(params_of(model, family).items())
         }
-        forward = partial(model.forward, batch=batch_for(family), dropout_key=None)
-        found.append(jax.jit(forward, compiler_options=QUICK)(params))
+        forward = partial(model.forward, batch=labelled_batch(family), dropout_key=None)
+        found.append(jax.jit(forward)(params))
     np.testing.assert_allclose(*found, atol=1e-6, rtol=0)
     assert np.abs(found[0] - bare_logits(family)).max() > 1e-3
 
@@ -225,7 +207,7 @@ def furthest(family: str) -> float:
     layers = 2 if family == "modernbert" else 1
     config = tiny(family, num_hidden_layers=layers, attention_probs_dropout_prob=0.1)
     model = build_model(backbones.from_config(config, num_labels=3), [], "full", {})
-    weights, batch = weights_of(family), batch_for(family)
+    weights, batch = weights_of(family), labelled_batch(family)
     return mesh_gradients.furthest(partial(first_gradients, model, weights, batch))
 
 

@@ -1,7 +1,6 @@
 """The newer methods on encoders unlike BERT, in a loop over layers, and on eight devices."""
 
 import re
-from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import mesh_gradients
 import numpy as np
 import pytest
-from families import batch_of, tiny
+from families import labelled_batch, tiny
 from mesh_gradients import first_gradients
 from tiny import random_params
 
@@ -26,7 +25,6 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = {"size": 8, "vera_rank": 8, "prefix_length": 3, "targets": ("query", "dense")}
 METHODS = ("layernorm", "vera", "ia3", "parallel", "compacter", "prefix")
-LENGTHS = (8, 5, 3, 1)
 # Where a method's own modules are in a layer, by family; of LayerNorm tuning, what it trains.
 SITES: dict[str, dict[str, tuple[str, ...]]] = {
     "distilbert": {
@@ -57,14 +55,6 @@ SITES: dict[str, dict[str, tuple[str, ...]]] = {
 CHILDREN = {"vera": "vera", "ia3": "ia3", "prefix": "prefix", "layernorm": ""}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Compiles with few optimizations: XLA's take half of these tests' time and prove nothing."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @cache
 def backbone_of(family: str, scan: str = "off") -> Backbone:
     return backbones.from_config(tiny(family), num_labels=3, scan=scan)
@@ -73,12 +63,6 @@ def backbone_of(family: str, scan: str = "off") -> Backbone:
 @cache
 def weights_of(family: str) -> Params:
     return random_params(backbones.parameter_shapes(backbone_of(family)), 0)
-
-
-@cache
-def batch_for(family: str) -> dict[str, np.ndarray]:
-    batch = batch_of(family, tiny(family), backbone_of(family).pad_id, LENGTHS)
-    return {**batch, "labels": np.arange(4, dtype=np.int32) % 3, "weights": np.ones(4, np.float32)}
 
 
 def started(model: Model, family: str) -> Params:
@@ -100,7 +84,7 @@ def moved(model: Model, params: Params, size: float = 0.3) -> Params:
 
 @pytest.mark.parametrize("family", SITES)
 def test_a_method_is_in_its_places_starts_as_the_backbone_and_changes_it(family: str) -> None:
-    backbone, batch = backbone_of(family), batch_for(family)
+    backbone, batch = backbone_of(family), labelled_batch(family)
     bare = backbones.forward(backbone, backbone.module, weights_of(family), batch, None)
     for method in METHODS:
         model = build_model(backbone, [], method, OPTIONS)
@@ -128,7 +112,7 @@ def test_layers_in_a_loop_give_the_same_logits_and_gradients(method: str) -> Non
         trained, frozen = split(moved(model, started(model, "distilbert")), model.labels)
 
         def loss(trained: Params, frozen: Params, model: Model = model) -> jax.Array:
-            logits_BxC = model.forward({**frozen, **trained}, batch_for("distilbert"), None)
+            logits_BxC = model.forward({**frozen, **trained}, labelled_batch("distilbert"), None)
             return jnp.square(logits_BxC).sum()
 
         found.append(jax.jit(jax.value_and_grad(loss))(trained, frozen))
@@ -171,7 +155,7 @@ def furthest(method: str) -> float:
     backbone = backbones.from_config(tiny("distilbert", num_hidden_layers=1), num_labels=3)
     model = build_model(backbone, [], method, {**OPTIONS, "dropout": 0.0})
     weights = {p: np.asarray(x) for p, x in moved(model, started(model, "distilbert")).items()}
-    batch = batch_for("distilbert")
+    batch = labelled_batch("distilbert")
     return mesh_gradients.furthest(partial(first_gradients, model, weights, batch))
 
 

@@ -20,7 +20,7 @@ from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import Model, sharded_shape
 from jaxft.training.step import State, losses, train_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilations")]
 
 BATCH, LENGTH = 8, 32
 

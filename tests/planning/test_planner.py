@@ -20,7 +20,7 @@ from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength, train_program
 from jaxft.training.state import build_model, init_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilations")]
 
 MINILM = ARCHITECTURES["sentence-transformers/all-MiniLM-L6-v2"]
 TINY_LLAMA = {

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxft
-from jaxft.run import mixed
+from jaxft.training import feed
 
-pytestmark = pytest.mark.slow  # trains four tiny models
+# Trains four tiny models.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 ACL = ["We use the parser of Collins (1999).", "In future work we will see.", "It is " * 9]
 PAIRS = [("food", "The food was great."), ("service", "Slow service, good food.")]
@@ -64,13 +65,13 @@ def test_a_mixed_batch_predicts_as_each_alone(
     classifier: jaxft.Classifier, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[list[int]] = []
-    step = mixed.loop.make_batch
+    fill = feed.fill
 
     def seen(data: Any, indices: Any, *others: Any) -> Any:
         batches.append(data.labels[indices].tolist())
-        return step(data, indices, *others)
+        return fill(data, indices, *others)
 
-    monkeypatch.setattr(mixed.loop, "make_batch", seen)
+    monkeypatch.setattr(feed, "fill", seen)
     texts = [ACL[0], PAIRS[0], ACL[1], PAIRS[1], ACL[2], ACL[0]]
     names = ["default", "restaurant", "default", "restaurant", "default", "houlsby"]
     found = classifier.predict(texts, adapters=names)

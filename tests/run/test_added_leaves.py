@@ -15,7 +15,7 @@ from jaxft.models import trained as trained_files
 from jaxft.run import build
 from tests.peft.trained_adapters import write_adapter
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
 SMALL: dict[str, Any] = {
     "data.source": "sample",

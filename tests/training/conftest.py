@@ -1,6 +1,6 @@
 """Tiny BERTs, random weights and random examples for the training tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,14 +16,6 @@ from jaxft.training.state import Model, build_model
 
 TinyModel = Callable[..., Model]
 RandomParams = Callable[..., dict[str, np.ndarray]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Compiles with few optimizations: XLA's take half of these tests' time and prove nothing."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,8 @@ found = t.on_every_mesh()
 jax.config.update("jax_disable_most_optimizations", False)
 print(json.dumps([found, t.gathered()]))
 """
+# Four devices as well, which test_mesh.py leaves out.
+SIZES = test_mesh.MESHES | {f"{axis}=4": test_mesh.ALONE | {axis: 4} for axis in ("fsdp", "tensor")}
 MESHES = {
     "int8": ("data=2 fsdp=2 tensor=2",),
     "nf4": ("fsdp=4", "tensor=4", "data=2 fsdp=2 tensor=2"),
@@ -180,7 +182,7 @@ def on_every_mesh() -> dict[str, Any]:
         model = build_model(backbone, [], "lora", {"targets": ("all-linear",), "rank": 4})
         alone = trained_on(test_mesh.ALONE, model)
         for name in MESHES[kind]:
-            there = trained_on(test_mesh.MESHES[name], model)
+            there = trained_on(SIZES[name], model)
             found[f"{kind} {name}"] = {
                 "logits": test_mesh.off(there["logits"], alone["logits"]),
                 "update": test_mesh.furthest(there["update"], alone["update"]),
