@@ -71,9 +71,10 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
         assert used > compiled["arguments"]
         assert error == pytest.approx(100 * (used / compiled["peak"] - 1))
     assert results["timing"].keys() >= {
-        *("compile_s", "train_s", "examples_per_s", "tokens_per_s", "padding_fraction"),
+        *("start_s", "compile_s", "train_s", "examples_per_s", "tokens_per_s", "padding_fraction"),
         "compiled_shapes",
     }
+    assert results["timing"]["start_s"] > results["timing"]["compile_s"] > 0
     assert results["timing"]["compiled_shapes"] <= 8
     assert 0 <= results["timing"]["padding_fraction"] < 0.3
     assert sum(map(sum, results["test"]["confusion"])) == 60

@@ -112,21 +112,18 @@ def cheapest_ends(lengths_S: np.ndarray, most: int) -> list[int]:
 
     A part has its longest times the number of its places.
     """
-    size = len(lengths_S)
-    # For each number of places: the fewest tokens of the first ones, and the ends that give them.
-    best: list[tuple[int, list[int]]] = [(0, []), *((2**62, []) for _ in range(size))]
+    ends = np.arange(len(lengths_S) + 1)
+    places_ExE = ends[:, None] - ends  # [end, start]
+    cost_ExE = np.where(places_ExE < 0, np.inf, places_ExE * lengths_S[ends - 1][:, None])
+    tokens_E = np.where(ends == 0, 0, np.inf)  # the fewest of the places before an end
+    starts = []
     for _ in range(most):
-        best = [best[0]] + [
-            min(
-                best[end],
-                *(
-                    (
-                        best[start][0] + (end - start) * int(lengths_S[end - 1]),
-                        [*best[start][1], end],
-                    )
-                    for start in range(end)
-                ),
-            )
-            for end in range(1, size + 1)
-        ]
-    return best[size][1]
+        whole_ExE = tokens_E + cost_ExE  # a part of no places costs nothing
+        starts.append(whole_ExE.argmin(axis=1))
+        tokens_E = whole_ExE.min(axis=1)
+    found, end = [], len(lengths_S)
+    for start_E in reversed(starts):
+        if start_E[end] < end:
+            found.append(end)
+            end = int(start_E[end])
+    return found[::-1]

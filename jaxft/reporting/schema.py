@@ -202,6 +202,7 @@ class Timing(TypedDict, total=False):
     """Times of a run, in seconds, together with those that trained with it.
 
     Attributes:
+      start_s: from the process's start to the first step: imports, data, weights, compilation.
       seeds_together: the number of these runs.
       examples_per_s, tokens_per_s: over all of them.
       padding_fraction: the share of the computed tokens that are padding.
@@ -209,6 +210,7 @@ class Timing(TypedDict, total=False):
     """
 
     train_s: float | None
+    start_s: float | None
     compile_s: float | None
     seeds_together: int
     examples_per_s: float | None

@@ -29,11 +29,13 @@ class Programs:
 
     Attributes:
       alone: the memory of the step of one run alone, `memory.plan` in results.json.
+      ready_s: the age of the process when they were compiled.
     """
 
     train: CompiledByLength
     evaluate: CompiledByLength
     alone: dict[str, Any] | None
+    ready_s: float
 
 
 def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLength]:
@@ -70,7 +72,7 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     model, losses = setup.parts.model, setup.losses
     frozen_gradients.check(run_train.largest(), model, one, runs, losses)
     process.give_back()
-    return Programs(run_train, run_eval, alone)
+    return Programs(run_train, run_eval, alone, process.age_s())
 
 
 def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, Any] | None:

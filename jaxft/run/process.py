@@ -12,9 +12,11 @@ import hashlib
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 import jax
+import psutil
 
 from jaxft.data.sources import cache_dir
 
@@ -23,6 +25,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 LARGEST = 2**31 - 1
 # Programs that compile faster than this are not worth a file.
 LEAST_COMPILE_S = 0.3
+
+
+def age_s() -> float:
+    """Returns the seconds since this process started."""
+    return time.time() - psutil.Process().create_time()
 
 
 def is_wanted() -> bool:

@@ -26,7 +26,7 @@ from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
 from jaxft.training import loop
 from jaxft.training.objectives import Objective
-from jaxft.training.programs import CompiledByLength, width
+from jaxft.training.programs import width
 from jaxft.training.selection import best_entry
 
 
@@ -135,8 +135,7 @@ def timing(
     setup: Setup,
     runs: int,
     record: dict[str, Any],
-    run_train: CompiledByLength,
-    run_eval: CompiledByLength,
+    programs: Programs,
 ) -> dict[str, Any]:
     """Returns `timing` of results.json; padding is not in the tokens but in `padding_fraction`.
 
@@ -145,12 +144,14 @@ def timing(
     """
     loop_config, data = setup.loop_config, setup.data["train"]
     epochs = len(record["history"])
+    run_train, run_eval = programs.train, programs.evaluate
     layout, rows = loop_config.layout, loop_config.batch_size
     shapes = train_lengths(loop_config, data, epochs)
     padded = layout.tokens * len(shapes) if layout else rows * sum(map(width, shapes))
     tokens = epochs * sum(map(len, data.ids))
     seconds = runs * loop.own_seconds(record, runs)
     return {
+        "start_s": programs.ready_s,
         "compile_s": run_train.compile_s + run_eval.compile_s,
         "train_s": seconds,
         "seeds_together": runs,

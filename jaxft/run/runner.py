@@ -205,7 +205,7 @@ def train_members(
     for number, member in enumerate(members):
         results = make_results(
             setup, member, {name: x[number] for name, x in tested.items()}, used
-        ) | {"timing": timing(setup, len(members), member.record, run_train, run_eval)}
+        ) | {"timing": timing(setup, len(members), member.record, programs)}
         chosen = group.take(states_of[setup.config.select], number).trained
         leaves = added_frozen(setup.parts.weights, frozen) | chosen
         finish(setup, member, results, leaves, tested[setup.config.select][number])

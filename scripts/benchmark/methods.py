@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.io import read_json, replace_text
-from jaxft.peft.interop import adapterhub_codecs, peft_codecs
-from jaxft.peft.methods import METHODS, find
+from jaxft.peft.interop.formats import formats_of
+from jaxft.peft.methods import METHODS
 from jaxft.reporting.added_fields import ADDED
 
 HEAD = (
@@ -34,16 +34,6 @@ def label_of(results: Results) -> str:
     """The method, with what the backbone is stored in where it is not float32."""
     stored = results["config"]["model"].get("frozen_dtype", ADDED["model.frozen_dtype"])
     return results["method"] + ("" if stored == "float32" else f", {stored}")
-
-
-def exports(method: str) -> str:
-    """The formats that take a method (`python -m jaxft.export`)."""
-    takes = [
-        ("peft", method in peft_codecs.CODECS),
-        ("adapterhub", method in adapterhub_codecs.CODECS),
-        ("transformers", method in ("full", "head", "bitfit", "layernorm") or find(method).merge),
-    ]
-    return ", ".join(name for name, is_taken in takes if is_taken) or "jaxft"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -67,7 +57,7 @@ def row_of(label: str, runs: Sequence[Results]) -> list[str]:
         spread([run["test"]["accuracy"] for run in runs]),
         spread([run["test"]["macro_f1"] for run in runs]),
         f"{statistics.mean(seconds):.0f}",
-        exports(runs[0]["method"]),
+        ", ".join(formats_of(runs[0]["method"])),
     ]
 
 
@@ -87,7 +77,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run directories, or folders of some")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     args = parser.parse_args()
-    found = table(found_in(args.runs))
+    results = found_in(args.runs)
+    tasks = {one["task"] for one in results}
+    if len(tasks) != 1:
+        parser.error(f"expected runs of one task, found {', '.join(sorted(tasks)) or 'no run'}")
+    found = table(results)
     print(found)
     if args.output:
         replace_text(args.output, found + "\n")

@@ -7,10 +7,13 @@
 Methods are `full` (transformers alone), `lora` (peft) and `houlsby` (adapters). The input is the
 pair (term, sentence). The output is one JSON file with the test metrics of the last weights
 (`test_last`) and of the epoch with the best macro-F1 on dev (`test_best`). `train_seconds` is the
-wall time of training without the evaluations on dev. Nothing else is written to disk.
+wall time of training without the evaluations on dev, `start_seconds` the time from the start of
+the process to the first step, `tokens` those that were trained on, without padding. Nothing else is
+written to disk.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -20,6 +23,7 @@ from typing import Any
 
 import adapters
 import numpy as np
+import psutil
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from sklearn.metrics import accuracy_score, f1_score
@@ -125,6 +129,10 @@ class KeepBest(TrainerCallback):
         self.state: dict[str, torch.Tensor] = {}
         self.dev: list[Metrics] = []
         self.eval_seconds = 0.0
+        self.start_seconds = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.start_seconds = time.time() - psutil.Process().create_time()
 
     def on_evaluate(
         self,
@@ -162,8 +170,17 @@ def training_arguments(options: argparse.Namespace, scratch: str) -> TrainingArg
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
+        **(grouping() if options.group_by_length else {}),
         **SCHEDULE,
     )
+
+
+def grouping() -> dict[str, Any]:
+    """Batches of similar lengths, by the name that this version of transformers has for it."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    if "train_sampling_strategy" in names:
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
 
 
 def run(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
@@ -200,6 +217,8 @@ def run(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "trained_parameters": sum(tensor.numel() for tensor in best.state.values()),
         "train_seconds": round(train_seconds, 2),
+        "start_seconds": round(best.start_seconds, 2),
+        "tokens": options.epochs * sum(len(one["input_ids"]) for one in trainer.train_dataset),
     }
 
 
@@ -210,6 +229,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
         "limit": options.limit,
+        "group_by_length": options.group_by_length,
         "max_length": MAX_LENGTH,
         "dtype": "float32",
         "threads": torch.get_num_threads(),
@@ -230,6 +250,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, help="default: the method's own")
     parser.add_argument("--limit", type=int, help="train on the first N examples only")
+    parser.add_argument("--group_by_length", action="store_true", help="similar lengths together")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args()
     if options.learning_rate is None:

@@ -21,8 +21,9 @@ from jaxft.errors import InputError
 from jaxft.peft.interop.adapterhub_codecs import CODECS, NAME, method_of, named
 from jaxft.peft.interop.fields import Fields
 from jaxft.peft.interop.files import json_file, read_json, read_tensors, tensors_file
+from jaxft.peft.interop.formats import refuse
 from jaxft.peft.interop.modules import as_torch
-from jaxft.peft.interop.trained import Arrays, Files, Found, Trained, label_names, refuse
+from jaxft.peft.interop.trained import Arrays, Files, Found, Trained, label_names
 from jaxft.peft.interop.transformers_files import in_order
 from jaxft.peft.method import Site
 

@@ -26,9 +26,10 @@ from jaxft.peft.interop.files import (
     read_tensors,
     tensors_file,
 )
+from jaxft.peft.interop.formats import refuse
 from jaxft.peft.interop.modules import all_modules, as_torch, parents
 from jaxft.peft.interop.peft_codecs import CODECS
-from jaxft.peft.interop.trained import Arrays, Files, Found, Trained, refuse
+from jaxft.peft.interop.trained import Arrays, Files, Found, Trained
 from jaxft.peft.method import Site
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"

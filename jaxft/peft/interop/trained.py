@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.errors import InputError
-from jaxft.peft.method import Options, Site, find
+from jaxft.peft.method import Options, Site
 
 Arrays = dict[str, np.ndarray]
-# The methods that AdapterHub's files can have.
-HUB = ("houlsby", "pfeiffer", "parallel", "compacter", "prefix")
 # name -> content, of the files of an export
 Files = dict[str, bytes]
 
@@ -75,14 +72,3 @@ class Found:
 def label_names(model: Trained) -> list[str]:
     """The labels, or transformers' name for the one output of a regression."""
     return list(model.labels) or ["LABEL_0"]
-
-
-def refuse(model: Trained, library: str, reason: str) -> InputError:
-    """Returns the InputError of a model that a library's files cannot represent."""
-    merges = not model.own() or find(model.method).merge
-    others = ["transformers"] if merges and library != "transformers" else []
-    others += ["adapterhub"] if model.method in HUB and library == "peft" else []
-    choices = " or ".join(f"--format={name}" for name in [*others, "jaxft"])
-    return InputError(
-        f"--format={library}: cannot represent method {model.method!r}: {reason}; use {choices}"
-    )

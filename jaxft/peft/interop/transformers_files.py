@@ -17,7 +17,8 @@ import numpy as np
 from jaxft.models.names import torch_name
 from jaxft.peft.interop.fields import Fields
 from jaxft.peft.interop.files import json_file, read_json, tensors_file
-from jaxft.peft.interop.trained import Arrays, Files, Trained, label_names, refuse
+from jaxft.peft.interop.formats import refuse
+from jaxft.peft.interop.trained import Arrays, Files, Trained, label_names
 from jaxft.peft.methods import find
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
