@@ -6,6 +6,7 @@ Dropout is element-wise, as in the paper (Vaswani et al. 2017, https://arxiv.org
 in torch: each head and each row has a mask of its own.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ def attend(
       implementation: `cudnn` takes 16-bit inputs without dropout, bias, window or prefix (`check`),
         and tokens at the start of their rows.
     """
-    if tokens.layout is not None and not tokens.layout.is_plain:
+    if tokens.layout is not None:
         options = {"window": window, "causal": causal, "implementation": implementation}
         qkv = (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK)
         return attend_by_part(qkv, tokens, tokens.layout, rate, key, **options)
@@ -117,9 +118,8 @@ def attend_by_part(
         bias = None if tokens.bias is None else tokens.bias[..., :length, :length]
         own = Tokens(mask, bias=bias, prefix=tokens.prefix)
         part_key = None if key is None else jax.random.fold_in(key, number)
-        out_BxLxHxK = attend(q, k, v, own, rate=rate, key=part_key, **options)
-        found.append(out_BxLxHxK.reshape(layout.rows, -1, *out_BxLxHxK.shape[2:]))
-    return jnp.concatenate(found, axis=1)
+        found.append(attend(q, k, v, own, rate=rate, key=part_key, **options))
+    return by_row(found, layout)
 
 
 def by_text(x_RxTx: jax.Array, layout: Layout) -> list[jax.Array]:
@@ -130,6 +130,12 @@ def by_text(x_RxTx: jax.Array, layout: Layout) -> list[jax.Array]:
         found.append(part.reshape(-1, length, *x_RxTx.shape[2:]))
         start += count * length
     return found
+
+
+def by_row(parts: Sequence[jax.Array], layout: Layout) -> jax.Array:
+    """Returns the parts of `by_text`, side by side in a layout's rows, RxT..."""
+    rows = [part.reshape(layout.rows, -1, *part.shape[2:]) for part in parts]
+    return jnp.concatenate(rows, axis=1)
 
 
 def first_tokens(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:

@@ -35,7 +35,7 @@ from jaxft.models import (  # noqa: F401 families register
     transformers_flax,
 )
 from jaxft.models import attention as attentions
-from jaxft.models.attention import by_text
+from jaxft.models.attention import by_row, by_text
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
@@ -214,8 +214,7 @@ def positions(backbone: Backbone, ids_BxL: jax.Array, layout: Layout | None = No
     if layout is None:
         return backbone.family.positions(ids_BxL, backbone.pad_id)
     parts = by_text(ids_BxL, layout)
-    found = [backbone.family.positions(part, backbone.pad_id) for part in parts]
-    return jnp.concatenate([x.reshape(layout.rows, -1) for x in found], axis=1)
+    return by_row([backbone.family.positions(part, backbone.pad_id) for part in parts], layout)
 
 
 def inputs(

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from jaxft.data.layout import Layout
 from jaxft.errors import InputError, check_choice
-from jaxft.models.attention import Tokens, attend, by_text, first_tokens, rotated
+from jaxft.models.attention import Tokens, attend, by_row, by_text, first_tokens, rotated
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
@@ -297,8 +297,8 @@ def means(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
         return mean_of_text(x_BxLxD, tokens.mask)
     layout = tokens.layout
     parts = zip(by_text(x_BxLxD, layout), by_text(tokens.mask, layout), strict=True)
-    found = [mean_of_text(x, mask).reshape(layout.rows, -1, x.shape[-1]) for x, mask in parts]
-    return jnp.concatenate(found, axis=1).reshape(layout.slots, 1, -1)
+    found = by_row([mean_of_text(x, mask) for x, mask in parts], layout)
+    return found.reshape(layout.slots, 1, -1)
 
 
 def mean_of_text(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:

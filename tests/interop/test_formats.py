@@ -38,7 +38,7 @@ REFUSED = {
     "ia3": {"adapterhub": EVERYWHERE},
     "vera": {"adapterhub": EVERYWHERE},
     **{
-        name: {"peft": "adapterhub or --format=jaxft", "transformers": "use --format=jaxft"}
+        name: dict.fromkeys(("peft", "transformers"), "use --format=adapterhub or --format=jaxft")
         for name in adapterhub_codecs.CODECS
     },
     "fusion": dict.fromkeys(("peft", "adapterhub", "transformers"), "use --format=jaxft"),

@@ -1,7 +1,7 @@
 """Which formats can take a trained model, by the tables of their codecs.
 
 formats_of("lora")              # ["peft", "transformers", "jaxft"]
-raise refuse(model, "peft", "peft has no such module")
+refuse(model, "peft", "peft has no such module")        # an InputError that names the others
 """
 
 from jaxft.errors import InputError
