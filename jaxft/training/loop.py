@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -212,11 +212,13 @@ def fit(
                 if saves:
                     save(config, group, members, state)
                 if pause:
-                    return interrupt(received, done, members) if stop else state
+                    if stop:
+                        raise interrupted(received, done)
+                    return state
             after_steps()
             end_epochs(config, group, members, state, dev_scores(state.trained), per_epoch, bar)
             if stop or received:
-                interrupt(received, done, members)
+                raise interrupted(received, done)
     return state
 
 
@@ -287,18 +289,21 @@ def note_divergence(
 
 
 def save(config: LoopConfig, group: Group, members: Sequence[Member], state: State) -> None:
-    """Saves each member's state and record."""
+    """Saves each member's state and record, and waits until they are on disk.
+
+    A step that was taken meanwhile would be one more that a kill costs.
+    """
     for number, member in enumerate(members):
         best = best_step(member.record["history"], config.metric)
         record = {**member.record, "log_sha256": member.log.sha256()}
         member.checkpoints.save(group.take(state, number), record, best)
-
-
-def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoReturn:
-    """Raises InterruptedRunError once everything is saved."""
     for member in members:
         member.checkpoints.wait()
-    raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
+
+
+def interrupted(received: list[int], step: int) -> InterruptedRunError:
+    """Returns the error that ends a run at a step that is saved."""
+    return InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 
 def end_epochs(
