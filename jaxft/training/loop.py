@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -212,13 +212,11 @@ def fit(
                 if saves:
                     save(config, group, members, state)
                 if pause:
-                    if stop:
-                        raise interrupted(received, done)
-                    return state
+                    return interrupt(received, done) if stop else state
             after_steps()
             end_epochs(config, group, members, state, dev_scores(state.trained), per_epoch, bar)
             if stop or received:
-                raise interrupted(received, done)
+                interrupt(received, done)
     return state
 
 
@@ -301,9 +299,9 @@ def save(config: LoopConfig, group: Group, members: Sequence[Member], state: Sta
         member.checkpoints.wait()
 
 
-def interrupted(received: list[int], step: int) -> InterruptedRunError:
-    """Returns the error that ends a run at a step that is saved."""
-    return InterruptedRunError(received[0] if received else signal.SIGTERM, step)
+def interrupt(received: list[int], step: int) -> NoReturn:
+    """Raises InterruptedRunError; the step is saved."""
+    raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 
 def end_epochs(
