@@ -66,7 +66,9 @@ class Job:
       architecture: a checkpoint's config (`config.json`).
       newly_initialised: parameters that the checkpoint lacks; they are trained with the head.
       method, options: as `jaxft.peft.methods.build` takes them.
-      clip, accumulate: of the optimizer; they cost memory, its other settings do not.
+      clip, accumulate: of the optimizer; they cost memory.
+      schedule, warmup: of the learning rate; what computes it costs some bytes too. Its values, and
+        the optimizer's other settings, cost nothing.
       batch_size: examples of a step, over all devices; each of several seeds has this number.
       length: tokens a text is padded to; of the longest, if several texts share a row.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
@@ -96,6 +98,8 @@ class Job:
     objective: str = "single_label"
     model: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
+    schedule: str = "linear"
+    warmup: float = 0.06
 
     @property
     def shape(self) -> Shape:
@@ -175,13 +179,17 @@ def flops_of_a_step(
 
 
 def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
-    """Returns the optimizer; any rates do: they change neither memory nor FLOP."""
+    """Returns the optimizer; any numbers of steps and rates do: they are constants of the program.
+
+    None is so small that the compiler could leave out an operation.
+    """
     return make_optimizer(
         model.labels,
-        make_schedule("constant", 1e-3, total_steps=1, warmup=0.0),
+        make_schedule(job.schedule, 1e-3, total_steps=1000, warmup=job.warmup),
         weight_decay=0.01,
         clip=job.clip,
         accumulate=job.accumulate,
+        per_epoch=2 * job.accumulate + 1,
         scales_loss=needs_scaling(job.dtype),
     )
 

@@ -101,6 +101,8 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
         options=build.method_options(config),
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
+        schedule=config.optim.schedule,
+        warmup=config.optim.warmup,
         batch_size=loop_config.batch_size,
         length=max(map(longest, shapes)),
         layout=loop_config.layout,
