@@ -2,6 +2,7 @@
 
 compiled_bytes(run_train.compile(128))   # {"arguments": ..., "temporaries": ..., "peak": ...}
 measured_peak()                          # (bytes, how they were measured)
+in_use()                                 # {"bytes_in_use": ..., "peak_bytes_in_use": ...}
 """
 
 import resource
@@ -57,6 +58,24 @@ def allocator_peak() -> int | None:
     """Returns the most bytes ever in use on this process's first device; None on the CPU."""
     stats = jax.local_devices()[0].memory_stats()
     return int(stats["peak_bytes_in_use"]) if stats and "peak_bytes_in_use" in stats else None
+
+
+def in_use() -> dict[str, int] | None:
+    """Returns `bytes_in_use` now and `peak_bytes_in_use` so far; None if the system has no figures.
+
+    Of an accelerator it is its allocator's count, on the CPU the resident set of the process, whose
+    peak `ResidentGrowth` makes the kernel forget.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return {name: int(stats[name]) for name in ("bytes_in_use", "peak_bytes_in_use")}
+    try:
+        return {
+            "bytes_in_use": status_bytes("VmRSS"),
+            "peak_bytes_in_use": status_bytes("VmHWM"),
+        }
+    except (FileNotFoundError, KeyError):  # another system
+        return None
 
 
 # Writing 5 makes the kernel forget the peak of the resident set (proc_pid_clear_refs(5)).

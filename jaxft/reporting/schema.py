@@ -174,6 +174,13 @@ class PlanRow(TypedDict):
     fit: NotRequired[Fit]
 
 
+class InUse(TypedDict):
+    """Bytes in use, and the most so far: of a device's allocator, or of the process on the CPU."""
+
+    bytes_in_use: int
+    peak_bytes_in_use: int
+
+
 class Memory(TypedDict, total=False):
     """Memory of a run; in addition to these fields it has a `PartitionBytes` for each partition.
 
@@ -185,6 +192,9 @@ class Memory(TypedDict, total=False):
       measured_growth_percent: how far that is above XLA's peak.
       measured_for_step, measured_error_percent: the same in an older jaxft, which measured the
         evaluation too.
+      held: partition -> bytes of the arrays that a device held after loading; of all runs that
+        trained together.
+      phases: phase of the run -> bytes at its end, `jaxft.run.phases`.
     """
 
     compiled: Compiled | None
@@ -195,6 +205,8 @@ class Memory(TypedDict, total=False):
     measured_growth_percent: float | None
     measured_for_step: float | None
     measured_error_percent: float | None
+    held: Mapping[str, PartitionBytes]
+    phases: Mapping[str, InUse]
     device: str
 
 

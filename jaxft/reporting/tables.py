@@ -18,6 +18,7 @@ from jaxft.reporting.facts import (
     measured_growth,
     metric_title,
     notes,
+    phases_line,
     shown_metrics,
     unseen_in,
     warnings,
@@ -210,6 +211,7 @@ def costs(results: RunResults) -> list[tuple[str, str]]:
     share = percent(parameters["trained"], parameters["total"])
     by, runs = memory.get("measured_by") or "measured", timing.get("seeds_together", 1)
     together = f" ({runs} runs together)" if runs > 1 else ""
+    phases = phases_line(memory)
     return [
         ("trained", f"{parameters['trained']:,} of {parameters['total']:,} parameters ({share})"),
         (
@@ -217,6 +219,7 @@ def costs(results: RunResults) -> list[tuple[str, str]]:
             f"{human_bytes(memory.get('measured_peak'))} peak ({by}); "
             f"{step_bytes(memory, runs)}{measured_beside(memory)}",
         ),
+        *([("in use", phases)] if phases else []),
         (
             "time",
             f"{human_seconds(timing.get('train_s'))} training{together}, "
