@@ -31,6 +31,7 @@ from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.collectives import collectives, moved_bytes
 from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
+from jaxft.planning.overhead import overhead
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
 from jaxft.training import objectives
@@ -127,6 +128,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
       collectives: what one device's program exchanges with others, a dict for each
         `jaxft.planning.collectives.Collective`; None for a program that was refused.
       moved: kind of collective -> bytes that a device sends in a step.
+      overhead: what the process takes of the device beside the peak (`jaxft.planning.overhead`);
+        empty for the CPU and for a program that was refused.
       compile_s: seconds to trace and compile.
       measured: the result of `measure`, for a job with steps.
 
@@ -157,6 +160,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         ),
         "collectives": exchanged and [asdict(found) for found in exchanged],
         "moved": moved_bytes(exchanged or ()),
+        "overhead": overhead(job.target, shapes, compiled, exchanged or ()) if compiled else [],
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
     }

@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxft.data.tasks import title
 from jaxft.reporting.formats import NONE, figure, human_bytes, metric_name, shorten
-from jaxft.reporting.schema import Memory, RunResults, Scores
+from jaxft.reporting.schema import Memory, RunResults
+from jaxft.reporting.score_schema import Scores
 from jaxft.training.objectives import SINGLE_LABEL, Metric
 
 LABEL_WIDTH = 40

@@ -24,7 +24,8 @@ from jaxft.reporting.facts import (
     warnings,
 )
 from jaxft.reporting.formats import human_bytes, human_seconds, percent, rate, shorten
-from jaxft.reporting.schema import Memory, RunResults, Scores, partitions
+from jaxft.reporting.schema import Memory, RunResults, partitions
+from jaxft.reporting.score_schema import Scores
 from jaxft.reporting.table import (
     Entry,
     Table,
