@@ -5,6 +5,8 @@ measured_peak()                          # (bytes, how they were measured)
 in_use()                                 # {"bytes_in_use": ..., "peak_bytes_in_use": ...}
 """
 
+import ctypes
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -118,6 +120,17 @@ class ResidentGrowth:
         if self._base is None or huge_pages():
             return None
         return status_bytes("VmHWM") - self._base
+
+
+def has_glibc() -> bool:
+    """Whether malloc is glibc's."""
+    return sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
+
+
+def give_back() -> None:
+    """Gives the free pages of the heap back: compilation takes more than the steps do."""
+    if has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def huge_pages() -> int:

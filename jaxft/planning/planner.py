@@ -30,7 +30,13 @@ from jaxft.models import backbone as backbones
 from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.collectives import collectives, moved_bytes
-from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
+from jaxft.planning.compiled import (
+    ResidentGrowth,
+    allocator_peak,
+    compiled_bytes,
+    flops,
+    give_back,
+)
 from jaxft.planning.overhead import overhead
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
@@ -274,6 +280,10 @@ def measure(executable: Any, shapes: tuple[Any, ...], steps: int) -> Row:
       bytes: most memory in use: on an accelerator its allocator's peak, which holds for a process
         that has done nothing else; on the CPU the growth of the resident set.
     """
+    # What fills the arrays is compiled before, and the pages that compiling leaves free are given
+    # back: neither is a step's, and free pages would be used without any growth.
+    jax.tree.map(filled, shapes)
+    give_back()
     growth = ResidentGrowth()
     state, frozen, batch, key = jax.tree.map(filled, shapes)
     seconds = []
