@@ -84,8 +84,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "    python scripts/benchmark/planned.py --output docs/results/memory/planned_and_measured",
         f"MiniLM, float32, {LENGTH} tokens, {STEPS} steps, each row in a process of its own; MiB. "
         "*Planned* is XLA's peak of the compiled step, *measured* how much the process's resident "
-        "set grew at its peak while it made the state and took the steps. What is above the plan is mostly "
-        "the blocks that matrix products pack on each thread, which XLA does not plan.",
+        "set grew at its peak while it made the state and took the steps.",
         f"Median of the difference: {off:.1f} % ({statistics.median(above):+.1f} % with its sign), "
         f"over {len(rows)} rows; the aim is at most {WITHIN} %.",
         "\n".join(
