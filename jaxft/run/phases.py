@@ -19,8 +19,7 @@ from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.compiled import ResidentGrowth, in_use
 from jaxft.training.step import Params, State
 
-# In their order. `steady` is the end of the first epoch's steps; `save` is when the checkpoint has
-# been handed over, which is written in the background.
+# In their order; `steady` is the end of the first epoch's steps.
 PHASES = ("load", "first_step", "steady", "evaluation", "save", "end")
 
 
