@@ -491,6 +491,11 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.planning.buffers", "temporaries"): lambda stage: compiled_bytes(
         SUM.lower(SQUARE).compile()
     )["temporaries"],
+    ("jaxft.planning.overhead", "shapes"): lambda stage: ({}, {}, {"ids": SQUARE}),
+    ("jaxft.planning.overhead", "compiled"): lambda stage: compiled_bytes(
+        SUM.lower(SQUARE).compile()
+    ),
+    ("jaxft.planning.overhead", "exchanged"): lambda stage: [],
     ("jaxft.planning.collectives", "step"): lambda stage: SUM,
     ("jaxft.planning.collectives", "shapes"): lambda stage: (SQUARE,),
     ("jaxft.reporting.reference", "rows"): lambda stage: [
