@@ -24,8 +24,8 @@ from jaxft.planning.targets import Target
 
 Row = dict[str, Any]
 
-# Batches that may be on the device at once: the host reads results once in so many steps
-# (LOG_EVERY in jaxft.training.loop), and may be that far ahead.
+# Batches that may be on the device at once: the host reads losses every tenth step (LOG_EVERY in
+# jaxft.training.loop), and may be that far ahead.
 IN_FLIGHT = 10
 # Every allocation is a multiple of it; what is lost to fragmentation is not counted.
 ROUNDED_TO = 256

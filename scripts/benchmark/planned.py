@@ -11,7 +11,7 @@ reading, evaluating and saving. malloc gives each freed block of 128 KiB or more
 (`jaxft.run.process.keep_heap`): there one would measure what it keeps as well, up to the largest of
 all the programs that it ran.
 
-Writes OUTPUT.json after each row, goes on from it, and writes OUTPUT.md.
+Writes OUTPUT.json after each row, continues from it, and writes OUTPUT.md at the end.
 """
 
 import argparse
