@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 # Model pages of the hub, whose figure is of the tensors in model.safetensors. Those below are as
 # others copied them: the hub was out of reach when this was written.
 HUB = "https://huggingface.co/"
-# `params` of KerasHub's presets, which its converters check against the original checkpoints.
+# `params` of KerasHub's presets; bert's, for example, at commit
+# 0b8b7aff40ebcfcb0fffe155cf1c2ad71dd41e2d.
 KERAS = "keras-team/keras-hub, keras_hub/src/models/"
 
 

@@ -76,7 +76,7 @@ def in_use() -> dict[str, int] | None:
             "bytes_in_use": status_bytes("VmRSS"),
             "peak_bytes_in_use": status_bytes("VmHWM"),
         }
-    except (FileNotFoundError, KeyError):  # another system
+    except (OSError, KeyError):  # another system, or a container without /proc
         return None
 
 
