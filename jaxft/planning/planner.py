@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.collectives import collectives, moved_bytes
 from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
+from jaxft.planning.compilers import FLAGS, versions
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
 from jaxft.training import objectives
@@ -50,12 +50,8 @@ from jaxft.training.trials import train_steps
 
 Row = dict[str, Any]
 
-# The modules that compute a plan, and the environment variables that configure compilers.
+# The modules that compute a plan.
 COUNTED = tuple(f"{package}/**/*.py" for package in ("planning", "models", "peft", "training"))
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-
-# Packages whose versions affect the compiled program; those not installed are left out.
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "jax-cuda12-pjrt", "libtpu")
 
 
 @dataclass(frozen=True)
@@ -290,17 +286,11 @@ def cache_key(job: Job) -> str:
 
     The number of steps is left out, because measurements are never cached.
     """
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     flags = {name: os.environ.get(name, "") for name in FLAGS}
     content = {
         "job": asdict(replace(job, steps=0)),
         "code": code_digest() + plugins.source_digest(),
-        "versions": versions,
+        "versions": versions(),
         "flags": flags,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
