@@ -2,7 +2,7 @@
 
     for change, jobs in alternatives(job, fits=4):      # from mild to strong, one change each
         print(change, [one.remat for one in jobs])
-    smallest(candidates(), peak_of=lambda target: 12 * 2**30, at_least=lambda target: 0.0)
+    smallest(candidates(), peak_of=lambda target: 12 * 2**30, at_least=lambda _: 0.0)
 
 Nothing is compiled here: the caller compiles each job that it is given, until one fits.
 """
@@ -146,7 +146,9 @@ def candidates(names: Sequence[str] = (), custom: Sequence[Mapping[str, Any]] = 
     kinds = names or [kind for kind, device in devices.items() if isinstance(device, Gpu)]
     single = [targets.parse(kind, custom) for kind in kinds]
     single.sort(key=lambda one: one.memory_bytes or 0)
-    several_of = [larger for one in single for larger in larger_targets(one)]
+    several_of = [
+        larger for one in single if "laptop" not in one.kind for larger in larger_targets(one)
+    ]
     return single + sorted(several_of, key=lambda one: one.devices * (one.memory_bytes or 0))
 
 
