@@ -247,11 +247,11 @@ def test_bars_are_as_long_as_their_parts(page: Page, planned) -> None:
     first = planned[0]
     page.select_option("#model", first["model"])
     page.select_option("#device", first["device"])
-    page.select_option("#shape", f"{first['batch_size']} × {first['length']}")
+    page.select_option("#shape", f"{first['batch_size']} \N{MULTIPLICATION SIGN} {first['length']}")
     widths = page.eval_on_selector_all(
         "#chart rect", "all => all.map(r => [r.textContent, r.width.baseVal.value])"
     )
-    sizes = {title: width for title, width in widths}
+    sizes = dict(widths)
     largest = max(first["breakdown"], key=first["breakdown"].get)
     others = [part for part, size in first["breakdown"].items() if size > 0 and part != largest]
     width_of = {
