@@ -48,6 +48,10 @@ def add_model(config: ConfigDict) -> None:
     config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
     config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
     config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
+    # The layers below the lowest trained one are computed once, without dropout, and kept.
+    config.model.keep_frozen = (
+        False  # True: in the host's memory, for methods that train few layers
+    )
     config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
 

@@ -1,7 +1,9 @@
 """The start of a command with a config: its flags, the config file and its fields, and the help.
 
-config = parse_config_command(["train", "--config=configs/acl.py:lora"], flags.FlagValues())
-exit_code = guarded(main, sys.argv)       # `jaxft.exits`: bad input becomes one line
+    config = parse_config_command(["train", "--config=configs/acl.py:lora"], flags.FlagValues())
+    exit_code = guarded(main, sys.argv)
+
+`jaxft.exits` has `guarded`, by which bad input becomes one line.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from jaxft.config import (
     make_importable,
 )
 from jaxft.errors import InputError, nearest
-from jaxft.exits import guarded
+from jaxft.exits import guarded, say_unwritten
 from jaxft.hints import field_message, fields_of, flag_message, given
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "help_asked",
     "parse_config",
     "parse_config_command",
+    "say_unwritten",
 ]
 
 # Where the configs that come with jaxft are.

@@ -1,4 +1,4 @@
-"""The exception for bad input: a command prints its message as one line and exits with 2.
+"""The exceptions that a command prints as one line: bad input exits with 2, a full disk with 74.
 
 check_choice("lroa", ["full", "head", "lora"], "method.name")
 # InputError: method.name: unknown value 'lroa'; expected one of full, head, lora; ...
@@ -14,6 +14,10 @@ class InputError(Exception):
     def __init__(self, message: str) -> None:
         r"""Shows a line break as \n, and so whatever is not printable: names in files may be so."""
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+class OutputError(OSError):
+    """A file could not be written. The message is one line: which file, and why."""
 
 
 def nearest(value: object, valid: Iterable[str]) -> str:

@@ -2,11 +2,12 @@
 
     exit_code = guarded(main, sys.argv)       # `main(argv) -> exit code` is the command
 
-Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 75 another process of the run
-was lost (`jaxft.distributed.watchdog`), 130 and 143 interrupted, 141 the reader of the output has
-closed it.
+Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 74 a file could not be written
+(a full disk), 75 another process of the run was lost (`jaxft.distributed.watchdog`), 130 and 143
+interrupted, 141 the reader of the output has closed it.
 """
 
+import gc
 import io
 import os
 import select
@@ -14,8 +15,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxft.errors import InputError
+from jaxft.errors import InputError, OutputError
+from jaxft.io import unwritable
 
+UNWRITTEN = 74  # EX_IOERR of sysexits.h
 UNREAD = 141  # the exit code that a shell reports for a command ended by SIGPIPE
 
 
@@ -35,6 +38,21 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         # Buffered output would be flushed at exit and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except OSError as err:
+        if not unwritable(err):
+            raise
+        return say_unwritten(err, argv)
+
+
+def say_unwritten(error: OSError, argv: list[str]) -> int:
+    """Prints in one line which file could not be written; returns the exit code."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = str(error) if isinstance(error, OutputError) else f"{where}{unwritable(error)}"
+    again = "give the same command again once it can be"
+    print(f"{Path(argv[0]).stem}: {' '.join(reason.split())}; {again}", file=sys.stderr)
+    # What a library left half done ends now, not while Python shuts down, which would print it.
+    gc.collect()
+    return UNWRITTEN
 
 
 def reader_gone() -> bool:

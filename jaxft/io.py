@@ -12,10 +12,15 @@ import math
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jaxft.errors import InputError
+from jaxft.errors import InputError, OutputError
+
+# A full disk, a quota, a read-only file system, a limit on the size of files: no fault of the
+# program, and a run continues once there is room.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 # Errors of some network file systems, which cannot flush a directory and keep their own order.
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -40,10 +45,25 @@ def replace_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:  # a full disk, above all
-        temporary.unlink(missing_ok=True)
+    except BaseException as err:  # a full disk, above all
+        with suppress(OSError):  # on a disk that is read-only by now
+            temporary.unlink(missing_ok=True)
+        reason = unwritable(err)
+        if reason:
+            raise OutputError(f"{path}: cannot be written: {reason}") from err
         raise
     sync_directory(path.parent)
+
+
+def unwritable(error: BaseException) -> str | None:
+    """Returns why a file could not be written: `No space left on device`; None for other errors.
+
+    TensorStore and orbax raise other exceptions, whose text has the system's.
+    """
+    known = {number: os.strerror(number) for number in UNWRITABLE}
+    if isinstance(error, OSError) and error.errno in known:
+        return known[error.errno]
+    return next((reason for reason in known.values() if reason in str(error)), None)
 
 
 def sync_directory(directory: Path) -> None:

@@ -52,6 +52,17 @@ def take(path: Path, timeout: float = 0) -> AcquireReturnProxy:
     return held
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file now; a file that is not there is not made."""
+    if not path.exists():
+        return False
+    try:
+        with take(path):
+            return False
+    except Timeout:
+        return True
+
+
 def flock(path: Path, operation: int) -> bool:
     """Opens the file, made if need be, for this operation; returns whether the system granted it.
 

@@ -15,8 +15,12 @@ if [ "$(cat "$dir/installed" 2>/dev/null)" != "$stamp" ]; then
   tools=$("$dir/bin/python" -c 'import tomllib
 with open("pyproject.toml", "rb") as file:
     print("\n".join(tomllib.load(file)["project"]["optional-dependencies"]["docs"]))')
-  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt --requirement <(echo "$tools")
+  pip=("$dir/bin/python" -m pip install --quiet --disable-pip-version-check)
+  if [ "${JAXFT_HASHES:-}" = 1 ]; then
+    "${pip[@]}" --require-hashes --requirement scripts/locks/docs.txt
+  else
+    "${pip[@]}" --constraint constraints.txt --requirement <(echo "$tools")
+  fi
   echo "$stamp" >"$dir/installed"
 fi
 

@@ -3,7 +3,9 @@
 #   make_env DIR EXTRAS [PIN ...]      make_env .venv "dev,interop"
 #
 # Versions are pinned by constraints.txt, and by the pins given, which replace those of the same name.
-# A stamp of what was installed makes a second run quick.
+# A stamp of what was installed makes a second run quick. With JAXFT_HASHES=1, as CI sets it, each file
+# must also have a sha256 of scripts/locks (scripts/lock.sh); an index that builds packages of its own
+# has others.
 
 set -euo pipefail
 
@@ -21,7 +23,7 @@ find_python() {
 }
 
 make_env() {
-  local dir=$1 extras=$2 python stamp pins others
+  local dir=$1 extras=$2 python stamp pins others lock=scripts/locks/${1#.venv-}.txt
   shift 2
   python=$(find_python)
   pins=$(mktemp)
@@ -34,8 +36,13 @@ make_env() {
   fi
   if [ "$(cat "$dir/installed" 2>/dev/null)" != "$stamp" ]; then
     echo "installing jaxft into $dir (some minutes the first time)"
-    "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --constraint "$pins" --editable ".${extras:+[$extras]}"
+    pip=("$dir/bin/python" -m pip install --quiet --disable-pip-version-check)
+    if [ "${JAXFT_HASHES:-}" = 1 ] && [ -f "$lock" ]; then
+      "${pip[@]}" --require-hashes --requirement "$lock"
+      "${pip[@]}" --no-deps --no-build-isolation --editable .
+    else
+      "${pip[@]}" --constraint "$pins" --editable ".${extras:+[$extras]}"
+    fi
     echo "$stamp" >"$dir/installed"
   fi
   rm -f "$pins"

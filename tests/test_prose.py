@@ -31,7 +31,7 @@ BANNED = {
 PATHS = [
     *sorted((ROOT / "jaxft").rglob("*.py")),
     *sorted((ROOT / "configs").rglob("*.py")),
-    *sorted((ROOT / "scripts").rglob("*.*")),
+    *sorted(p for p in (ROOT / "scripts").rglob("*.*") if p.suffix != ".pyc"),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("*.md")),
 ]

@@ -182,7 +182,8 @@ def fill(
     """Returns `ids`, `mask`, `types` (int32 RxT), `labels` and `weights` (float32 B, B = R x S).
 
     `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets. If
-    several texts share a row, `layout` is in the batch as well.
+    several texts share a row, `layout` is in the batch as well; so is `hidden` RxTxD if there is
+    one of the examples.
 
     Places without a text are padding: weight 0, label 0, and one visible token, because a text that
     attends to nothing is a softmax over -inf.
@@ -200,6 +201,10 @@ def fill(
         (len(share), layout.in_row, *encoded.labels.shape[1:]), encoded.labels.dtype
     )
     weights_RxS = np.zeros((len(share), layout.in_row), np.float32)
+    hidden_RxTxD = None
+    if encoded.hidden is not None:
+        size, dtype = encoded.hidden[0].shape[1], encoded.hidden[0].dtype
+        hidden_RxTxD = np.zeros((len(share), layout.width, size), dtype)
     row_of = {number: r for r, number in enumerate(share.tolist())}
     for i, place in zip(indices, layout.places(len(indices)), strict=True):
         number, slot = divmod(int(place), layout.in_row)
@@ -212,6 +217,8 @@ def fill(
         types_RxT[r, tokens] = encoded.types[i]
         labels_RxS[r, slot] = encoded.labels[i]
         weights_RxS[r, slot] = 1.0
+        if hidden_RxTxD is not None and encoded.hidden is not None:
+            hidden_RxTxD[r, tokens] = encoded.hidden[i]
     if labels_RxS.dtype == np.int32:
         labels_RxS = np.maximum(labels_RxS, 0)  # -1: a text without a label
     batch = {
@@ -221,4 +228,6 @@ def fill(
         "labels": labels_RxS.reshape(-1, *labels_RxS.shape[2:]),
         "weights": weights_RxS.reshape(-1),
     }
+    if hidden_RxTxD is not None:
+        batch["hidden"] = hidden_RxTxD
     return batch if layout.is_plain else batch | {"layout": layout}

@@ -35,6 +35,8 @@ class Encoded:
         for a text without a label), 0 or 1 for each class (float32 NxC), or numbers (float32 N).
       lengths: int32 N, tokens before truncation.
       pad_id: the id that fills a row up.
+      hidden: N arrays LxD, the outputs of a model's frozen layers for each text, where they are
+        kept (`jaxft.run.keep`); None where they are not.
     """
 
     ids: list[np.ndarray]
@@ -42,6 +44,7 @@ class Encoded:
     labels: np.ndarray
     lengths: np.ndarray
     pad_id: int
+    hidden: Sequence[np.ndarray] | None = None
 
     @cached_property
     def kept_lengths(self) -> np.ndarray:

@@ -373,10 +373,15 @@ def end_with_traceback(
     if may_be_a_loss(error):
         watchdog.wait()
     traceback.print_exception(kind, error, trace)
-    if NOTIFIED not in getattr(error, "__notes__", ()):
+    if not others_know(error):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def others_know(error: BaseException) -> bool:
+    """Whether the other processes have been notified of an error, so that they do not wait."""
+    return NOTIFIED in getattr(error, "__notes__", ())
 
 
 def may_be_a_loss(error: BaseException | None) -> bool:

@@ -61,6 +61,8 @@ class Backbone:
       heads: attention heads of a layer.
       frozen_dtype: as `from_config` takes it.
       compute: how the module computes.
+      keep_frozen: whether the layers below the lowest trained one are computed once
+        (`jaxft.models.kept`).
     """
 
     family: Family
@@ -72,6 +74,7 @@ class Backbone:
     heads: int
     frozen_dtype: str
     compute: Compute
+    keep_frozen: bool = False
 
     @property
     def scans(self) -> bool:
@@ -144,6 +147,7 @@ def from_config(
     attention_dropout: float = -1.0,
     scan: str = "off",
     implementation: str = "jaxft",
+    keep_frozen: bool = False,
 ) -> Backbone:
     """Returns the classifier that a config describes.
 
@@ -157,21 +161,21 @@ def from_config(
         layers are (`jaxft.training.frozen`). Trained ones are float32.
       attention: one of `jaxft.models.attention.IMPLEMENTATIONS`.
       attention_dropout: rate on the attention weights; -1 is the config's.
-      scan: whether layers of the same shapes are looped over (`jaxft.models.scan`): off, on, or
-        auto, which is from 12 layers on.
+      scan: off, on or auto (from 12 layers): a loop over equal layers (`jaxft.models.scan`).
       implementation: jaxft's modules or transformers' own (`jaxft.models.transformers_flax`).
+      keep_frozen: whether layers below the lowest trained one are computed once, without a loop.
     """
-    check_choice(dtype, DTYPES, "model.dtype")
-    check_choice(frozen_dtype, FROZEN_DTYPES, "model.frozen_dtype")
-    check_choice(remat, POLICIES, "model.remat")
     check_choice(implementation, IMPLEMENTATIONS, "model.implementation")
     family = find(config.get("model_type"))
     own = family.read_config(config, num_labels)
     if attention_dropout >= 0:
         own = replace(own, attention_probs_dropout_prob=attention_dropout)
         config = {**config, "attention_probs_dropout_prob": attention_dropout}
-    compute = Compute(DTYPES[dtype], attention, remat, check_choice(scan, SCANS, "model.scan"))
+    compute = make_compute(dtype, attention, remat, scan)
     check_attention(family, own, compute)
+    if keep_frozen:
+        check_keeps(family, scan, implementation)
+        compute = replace(compute, scan="off")
     if scan == "on" and family.shares_layers:
         raise InputError(
             f"model.scan: 'on' stacks the parameters of layers, and those of {family.name} share "
@@ -189,9 +193,33 @@ def from_config(
         max_length=own.max_position_embeddings - family.unused_positions(own),
         dtype=compute.dtype,
         heads=own.num_attention_heads,
-        frozen_dtype=frozen_dtype,
+        frozen_dtype=check_choice(frozen_dtype, FROZEN_DTYPES, "model.frozen_dtype"),
         compute=compute,
+        keep_frozen=keep_frozen,
     )
+
+
+def make_compute(dtype: str, attention: str, remat: str, scan: str) -> Compute:
+    """Returns how a module computes, each setting one of its choices."""
+    return Compute(
+        DTYPES[check_choice(dtype, DTYPES, "model.dtype")],
+        attention,
+        check_choice(remat, POLICIES, "model.remat"),
+        check_choice(scan, SCANS, "model.scan"),
+    )
+
+
+def check_keeps(family: Family, scan: str, implementation: str) -> None:
+    """Raises InputError if the outputs of a model's lowest layers cannot be kept."""
+    why = ""
+    if family.shares_layers:
+        why = f"the layers of {family.name} share their parameters"
+    elif implementation == "transformers":
+        why = "it needs model.implementation=jaxft"
+    elif scan == "on":
+        why = "model.scan=on loops over all layers; use auto or off"
+    if why:
+        raise InputError(f"model.keep_frozen: {why}, or use model.keep_frozen=False")
 
 
 def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 KINDS = ("gradients", "activations", "workspace")
 
@@ -96,7 +97,10 @@ def dumped() -> Iterator[tuple[dict[str, Any], Callable[[], Any]]]:
             if not files:
                 return None
             largest = max(files, key=lambda path: path.stat().st_size)
-            hlo = message_class("HloProto").FromString(largest.read_bytes())
+            try:
+                hlo = message_class("HloProto").FromString(largest.read_bytes())
+            except DecodeError:  # XLA says nothing about a temporary directory that is full
+                return None
             return hlo if hlo.buffer_assignment.logical_buffers else None
 
         yield {"xla_dump_to": folder, "xla_dump_hlo_as_proto": True}, read

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from jaxft.errors import InputError
+from jaxft.models import quantised
 from jaxft.planning.compiled import flops
 from jaxft.training.objectives import Losses
 from jaxft.training.partition import split
-from jaxft.training.state import Model, sharded_shape
+from jaxft.training.state import Model, of_steps, sharded_shape
 from jaxft.training.step import loss_and_grads, losses
 
 # The operations that a step may take beyond those of the trained gradients. XLA counts an optimized
@@ -41,7 +42,7 @@ def check(
       seeds: how many train together.
       losses: of each example, which the step minimises.
     """
-    trained, frozen = split(model.shapes, model.labels)
+    trained, frozen = split(of_steps(model, model.shapes), model.labels)
     found = flops(executable)
     if not frozen or found is None:
         return
@@ -68,7 +69,7 @@ def kernel_gradient_flops(model: Model, frozen: dict[str, Any], tokens: int) -> 
     kernels = [
         x for path, x in frozen.items() if path.endswith("/kernel") and in_layer(path) is not None
     ]
-    kernels += model.quantised.values()
+    kernels += [x for p, x in model.quantised.items() if quantised.parts_of(p)[0] in frozen]
     layers = model.backbone.config.num_hidden_layers
     # Of a loop over the layers XLA counts the operations once.
     return 2.0 * tokens * sum(x.size for x in kernels) / (layers if model.backbone.scans else 1)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -190,15 +190,16 @@ def read_cached(job: Job) -> Row | None:
     """Returns a job's plan from the cache, if it is there and whole."""
     try:
         return json.loads(cache_file(job).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
 
 
 def write_cached(job: Job, plan: Row) -> None:
-    """Keeps a plan, without what was measured."""
+    """Keeps a plan, without what was measured, if there is room: it can be computed again."""
     file = cache_file(job)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, json.dumps({**plan, "measured": None}) + "\n")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(file, json.dumps({**plan, "measured": None}) + "\n")
 
 
 def cache_file(job: Job) -> Path:

@@ -18,6 +18,7 @@ ADDED: dict[str, Any] = {
     "model.attention_dropout": -1.0,
     "model.scan": "off",
     "model.implementation": "jaxft",
+    "model.keep_frozen": False,
     "method.unfreeze": "",
     "method.rank_stabilized": False,
     "method.rank_pattern": [],

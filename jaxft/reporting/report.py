@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from jaxft.errors import InputError
-from jaxft.reporting import aggregate
+from jaxft.reporting import aggregate, sealed
 from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.documents import latex, markdown
 from jaxft.reporting.measures import measure_table
@@ -80,6 +80,9 @@ def make_report(
     if not finished:
         raise InputError(nothing_found(directories, unfinished))
     groups, notes = aggregate.make_groups(list(complete(list(map(read_run, finished)))))
+    for run in finished:
+        changed = sorted({"results.json", "env.json"}.intersection(sealed.changed(run)))
+        notes += [f"{run / name} is not as the run wrote it." for name in changed]
     content = summarize(
         groups,
         notes=notes,

@@ -3,6 +3,7 @@
 main(["train", "--config", "configs/acl_lora.py", "--config.model.name=minilm", "--dry_run"])
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jaxft import cli, hints
 from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import InputError
+from jaxft.io import unwritable
 from jaxft.run import process
 from jaxft.run.runner import run
 from jaxft.training import loop
@@ -115,3 +117,8 @@ def main(argv: list[str]) -> int:
         if processes.is_writer():
             print(f"\n{stop}; the same command continues it", file=sys.stderr)
         return stop.exit_code
+    except OSError as err:
+        if processes.count() > 1 and unwritable(err) and not processes.others_know(err):
+            cli.say_unwritten(err, argv)
+            os._exit(cli.UNWRITTEN)  # a normal exit would wait for the others, which wait for us
+        raise

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxft.errors import InputError, check_choice
-from jaxft.io import read_json, replace_bytes, replace_text
+from jaxft.io import replace_bytes, replace_text
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, quantised
 from jaxft.models import trained as trained_files
@@ -25,6 +25,7 @@ from jaxft.peft.interop import adapterhub_files, peft_files, transformers_files
 from jaxft.peft.interop.trained import Files, Trained
 from jaxft.peft.method import Site
 from jaxft.reporting.export_card import export_card
+from jaxft.reporting.schema import read_run
 from jaxft.run import build
 from jaxft.run.notes import NOTES, notes_of
 from jaxft.run.trained_run import TrainedRun, load_parts
@@ -139,12 +140,22 @@ def write_card(directory: Path, run: TrainedRun, kind: str) -> None:
     """Writes the model card, with the plots of the run that it shows."""
     source = run.folder.parent
     is_run = (source / "results.json").is_file() and (source / "env.json").is_file()
-    results = read_json(source / "results.json") if is_run else None
-    command = read_json(source / "env.json")["command"] if is_run else ""
-    if is_run and (source / "plots").is_dir():
-        shutil.copytree(source / "plots", directory / "plots")
+    found = read_run(source) if is_run else None
+    if found:
+        copy_plots(source / "plots", directory / "plots")
+    results, command = (found.results, found.env["command"]) if found else (None, "")
     card = export_card(kind, run.config.method.name, base_name(run), results, command=command)
     replace_text(directory / "README.md", card)
+
+
+def copy_plots(source: Path, target: Path) -> None:
+    """Copies a run's pictures; a link is left out, which may lead to any file of this machine."""
+    if not source.is_dir() or source.is_symlink():
+        return
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.is_symlink():
+            shutil.copyfile(path, target / path.name)
 
 
 def push(directory: Path, name: str) -> str:

@@ -61,7 +61,7 @@ def open_runs(
             path,
             record,
             opened[trial],
-            stack.enter_context(RunLog(path, resume_step=step)),
+            stack.enter_context(RunLog(path, step, record.get("log_sha256"))),
         )
         by_step.setdefault(step, []).append(Started(member, state))
     return by_step

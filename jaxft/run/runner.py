@@ -19,15 +19,16 @@ from ml_collections import ConfigDict
 
 from jaxft.config import to_json
 from jaxft.distributed import processes
-from jaxft.errors import check_choice
+from jaxft.errors import InputError, check_choice
 from jaxft.io import read_json
 from jaxft.models import quantised
 from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
-from jaxft.reporting import tables
+from jaxft.reporting import sealed, tables
 from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
+from jaxft.run.keep import keep
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
 from jaxft.run.setup import Setup, set_up
@@ -48,6 +49,9 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         find(config.method.name)  # check names before any data is downloaded
         check_objective(config)
         workdirs = {trial: directory(config, workdir, trial) for trial in trials(config)}
+        if processes.is_writer() and not dry_run:
+            for path in workdirs.values():
+                rundir.check_free(path)
     setup = set_up(config, argv)
     with processes.error_barrier():
         is_together = are_together(config, len(workdirs))
@@ -73,6 +77,7 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         model, weights = setup.parts.model, setup.parts.weights
         frozen_paths = split(model.shapes, model.labels)[1]
         frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
+        setup, frozen = keep(setup, frozen)
         for group in groups:
             train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
     return 0
@@ -99,9 +104,27 @@ def is_done(setup: Setup, trial: Trial, path: Path) -> bool:
             rundir.check(path, own, setup.env)
     done = processes.broadcast((path / "DONE").exists())
     if done:
-        print(f"\n{path} is done already; its results:\n")
-        print(tables.result_table(read_json(path / "results.json")))
+        show_done(path)
     return done
+
+
+def show_done(path: Path) -> None:
+    """Prints the results of a finished run, and which of its files have changed since.
+
+    Raises:
+      InputError: results.json is not as the run wrote it.
+    """
+    changed = sealed.changed(path)
+    again = f"remove {path / sealed.DONE} and give the command again to write its files anew"
+    if "results.json" in changed:
+        raise InputError(f"{path / 'results.json'} is not as the run wrote it; {again}")
+    print(f"\n{path} is done already; its results:\n")
+    print(tables.result_table(read_json(path / "results.json")))
+    if changed:
+        # The log cannot be had again: it is of training, which is over.
+        can = any(name != "metrics.jsonl" and not name.startswith("tb/") for name in changed)
+        way = f"; {again}" if can else ""
+        print(f"note: not as the run wrote them: {', '.join(changed)}{way}")
 
 
 def claim(setup: Setup, trial: Trial, path: Path, stack: ExitStack) -> None:

@@ -5,7 +5,8 @@
         add_launch(workdir, env, step=120)
 
 config.json and env.json are written once, when the run begins. Each start of it, the first one and
-each that continues it, adds a line to launches.jsonl. A finished run is only read.
+each that continues it, adds a line to launches.jsonl. If one of the three is damaged, the next
+start restores it (`jaxft.run.second_copy`). A finished run is only read.
 """
 
 import json
@@ -23,7 +24,8 @@ from flax.traverse_util import flatten_dict
 from jaxft import locks
 from jaxft.config import identity
 from jaxft.errors import InputError
-from jaxft.io import read_json, write_json
+from jaxft.io import read_json, write_json, write_jsonl
+from jaxft.run import second_copy
 
 # The digests of env.json of a run's inputs. An older jaxft wrote only some of them.
 ORIGINS = {
@@ -43,8 +45,8 @@ def check(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> N
     """
     if workdir.is_file():
         raise InputError(f"--workdir: {workdir} is a file")
-    if (workdir / "config.json").exists():
-        check_same_run(workdir, config, env)
+    if (workdir / "config.json").exists() or second_copy.read(workdir):
+        written_by(workdir, config, env)
     elif workdir.is_dir() and not all(begun(path.name) for path in workdir.iterdir()):
         raise InputError(f"--workdir: {workdir} is not empty and holds no run; choose another")
 
@@ -59,15 +61,48 @@ def claimed(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) ->
     check(workdir, config, env)  # before anything is written into a directory of something else
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-        lock = locks.take(workdir / ".lock")
+        lock = locks.take(workdir / ".lock", timeout=1)  # `check_free` holds it for a moment
     except Timeout as err:
-        raise InputError(f"{workdir}: another process is writing this run") from err
+        raise busy(workdir) from err
     with lock:
         check(workdir, config, env)  # again: another process may have started the run meanwhile
-        if not (workdir / "config.json").exists():
+        remove_temporaries(workdir)
+        if (workdir / "config.json").exists() or second_copy.read(workdir):
+            repair(workdir, config, env)
+        else:
             write_json(workdir / "env.json", env)
             write_json(workdir / "config.json", config)  # last: it marks the directory as a run's
         yield
+
+
+def check_free(workdir: Path) -> None:
+    """Raises InputError if another process is writing this run: before anything is loaded."""
+    if locks.is_held(workdir / ".lock"):
+        raise busy(workdir)
+
+
+def busy(workdir: Path) -> InputError:
+    return InputError(f"{workdir}: another process is writing this run")
+
+
+def repair(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
+    """Restores the files of a run's beginning that are not as it wrote them, and says so."""
+    texts = written_by(workdir, config, env)
+    if texts is not None:
+        for name in second_copy.restore(workdir, texts):
+            print(f"{workdir / name} was damaged; restored from {second_copy.COPY}")
+        return
+    if (workdir / second_copy.COPY).exists():  # a run of an older jaxft has none
+        print(f"{workdir / second_copy.COPY} was damaged; written anew")
+    second_copy.keep(workdir)
+
+
+def remove_temporaries(workdir: Path) -> None:
+    """Removes the files that a kill left half written."""
+    for folder in (workdir, *(workdir / name for name in ("adapter", "model", "plots"))):
+        for path in folder.glob("*.tmp"):
+            if re.search(r"\.[0-9a-f]{8}\.tmp$", path.name):
+                path.unlink()
 
 
 def begun(name: str) -> bool:
@@ -75,9 +110,50 @@ def begun(name: str) -> bool:
     return re.fullmatch(r"(env|config)\.json(\.([0-9a-f]+\.)?tmp)?|\.lock", name) is not None
 
 
-def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]) -> None:
-    """Raises InputError unless the run in `workdir` has this config, data and weights."""
-    stored = read_json(workdir / "config.json")
+def written_by(
+    workdir: Path, config: Mapping[str, Any], env: Mapping[str, Any]
+) -> second_copy.Texts | None:
+    """Returns the second copy of the run's first files; None if it is damaged or another run's.
+
+    Raises:
+      InputError: the run in `workdir` has another config, other data or other weights, by its files
+        as well as by their copy.
+    """
+    texts = second_copy.read(workdir)
+    if texts is not None:
+        try:
+            check_same_run(
+                workdir,
+                json.loads(texts["config.json"]),
+                json.loads(texts["env.json"]),
+                config,
+                env,
+            )
+            return texts
+        except (InputError, KeyError, ValueError):
+            pass  # the files decide
+    try:
+        stored, before = (read_json(workdir / name) for name in ("config.json", "env.json"))
+    except InputError as err:
+        raise InputError(
+            f"{err}; nothing says which run this is: choose another --workdir"
+        ) from err
+    check_same_run(workdir, stored, before, config, env)
+    return None
+
+
+def check_same_run(
+    workdir: Path,
+    stored: Mapping[str, Any],
+    before: Mapping[str, Any],
+    config: Mapping[str, Any],
+    env: Mapping[str, Any],
+) -> None:
+    """Raises InputError unless the run in `workdir` has this config, data and weights.
+
+    Args:
+      stored, before: its config.json and env.json.
+    """
     old, new = (flatten_dict(identity(dict(x)), sep=".") for x in (stored, config))
     if "implementation" not in stored.get("model", {}):
         # Begun when transformers' classes were all there was: either implementation continues it.
@@ -88,7 +164,6 @@ def check_same_run(workdir: Path, config: Mapping[str, Any], env: Mapping[str, A
                 f"--workdir: {workdir} holds a run with {name} = {old.get(name)!r}, this one has "
                 f"{new.get(name)!r}; choose another --workdir or remove it"
             )
-    before = read_json(workdir / "env.json")
     for name, what in ORIGINS.items():
         if name in before and before[name] != env[name]:
             raise InputError(
@@ -115,8 +190,9 @@ def add_launch(workdir: Path, env: Mapping[str, Any], step: int) -> None:
         "step": step,
         **{name: env[name] for name in ("command", "backend", "devices", "python", "versions")},
     }
-    with (workdir / "launches.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    # As a whole: a kill may have cut the last line short, and this one would continue it.
+    write_jsonl(workdir / "launches.jsonl", [*launches(workdir), line])
+    second_copy.keep(workdir)
 
 
 def launches(workdir: Path) -> list[dict[str, Any]]:
@@ -126,7 +202,7 @@ def launches(workdir: Path) -> list[dict[str, Any]]:
     """
     path = workdir / "launches.jsonl"
     found = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
         try:
             found.append(json.loads(line))
         except ValueError:

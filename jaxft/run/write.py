@@ -14,7 +14,7 @@ from jaxft.distributed import processes
 from jaxft.io import replace_text, write_json, write_jsonl
 from jaxft.models import hub
 from jaxft.models import trained as trained_files
-from jaxft.reporting import facts, hparams, model_card, tables
+from jaxft.reporting import facts, hparams, model_card, sealed, tables
 from jaxft.reporting.schema import RunResults
 from jaxft.run import build
 from jaxft.run.scores import predictions
@@ -44,7 +44,7 @@ def finish(
             predicted = setup.objective.predicted(test_logits_NxC)
             write_report(workdir, results, env["command"], setup.data["test"].labels, predicted)
             member.log.write_result(hparams.settings(results), hparams.scores(results))
-            replace_text(workdir / "DONE", "")
+            sealed.seal(workdir)
     print("\n" + tables.result_table(results))
     print(f"\nrun directory: {workdir}")
 
@@ -66,7 +66,8 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "label_separator": setup.config.data.label_separator,
         "method": {**config["method"], **setup.parts.model.applied.settled},
         "plugins": config["plugins"],
-        "base_model": {**config["model"], "sha256": env["model_sha256"]},
+        # Prediction computes new texts, so no layer's outputs are kept.
+        "base_model": {**config["model"], "keep_frozen": False, "sha256": env["model_sha256"]},
         "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,
         "eval_batch_size": setup.loop_config.eval_batch_size,

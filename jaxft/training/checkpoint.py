@@ -22,7 +22,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -36,7 +37,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo
 
 from jaxft.distributed import processes
-from jaxft.errors import InputError
+from jaxft.errors import InputError, OutputError
+from jaxft.io import unwritable
 from jaxft.training.mesh import fetch
 from jaxft.training.step import State
 
@@ -114,7 +116,8 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         if error is None or processes.count() == 1:
-            self._manager.close()
+            with saving(self._directory):
+                self._manager.close()
 
     @property
     def damaged(self) -> bool:
@@ -136,19 +139,21 @@ class Checkpoints:
         # A copy: orbax writes in the background, while the loop appends to its record.
         record = copy.deepcopy(record)
         record["sha256"] = digests(leaves, record)
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                trained=ocp.args.StandardSave(leaves["trained"]),
-                opt_state=ocp.args.StandardSave(leaves["opt_state"]),
-                record=ocp.args.JsonSave(record),
-            ),
-        )
+        with saving(self._directory):
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    trained=ocp.args.StandardSave(leaves["trained"]),
+                    opt_state=ocp.args.StandardSave(leaves["opt_state"]),
+                    record=ocp.args.JsonSave(record),
+                ),
+            )
         self._drop_superseded(int(state.step))
 
     def wait(self) -> None:
         """Waits until all saves are on disk and can be restored."""
-        self._manager.wait_until_finished()
+        with saving(self._directory):
+            self._manager.wait_until_finished()
 
     def restore_latest(self) -> tuple[State, dict[str, Any]] | None:
         """Returns the last sound checkpoint's `(state, record)`, or None if there is none."""
@@ -286,9 +291,25 @@ class Checkpoints:
         self._replaced_at = None
 
 
+@contextmanager
+def saving(directory: Path) -> Iterator[None]:
+    """Turns the errors of a disk that is full into an OutputError; they may come with a later save.
+
+    An unfinished checkpoint has another name, and the next start removes it.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as err:
+        reason = unwritable(err)
+        if reason is None:
+            raise
+        raise OutputError(f"{directory}: a checkpoint cannot be written: {reason}") from err
+
+
 @cache
 def say_damage_once() -> None:
-    """Drops the hundreds of lines that libraries print about a damaged checkpoint.
+    """Drops the hundreds of lines that libraries print about a checkpoint that is damaged, or that
+    cannot be written.
 
     Orbax logs each metadata file that is not JSON. When one array cannot be read, it also closes
     its event loop while other reads are running. Those then fail when they report, and asyncio logs
@@ -296,6 +317,7 @@ def say_damage_once() -> None:
     """
     noise = (
         ("absl", "Failed to json parse Metadata file"),
+        ("absl", "[process="),  # what a thread could not write; it is raised as well
         ("asyncio", "Future exception was never retrieved"),
         ("asyncio", "Task exception was never retrieved"),
     )

@@ -5,6 +5,7 @@ with RunLog(workdir, resume_step=120) as log:
     log.write_result(settings={"method": "lora", "rank": 8}, scores={"Result/accuracy": 0.72})
 """
 
+import hashlib
 import json
 import math
 import re
@@ -33,14 +34,27 @@ EVENTS = re.compile(r"events\.out\.tfevents\.(\d+(?:\.\d{6})?)\.")  # the second
 class RunLog:
     """Appends to `metrics.jsonl` and `tb/` of a run; only the first of several processes writes."""
 
-    def __init__(self, workdir: Path, resume_step: int) -> None:
-        """Opens the files; drops what an interrupted run wrote after `resume_step`."""
+    def __init__(self, workdir: Path, resume_step: int, written: str | None = None) -> None:
+        """Opens the files; drops what an interrupted run wrote after `resume_step`.
+
+        Args:
+          written: `sha256()` when the run was at `resume_step`, if known. A log that is another one
+            is kept, with a note.
+        """
         self._writes = processes.is_writer()
+        self._sha256 = hashlib.sha256()
         if not self._writes:
             return
         path = workdir / "metrics.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= resume_step]
-        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        self._sha256.update(text.encode())
+        if written not in (None, self.sha256()):
+            print(
+                f"{path} is not as the run wrote it up to step {resume_step}: its curves are "
+                "incomplete or wrong there; scores and predictions do not come from it"
+            )
+        replace_text(path, text)
         self._file = path.open("a")
         self._step = resume_step
         self._events = EventFile(workdir / "tb")
@@ -70,11 +84,17 @@ class RunLog:
             for group, values in groups.items()
         }
         line = {"step": step, "epoch": epoch, **plain}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        text = json.dumps(line, allow_nan=False) + "\n"
+        self._file.write(text)
         self._file.flush()
+        self._sha256.update(text.encode())
         self._step = step
         values = {f"{group}/{name}": v for group, own in groups.items() for name, v in own.items()}
         self._events.write(step, scalars(values))
+
+    def sha256(self) -> str:
+        """Returns the digest of metrics.jsonl so far, which a checkpoint's record keeps."""
+        return self._sha256.hexdigest()
 
     def write_result(self, settings: Mapping[str, Setting], scores: Mapping[str, float]) -> None:
         """Writes the run's row in TensorBoard's HPARAMS: its settings and scores.
@@ -142,12 +162,15 @@ class EventFile:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    """Returns the lines of a metrics.jsonl, up to one that a kill cut short or that is damaged."""
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
     parsed = []
     for line in lines:
         try:
-            parsed.append(json.loads(line))
+            found = json.loads(line)
         except ValueError:
             break
+        if not (isinstance(found, dict) and type(found.get("step")) is int):
+            break
+        parsed.append(found)
     return parsed

@@ -290,7 +290,8 @@ def save(config: LoopConfig, group: Group, members: Sequence[Member], state: Sta
     """Saves each member's state and record."""
     for number, member in enumerate(members):
         best = best_step(member.record["history"], config.metric)
-        member.checkpoints.save(group.take(state, number), member.record, best)
+        record = {**member.record, "log_sha256": member.log.sha256()}
+        member.checkpoints.save(group.take(state, number), record, best)
 
 
 def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoReturn:

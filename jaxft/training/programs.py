@@ -4,8 +4,9 @@
     run_train.compile(length=64)
     state, metrics = run_train(state, frozen, batch, key)
 
-`train_program` and `eval_program` make the only two programs: training, prediction and the memory
-planner, which compiles for absent devices, all use them. Compiling ahead keeps compilation out of
+`train_program` and `eval_program` make the two programs of a run: training, prediction and the
+memory planner, which compiles for absent devices, all use them. `kept_program` makes the one that
+runs once, for the layers below the lowest trained one. Compiling ahead keeps compilation out of
 the step times, gives XLA's account of the program's memory before the first step, and makes the set
 of shapes explicit.
 """
@@ -22,9 +23,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.data.layout import Layout, rows_of
 from jaxft.errors import InputError
+from jaxft.models.kept import outputs
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
 from jaxft.training.objectives import CLASS_INDEX, Losses, Target
-from jaxft.training.sharding import gathering
+from jaxft.training.sharding import gathering, param_shardings
 from jaxft.training.state import (
     Model,
     param_shapes,
@@ -34,7 +36,7 @@ from jaxft.training.state import (
     state_shapes,
     without_scan,
 )
-from jaxft.training.step import Forward, eval_step, losses, train_step
+from jaxft.training.step import Batch, Forward, Params, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 
 # A padded length, if a row is a text; else the layout of the texts in the rows.
@@ -63,6 +65,7 @@ class CompiledByLength:
         donate: tuple[int, ...] = (),
         tokens_labelled: bool = False,
         target: Target = CLASS_INDEX,
+        hidden: jax.ShapeDtypeStruct | None = None,
     ) -> None:
         """Compiles nothing yet.
 
@@ -74,12 +77,13 @@ class CompiledByLength:
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
           target: the shape and dtype of a label.
+          hidden: the size and dtype of the kept outputs in a batch (`jaxft.models.kept`), if any.
         """
         self.function = function
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
         self._batch_shapes = partial(
-            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target
+            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target, hidden=hidden
         )
         self.executables: dict[Shape, Any] = {}
         self.compile_s = 0.0
@@ -168,6 +172,7 @@ def train_program(
         donate=(0,),
         tokens_labelled=model.backbone.family.tokens_labelled,
         target=target,
+        hidden=model.kept.hidden if model.kept else None,
     )
 
 
@@ -193,6 +198,32 @@ def eval_program(
         mesh=mesh,
         batch_size=batch_size,
         target=target,
+        hidden=model.kept.hidden if model.kept else None,
+    )
+
+
+def kept_program(model: Model, mesh: Mesh, batch_size: int) -> CompiledByLength:
+    """Returns `(params, batch) -> hidden_BxLxD`, the outputs of the layers that are kept.
+
+    Args:
+      model: with `kept`, whose parameters `below` are the arguments.
+    """
+    assert model.kept is not None
+    layers, below = model.kept.layers, model.kept.below
+    shardings = param_shardings(model.axes, model.shapes, mesh)
+    params = {path: sharded_shape(x, shardings[path]) for path, x in below.items()}
+
+    def forward(params: Params, batch: Batch, dropout_key: jax.Array | None) -> jax.Array:
+        del dropout_key
+        return outputs(model.backbone, model.module, layers, model.shapes, params, batch)
+
+    on_mesh = gathering(forward, model.axes, model.shapes, mesh, model.backbone.dtype)
+    return CompiledByLength(
+        lambda params, batch: on_mesh(params, batch, None),
+        before=(params,),
+        results=replicated(mesh),  # so that each process reads all of them
+        mesh=mesh,
+        batch_size=batch_size,
     )
 
 
@@ -220,6 +251,7 @@ def batch_shapes(
     seeds: int | None,
     length: Shape,
     target: Target = CLASS_INDEX,
+    hidden: jax.ShapeDtypeStruct | None = None,
 ) -> dict[str, Any]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
     layout = rows_of(padded_rows(mesh, batch_size), length) if isinstance(length, int) else length
@@ -235,4 +267,6 @@ def batch_shapes(
         "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }
+    if hidden is not None:
+        arrays["hidden"] = shape((layout.rows, layout.width, hidden.shape[-1]), hidden.dtype)
     return tokens | arrays | ({} if layout.is_plain else {"layout": layout})

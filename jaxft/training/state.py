@@ -24,6 +24,8 @@ from jaxft.models import backbone as backbones
 from jaxft.models import quantised
 from jaxft.models.backbone import Backbone, Params
 from jaxft.models.family import Axes
+from jaxft.models.kept import Kept, below
+from jaxft.models.kept import forward as forward_above
 from jaxft.peft.inject import Injected, check_same_insertions
 from jaxft.peft.methods import Applied, build
 from jaxft.training import frozen as storage
@@ -46,6 +48,7 @@ class Model:
       forward: `(params, batch, dropout_key) -> logits_BxC`.
       quantised: path -> ShapeDtypeStruct of the kernels in whose place `labels`, `shapes` and
         `axes` have codes and scales (`jaxft.models.quantised`).
+      kept: the layers whose outputs are kept; None if all of them are computed at each step.
     """
 
     backbone: Backbone
@@ -57,6 +60,7 @@ class Model:
     axes: dict[str, Axes]
     forward: Forward
     quantised: Params = field(default_factory=dict)
+    kept: Kept | None = None
 
 
 def build_model(
@@ -88,6 +92,10 @@ def build_model(
         module = Injected(backbone.module, insertions, applied.shared)
     if backbone.scans:
         check_same_insertions(applied.insertions, backbone.family, shapes)
+    kept, forward = None, partial(backbones.forward, backbone, module)
+    if backbone.keep_frozen:
+        kept = below(backbone, module, shapes, split(shapes, labels)[0])
+        forward = partial(forward_above, backbone, module, kept.layers, kept.unused)
     return Model(
         backbone=backbone,
         module=module,
@@ -96,8 +104,9 @@ def build_model(
         labels=labels,
         shapes=shapes,
         axes=axes,
-        forward=partial(backbones.forward, backbone, module),
+        forward=forward,
         quantised=kernels,
+        kept=kept,
     )
 
 
@@ -120,10 +129,16 @@ def without_scan(model: Model) -> Model:
 
 
 def param_shapes(model: Model, mesh: Mesh) -> tuple[Params, Params]:
-    """Returns `(trained, frozen)` as ShapeDtypeStructs with shardings."""
+    """Returns `(trained, frozen)` of a step as ShapeDtypeStructs with shardings."""
     shardings = param_shardings(model.axes, model.shapes, mesh)
-    shapes = {path: sharded_shape(x, shardings[path]) for path, x in model.shapes.items()}
-    return split(shapes, model.labels)
+    needed = of_steps(model, model.shapes)
+    return split({p: sharded_shape(x, shardings[p]) for p, x in needed.items()}, model.labels)
+
+
+def of_steps(model: Model, params: Params) -> Params:
+    """Returns the parameters that a step takes: all but those of layers whose outputs are kept."""
+    unused = model.kept.unused if model.kept else {}
+    return {path: x for path, x in params.items() if path not in unused}
 
 
 def state_shapes(
