@@ -24,7 +24,7 @@ from jaxft.config import (
     make_importable,
 )
 from jaxft.errors import InputError, nearest
-from jaxft.exits import guarded, say_unwritten
+from jaxft.exits import guarded
 from jaxft.hints import field_message, fields_of, flag_message, given
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "help_asked",
     "parse_config",
     "parse_config_command",
-    "say_unwritten",
 ]
 
 # Where the configs that come with jaxft are.
