@@ -72,8 +72,8 @@ def main(argv: list[str]) -> int:
         return 0
     model, argv = questions.as_flags(argv)
     asked = questions.read(argv)
-    if questions.install(asked, say) and not (model or "--config" in " ".join(argv)):
-        return 0
+    if questions.install(asked, say) and not model and questions.CONFIG in argv:
+        return 0  # nothing else was asked for
     key = questions.question(model, argv, asked)
     rows, more = answers.read(key), ""
     if rows is None:

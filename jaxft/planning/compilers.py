@@ -1,8 +1,8 @@
 """The compilers of devices that are not here: their packages, in a folder of their own.
 
-    install("cuda", print)              # by pip, once
-    with findable("cuda"):              # a process that is started now finds them
-        ...
+    pins("cuda")                   # ["jax-cuda12-plugin==0.10.2", ...]: what `install` downloads
+    with findable("cuda"):         # a process that is started here finds them
+        versions()
 
 JAX's plugins write to stderr whenever JAX starts, so they are kept out of the environment that
 trains: the folder is on the path of the compiling process alone. Packages that are installed in

@@ -1,8 +1,9 @@
 """Tables of what fits a device, and of what a setting needs.
 
-print(table(rows))            # of `jaxft memory`: plans, largest batches or needs
-print(settings_table(fitted))      # rows of `--fit`: settings that fit, fewest operations first
-print(needs_table(needed))         # rows of `--need`: the smallest device for each method
+    print(table(rows))                 # of `jaxft memory`: plans, what fits, or what is needed
+    print(settings_table(fitted))      # of rows with `fit`: settings, the fewest operations first
+
+Each group of rows (`jaxft.reporting.plans`) has a table.
 """
 
 from collections.abc import Iterator, Sequence

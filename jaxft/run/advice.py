@@ -1,7 +1,9 @@
 """What fits a device, and what a setting needs: the planner's two questions, each by compiling.
 
-fit["settings"] = settings(job, fit["largest_batch"], compiled, limit, print)
-rows = needed_rows(config, targets="", say=print)       # the smallest device for each method
+    with compiler(job.target) as compiled:
+        settings(job, largest=job.batch_size, compiled=compiled, limit=2**30, say=print)
+
+`needed_rows` has the smallest device or mesh for each job.
 """
 
 from collections.abc import Callable, Iterable, Iterator

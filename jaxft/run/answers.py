@@ -1,8 +1,8 @@
 """The rows that `jaxft memory MODEL` has planned before, found without importing JAX.
 
     asked = question("roberta-base", ["--config.method.rank=4"], "t4", {"method": "lora"})
-    rows = read(asked)                    # None if they are not known
     write(asked, rows)
+    read(asked)                           # the rows; None if they are not known
 
 A plan is kept by the job that it is of (`jaxft.planning.plan_cache`); to make the jobs takes JAX
 and some seconds. An answer is kept by all that the jobs are made of instead: the command's

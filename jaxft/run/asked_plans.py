@@ -1,6 +1,8 @@
 """The rows that a command line of `jaxft memory` asks for: its flags as fields of the config.
 
-config, rows = rows_asked(["memory", "--config=configs/base.py", "--method=lora"], values, print)
+    whole_numbers("batch_size", "8,32")         # (8, 32)
+
+`rows_asked` has the rows.
 """
 
 import re

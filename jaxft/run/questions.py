@@ -1,8 +1,10 @@
-"""The arguments of `jaxft memory`: its flags, and the question that they ask. No JAX is imported.
+"""The arguments of `jaxft memory`: its flags, and the question that they ask.
 
-model, argv = as_flags(["memory", "roberta-base", "--target=t4", "--fit"])
-asked = read(argv)              # the flags' values; None if only the whole command can read them
-key = question(model, argv, asked)      # of `jaxft.run.answers`
+    model, argv = as_flags(["memory", "roberta-base", "--target=t4", "--fit"])
+    asked = read(argv)              # the flags' values; None if only the whole command can tell
+    key = question(model, argv, asked)      # of `jaxft.run.answers`
+
+No JAX is imported.
 """
 
 import re
@@ -50,9 +52,10 @@ def as_flags(argv: list[str]) -> tuple[str, list[str]]:
         raise InputError("no model; for example: jaxft memory roberta-base --method=lora")
     is_bare = [x in ("--fit", "-fit") and alone(argv, i) for i, x in enumerate(argv)]
     rest = [f"{x}=device" if bare else x for x, bare in zip(argv, is_bare, strict=True)][1:]
-    if rest[0].startswith("-"):
-        return "", [argv[0], *rest]
     has_config = any(re.match(r"--?config(=|$)", x) for x in rest)
+    if rest[0].startswith("-"):
+        needs_none = not has_config and "--install" in rest
+        return "", [argv[0], *([CONFIG] if needs_none else []), *rest]
     config = [] if has_config else [CONFIG]
     return rest[0], [argv[0], *config, f"--config.model.name={rest[0]}", *rest[1:]]
 
