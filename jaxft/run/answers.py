@@ -37,6 +37,7 @@ VARIABLES = ("JAX_", "JAXFT_", "FLAX_", "XLA_", "LIBTPU_", "TPU_")
 PLACES = ("JAXFT_CACHE", "JAXFT_DATA", "JAXFT_PLAN_PYTHON", "JAX_COMPILATION_CACHE_DIR")
 WEIGHTS = ("*.safetensors", "*.msgpack", "*.index.json")
 PACKAGE = Path(__file__).parents[1]
+CONFIGS = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, or in a clone
 
 
 def question(
@@ -51,12 +52,14 @@ def question(
       asked: what else the command was asked for, ready for JSON.
     """
     known = all(PLAIN.fullmatch(x) and not NOT_PLAIN.fullmatch(x) for x in settings)
+    if not known or not is_own(Path("configs/base.py")) or os.environ.get("JAXFT_PLUGINS"):
+        return None
     described, platforms = description(model), platforms_of(target)
-    if not known or described is None or not platforms or os.environ.get("JAXFT_PLUGINS"):
+    if described is None or not platforms:
         return None
     content = {
         "model": [model, described],
-        "settings": sorted(settings),
+        "settings": list(settings),  # the last one of a field counts
         "target": target,
         "asked": dict(asked),
         "code": code_digest(),
@@ -64,6 +67,12 @@ def question(
         "environment": variables(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_own(config: Path) -> bool:
+    """Whether a config's name means jaxft's own file, and not one in the current directory."""
+    own = [folder / config.name for folder in CONFIGS]
+    return not config.is_file() or any(file.is_file() and file.samefile(config) for file in own)
 
 
 def platforms_of(target: str) -> set[str]:
@@ -79,9 +88,12 @@ def description(model: str) -> Any:
     """Returns what identifies a model's shapes; None for one of the hub, which may change."""
     if model in ARCHITECTURES or model == "minilm":  # part of jaxft's code; its files are pinned
         return ""
-    path = Path(model)
-    config = path / "config.json" if path.is_dir() else path
-    if not config.is_file():
+    try:
+        path = Path(model).expanduser()
+        config = path / "config.json" if path.is_dir() else path
+        if not config.is_file():
+            return None
+    except (OSError, ValueError, RuntimeError):  # no name of a file
         return None
     files = sorted(f for kind in WEIGHTS for f in config.parent.glob(kind)) if path.is_dir() else []
     sizes = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
@@ -102,9 +114,8 @@ def variables() -> dict[str, str]:
 
 def code_digest() -> str:
     """sha256 over jaxft's files and configs, byte by byte: that is quicker than parsing them."""
-    configs = [PACKAGE / "configs", PACKAGE.parent / "configs"]  # installed, or in a clone
     total = hashlib.sha256()
-    for root in (PACKAGE, *(found for found in configs if found.is_dir())):
+    for root in (PACKAGE, *(folder for folder in CONFIGS if folder.is_dir())):
         for path in sorted(root.rglob("*.py")):
             total.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return total.hexdigest()

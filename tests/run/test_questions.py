@@ -86,6 +86,27 @@ def test_a_local_model_counts_by_its_files(tmp_path: Path) -> None:
     assert key_of(str(file), "--target=t4") not in (None, of_file)
 
 
+def test_a_config_of_the_current_directory_is_not_jaxft_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key_of(*BASE)
+    monkeypatch.chdir(tmp_path)
+    assert key_of(*BASE) == before
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.py").touch()
+    assert key_of(*BASE) is None
+
+
+def test_the_last_setting_of_a_field_counts() -> None:
+    settings = ("--config.method.rank=4", "--config.method.rank=8")
+    assert key_of(*BASE, *settings) != key_of(*BASE, *reversed(settings))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-here/bert"])
+def test_what_names_no_file_is_no_question(name: str) -> None:
+    assert key_of(name, "--target=t4") is None
+
+
 def test_fit_alone_is_of_the_device() -> None:
     for place in (["roberta-base", "--fit", "--target=t4"], ["roberta-base", "--fit"]):
         assert "--fit=device" in as_flags(["memory", *place])[1]
