@@ -11,7 +11,8 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -87,12 +88,17 @@ def compiler(
     environment = targets.environment(target.platform)
     if target.kind == "cpu":
         environment = {"JAX_PLATFORMS": "cpu"}  # even where there is a GPU
-    with environment_of(environment), compilers.findable(target.platform), main_hidden():
+    with (
+        environment_of(environment),
+        compilers.findable(target.platform),
+        main_hidden(),
+        tempfile.TemporaryDirectory(prefix="jaxft-kernels-") as kernels,
+    ):
         pool = ProcessPoolExecutor(
             max_workers=workers,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=plugins.load,
-            initargs=(plugins.loaded(),),
+            initializer=begin,
+            initargs=(plugins.loaded(), Path(kernels)),
             max_tasks_per_child=1 if measures else None,
         )
         try:
@@ -101,6 +107,12 @@ def compiler(
             yield Compiler(pool, target)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def begin(plugin_names: Sequence[str], kernels: Path) -> None:
+    """Prepares a process that compiles."""
+    plugins.load(plugin_names)
+    compilers.keep_kernels(kernels)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.collectives import collectives, moved_bytes
 from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
-from jaxft.planning.compilers import FLAGS, versions
+from jaxft.planning.compilers import FLAGS, quick_options, versions
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
 from jaxft.training import objectives
@@ -187,7 +187,7 @@ def compile_for(job: Job, program: CompiledByLength) -> tuple[Any, Any]:
 
     `(None, None)` if the compiler refuses the program as too large for the device.
     """
-    options = targets.compiler_options(job.target)
+    options = targets.compiler_options(job.target) | quick_options(job.target)
     with buffers.dumped() as (dump_options, read):
         if job.target.platform != "tpu":
             options |= dump_options
