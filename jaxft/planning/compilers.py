@@ -79,8 +79,8 @@ def quick_options(target: Target) -> dict[str, Any]:
     # One file for each GPU: a kernel is machine code.
     config = json.dumps(target.facts["target_config"], sort_keys=True)
     name = hashlib.sha256(config.encode()).hexdigest()[:16]
-    files = [f"{path}-{name}" for path in _kernels]
-    return QUICK | {"xla_gpu_kernel_cache_file": file for file in files}
+    kept = {"xla_gpu_kernel_cache_file": f"{_kernels[0]}-{name}"} if _kernels else {}
+    return QUICK | kept
 
 
 def folder(platform: str) -> Path:
