@@ -26,6 +26,7 @@ from commands import environment as environment_of_a_process
 from processes import wait_until
 
 from jaxft import cli, sweep
+from jaxft.run import second_copy
 from jaxft.sweeping.runs import is_locked
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
@@ -393,13 +394,14 @@ def test_what_crashes_is_tried_again_what_is_wrong_is_not_and_the_rest_is_done(
         shutil.copytree(done, tmp_path / done.name)
     full, *_, lora = runs_of(tmp_path)
     assert ("-full-" in full.name, "-lora-" in lora.name) == (True, True)
-    # One whose checkpoints cannot be written, one that holds another run.
+    # One whose checkpoints cannot be written, one that holds another run, in both copies of it.
     (full / "DONE").unlink()
     shutil.rmtree(full / "checkpoints")
     (full / "checkpoints").write_text("no directory")
     (lora / "DONE").unlink()
     config = read(lora / "config.json")
     (lora / "config.json").write_text(json.dumps({**config, "epochs": 7}))
+    second_copy.keep(lora)
     printed = run(command(table, tmp_path, "--retries=1"), environment, expect=1)
     assert printed.count(f"] failed: {full.name}: FileExistsError") == 2
     assert printed.count(f"] failed: {lora.name}: train: --workdir:") == 1
@@ -411,6 +413,7 @@ def test_what_crashes_is_tried_again_what_is_wrong_is_not_and_the_rest_is_done(
     # Put right, the same command does what is left.
     (full / "checkpoints").unlink()
     (lora / "config.json").write_text(json.dumps(config))
+    second_copy.keep(lora)
     run(command(table, tmp_path), environment)
     assert (tmp_path / "table.json").read_bytes() == (peace / "table.json").read_bytes()
     assert not list((tmp_path / "logs").glob("*.failed"))

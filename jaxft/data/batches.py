@@ -126,19 +126,46 @@ def mixed_order(
     """Returns one epoch: ceil(N / batch_size) batches that hold each index once.
 
     Every batch has texts of all lengths: the texts are sorted, divided into `batch_size` groups of
-    neighbours, and each batch takes one at random from each group. So all batches are nearly
-    equally long, and one layout fits them. The short batch, if any, comes last; its texts are drawn
-    from all lengths in the same way.
+    neighbours, and each batch takes one from each group. So one layout fits all batches. The short
+    batch, if any, comes last; its texts are of all lengths in the same way.
+
+    Texts of one length are in random order. Of a group the longest text goes to the batch that has
+    the fewest tokens so far, which makes the batches equally long but for a few tokens.
     """
     lengths, rng = np.asarray(lengths), np.random.default_rng([seed, epoch])
     shuffled = rng.permutation(len(lengths))
-    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]  # ties are in random order
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
     short = len(order) % batch_size
     groups = np.array_split(order, short) if short else []
-    last = np.asarray([rng.choice(group) for group in groups], int)
+    # The middle one: its length, and so those of all batches, does not depend on the seed.
+    last = np.asarray([group[len(group) // 2] for group in groups], int)
     rest = order[~np.isin(order, last)].reshape(batch_size, -1)
-    batches = [*rng.permuted(rest, axis=1).T, *([last] if short else [])]
-    return [BatchIndices(batch, layout.width, layout) for batch in batches]
+    drawn = [*evened_out(rest, lengths, rng).T, *([last] if short else [])]
+    return [BatchIndices(one, layout.width, layout) for one in drawn]
+
+
+def evened_out(groups_BxM: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the groups' texts BxM, each group in another order, so that columns are equally long.
+
+    The sums of the columns differ by less than the lengths of any one group do.
+
+    Args:
+      groups_BxM: ascending by length.
+    """
+    found_BxM, tokens_M = np.empty_like(groups_BxM), np.zeros(groups_BxM.shape[1], int)
+    for number in reversed(range(len(groups_BxM))):  # from the longest, whose lengths differ most
+        fewest_first = np.lexsort((rng.random(len(tokens_M)), tokens_M))
+        found_BxM[number, fewest_first] = groups_BxM[number, ::-1]
+        tokens_M += lengths[found_BxM[number]]
+    return found_BxM
+
+
+def most_tokens(order: Sequence[BatchIndices], lengths: np.ndarray) -> int:
+    """Returns the tokens of the longest batch, rounded up to `LENGTH_MULTIPLE`.
+
+    Of `mixed_order` it is the same for every seed and epoch.
+    """
+    return round_up(max(int(lengths[one.indices].sum()) for one in order), LENGTH_MULTIPLE)
 
 
 def mixed_eval_order(
@@ -182,52 +209,77 @@ def fill(
     """Returns `ids`, `mask`, `types` (int32 RxT), `labels` and `weights` (float32 B, B = R x S).
 
     `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets. If
-    several texts share a row, `layout` is in the batch as well; so is `hidden` RxTxD if there is
-    one of the examples.
+    several texts share a row, `layout` is in the batch as well, and if they follow each other
+    without gaps, `source` and `home` (`Route`); so is `hidden` RxTxD if the examples have it.
 
-    Places without a text are padding: weight 0, label 0, and one visible token, because a text that
-    attends to nothing is a softmax over -inf.
+    Places without a text are padding: weight 0, label 0, and, where each text is at its place, one
+    visible token, because a text that attends to nothing is a softmax over -inf.
 
     Args:
       indices: the examples of the whole batch; none is longer than its place.
       share: the numbers of the rows to return, a host's own; None returns all.
     """
     share = np.arange(layout.rows) if share is None else share
-    ids_RxT = np.full((len(share), layout.width), encoded.pad_id, np.int32)
-    mask_RxT = np.zeros((len(share), layout.width), np.int32)
-    types_RxT = np.zeros((len(share), layout.width), np.int32)
-    mask_RxT[:, layout.starts] = 1
-    labels_RxS = np.zeros(
-        (len(share), layout.in_row, *encoded.labels.shape[1:]), encoded.labels.dtype
-    )
-    weights_RxS = np.zeros((len(share), layout.in_row), np.float32)
-    hidden_RxTxD = None
+    shape, slots = (len(share), layout.width), (len(share), layout.in_row)
+    route = Route(layout, len(share)) if layout.tokens_in_row else None
+    arrays = {
+        "ids": np.full(shape, encoded.pad_id, np.int32),
+        "mask": np.zeros(shape, np.int32),
+        "types": np.zeros(shape, np.int32),
+        "labels": np.zeros((*slots, *encoded.labels.shape[1:]), encoded.labels.dtype),
+        "weights": np.zeros(slots, np.float32),
+    }
     if encoded.hidden is not None:
-        size, dtype = encoded.hidden[0].shape[1], encoded.hidden[0].dtype
-        hidden_RxTxD = np.zeros((len(share), layout.width, size), dtype)
+        first = encoded.hidden[0]
+        arrays["hidden"] = np.zeros((*shape, first.shape[1]), first.dtype)
+    if route is None:
+        arrays["mask"][:, layout.starts] = 1
     row_of = {number: r for r, number in enumerate(share.tolist())}
     for i, place in zip(indices, layout.places(len(indices)), strict=True):
         number, slot = divmod(int(place), layout.in_row)
         if (r := row_of.get(number)) is None:
             continue
-        start = layout.starts[slot]
-        tokens = slice(start, start + len(encoded.ids[i]))
-        ids_RxT[r, tokens] = encoded.ids[i]
-        mask_RxT[r, tokens] = 1
-        types_RxT[r, tokens] = encoded.types[i]
-        labels_RxS[r, slot] = encoded.labels[i]
-        weights_RxS[r, slot] = 1.0
-        if hidden_RxTxD is not None and encoded.hidden is not None:
-            hidden_RxTxD[r, tokens] = encoded.hidden[i]
-    if labels_RxS.dtype == np.int32:
-        labels_RxS = np.maximum(labels_RxS, 0)  # -1: a text without a label
-    batch = {
-        "ids": ids_RxT,
-        "mask": mask_RxT,
-        "types": types_RxT,
-        "labels": labels_RxS.reshape(-1, *labels_RxS.shape[2:]),
-        "weights": weights_RxS.reshape(-1),
-    }
-    if hidden_RxTxD is not None:
-        batch["hidden"] = hidden_RxTxD
-    return batch if layout.is_plain else batch | {"layout": layout}
+        count = len(encoded.ids[i])
+        start = layout.starts[slot] if route is None else route.add(r, slot, count)
+        tokens = slice(start, start + count)
+        arrays["ids"][r, tokens] = encoded.ids[i]
+        arrays["mask"][r, tokens] = 1
+        arrays["types"][r, tokens] = encoded.types[i]
+        arrays["labels"][r, slot] = encoded.labels[i]
+        arrays["weights"][r, slot] = 1.0
+        if encoded.hidden is not None:
+            arrays["hidden"][r, tokens] = encoded.hidden[i]
+    if arrays["labels"].dtype == np.int32:
+        arrays["labels"] = np.maximum(arrays["labels"], 0)  # -1: a text without a label
+    for name in ("labels", "weights"):
+        arrays[name] = arrays[name].reshape(-1, *arrays[name].shape[2:])
+    arrays |= route.arrays() if route else {}
+    return arrays if layout.is_plain else arrays | {"layout": layout}
+
+
+class Route:
+    """Between the tokens of rows without gaps and the places of their texts.
+
+    Attributes:
+      source: int32 RxW, the token of the row that is at each token of the places; -1 at padding.
+      home: int32 RxT, the reverse.
+    """
+
+    def __init__(self, layout: Layout, rows: int) -> None:
+        """Without a text yet."""
+        self.layout = layout
+        self.source = np.full((rows, layout.spread), -1, np.int32)
+        self.home = np.full((rows, layout.width), -1, np.int32)
+        self.used = np.zeros(rows, int)
+
+    def add(self, row: int, slot: int, count: int) -> int:
+        """Adds a text of `count` tokens and returns its first token in the row."""
+        start, place = int(self.used[row]), int(self.layout.starts[slot])
+        self.source[row, place : place + count] = np.arange(start, start + count)
+        self.home[row, start : start + count] = np.arange(place, place + count)
+        self.used[row] += count
+        return start
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The two, by name."""
+        return {"source": self.source, "home": self.home}

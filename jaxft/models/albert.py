@@ -13,8 +13,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
-from jaxft.models.attention import Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, first_tokens
 from jaxft.models.bert import BUFFERS
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
@@ -178,11 +177,11 @@ class AlbertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         x_BxD = self.albert(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(self.dropout(x_BxD, deterministic=deterministic))
 

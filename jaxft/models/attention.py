@@ -22,12 +22,27 @@ IMPLEMENTATIONS = ("xla", "cudnn")
 jax.tree_util.register_static(Layout)
 
 
+class Texts(NamedTuple):
+    """Where the texts of rows are that several share.
+
+    Attributes:
+      layout: the places of a row.
+      source, home: int32 RxW and RxT, where the texts follow each other without gaps: which token
+        is at each token of the places, and where each token is; -1 is padding. None: each text is
+        at its place.
+    """
+
+    layout: Layout
+    source: jax.Array | None = None
+    home: jax.Array | None = None
+
+
 class Tokens(NamedTuple):
     """What attention must know of a batch's tokens.
 
     Attributes:
       mask: above 0 at tokens, 0 at padding; int32 BxL.
-      layout: where the texts are, if several share a row (then B is its rows and L its width): a
+      texts: where the texts are, if several share a row (then B is its rows and L its width): a
         token attends to those of its own text alone. None: a row is one text.
       positions: place of each token in its text, int32 BxL; for rotary positions.
       bias: added to the scores, HxLxL; for relative positions.
@@ -36,7 +51,7 @@ class Tokens(NamedTuple):
     """
 
     mask: jax.Array
-    layout: Layout | None = None
+    texts: Texts | None = None
     positions: jax.Array | None = None
     bias: jax.Array | None = None
     prefix: tuple[jax.Array, jax.Array] | None = None
@@ -64,10 +79,10 @@ def attend(
       implementation: `cudnn` takes 16-bit inputs without dropout, bias, window or prefix (`check`),
         and tokens at the start of their rows.
     """
-    if tokens.layout is not None:
+    if tokens.texts is not None:
         options = {"window": window, "causal": causal, "implementation": implementation}
         qkv = (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK)
-        return attend_by_part(qkv, tokens, tokens.layout, rate, key, **options)
+        return attend_by_part(qkv, tokens, tokens.texts, rate, key, **options)
     drops = key is not None and rate > 0.0
     if implementation == "cudnn":
         if drops or any(x is not None for x in (tokens.bias, window, tokens.prefix)):
@@ -105,44 +120,95 @@ def attend(
 def attend_by_part(
     qkv_RxTxHxK: tuple[jax.Array, jax.Array, jax.Array],
     tokens: Tokens,
-    layout: Layout,
+    texts: Texts,
     rate: float,
     key: jax.Array | None,
     **options: Any,
 ) -> jax.Array:
     """Returns the same of rows that several texts share, RxTxHxK: each part as texts by the row."""
     found = []
-    parts = [by_text(x, layout) for x in (*qkv_RxTxHxK, tokens.mask)]
+    parts = [by_text(x, texts) for x in (*qkv_RxTxHxK, tokens.mask)]
     for number, (q, k, v, mask) in enumerate(zip(*parts, strict=True)):
         length = mask.shape[1]
         bias = None if tokens.bias is None else tokens.bias[..., :length, :length]
         own = Tokens(mask, bias=bias, prefix=tokens.prefix)
         part_key = None if key is None else jax.random.fold_in(key, number)
         found.append(attend(q, k, v, own, rate=rate, key=part_key, **options))
-    return by_row(found, layout)
+    return by_row(found, texts)
 
 
-def by_text(x_RxTx: jax.Array, layout: Layout) -> list[jax.Array]:
-    """Returns each part of a layout's rows with a row for each text, BxL..., B = rows x places."""
+def by_text(x_RxTx: jax.Array, texts: Texts) -> list[jax.Array]:
+    """Returns each part of a row's places with a row for each text, BxL..., B = rows x places.
+
+    Where texts follow each other without gaps, what is no token is 0.
+    """
+    if texts.source is not None and texts.home is not None:
+        x_RxTx = moved(x_RxTx, texts.source, texts.home)
     found, start = [], 0
-    for count, length in layout.parts:
+    for count, length in texts.layout.parts:
         part = x_RxTx[:, start : start + count * length]
         found.append(part.reshape(-1, length, *x_RxTx.shape[2:]))
         start += count * length
     return found
 
 
-def by_row(parts: Sequence[jax.Array], layout: Layout) -> jax.Array:
-    """Returns the parts of `by_text`, side by side in a layout's rows, RxT..."""
+def by_row(parts: Sequence[jax.Array], texts: Texts) -> jax.Array:
+    """Returns the parts of `by_text` as the tokens of the rows again, RxT..."""
+    x_RxWx = side_by_side(parts, texts.layout)
+    if texts.source is None or texts.home is None:
+        return x_RxWx
+    return moved(x_RxWx, texts.home, texts.source)
+
+
+def side_by_side(parts: Sequence[jax.Array], layout: Layout) -> jax.Array:
+    """Returns parts BxL... as rows, RxW..."""
     rows = [part.reshape(layout.rows, -1, *part.shape[2:]) for part in parts]
     return jnp.concatenate(rows, axis=1)
 
 
+@jax.custom_vjp
+def moved(x_RxTx: jax.Array, source_RxW: jax.Array, home_RxT: jax.Array) -> jax.Array:
+    """Returns `x[r, source[r, w]]` at each w, RxW..., and 0 where the source is -1.
+
+    The backward pass takes by `home`, the reverse of `source`: the gradient of a gather would be a
+    scatter, which XLA does one by one on the CPU.
+    """
+    del home_RxT
+    return taken(x_RxTx, source_RxW)
+
+
+def moved_forward(
+    x_RxTx: jax.Array, source_RxW: jax.Array, home_RxT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the result, and what the backward pass needs."""
+    return taken(x_RxTx, source_RxW), home_RxT
+
+
+def moved_backward(home_RxT: jax.Array, grad_RxWx: jax.Array) -> tuple[jax.Array, None, None]:
+    """Returns the gradient by the first argument."""
+    return taken(grad_RxWx, home_RxT), None, None
+
+
+moved.defvjp(moved_forward, moved_backward)
+
+
+def taken(x_RxTx: jax.Array, places_RxW: jax.Array) -> jax.Array:
+    """Returns `x[r, places[r, w]]`, 0 where a place is -1."""
+    places_RxWx = jnp.expand_dims(places_RxW, tuple(range(2, x_RxTx.ndim)))
+    found_RxWx = jnp.take_along_axis(x_RxTx, jnp.maximum(places_RxWx, 0), axis=1)
+    return jnp.where(places_RxWx >= 0, found_RxWx, jnp.zeros((), x_RxTx.dtype))
+
+
 def first_tokens(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
-    """Returns each text's first token, Bx1xD; a layout's texts in the order of its places."""
-    if tokens.layout is None:
+    """Returns each text's first token, Bx1xD; those of a shared row in the order of its places."""
+    if tokens.texts is None:
         return x_BxLxD[:, :1]
-    return x_BxLxD[:, tokens.layout.starts].reshape(-1, 1, x_BxLxD.shape[-1])
+    starts, source_RxW = tokens.texts.layout.starts, tokens.texts.source
+    if source_RxW is None:
+        first_RxSxD = x_BxLxD[:, starts]
+    else:
+        first_RxSxD = taken(x_BxLxD, source_RxW[:, starts])
+    return first_RxSxD.reshape(-1, 1, x_BxLxD.shape[-1])
 
 
 def after_prefix(prefix_PxD: jax.Array, x_BxLxHxK: jax.Array) -> jax.Array:

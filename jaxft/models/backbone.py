@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxft.data.layout import Layout
 from jaxft.errors import InputError, check_choice, nearest
 from jaxft.models import (  # noqa: F401 families register
     albert,
@@ -35,7 +34,7 @@ from jaxft.models import (  # noqa: F401 families register
     transformers_flax,
 )
 from jaxft.models import attention as attentions
-from jaxft.models.attention import by_row, by_text
+from jaxft.models.attention import Texts, by_row, by_text
 from jaxft.models.config import Compute, EncoderConfig
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
@@ -236,16 +235,17 @@ def check_attention(family: Family, config: EncoderConfig, compute: Compute) -> 
         raise InputError(f"model.attention: {reason}")
 
 
-def positions(backbone: Backbone, ids_BxL: jax.Array, layout: Layout | None = None) -> jax.Array:
+def positions(backbone: Backbone, ids_BxL: jax.Array, texts: Texts | None = None) -> jax.Array:
     """Returns the position ids, int32 BxL; `module.apply` has no default for them.
 
     Args:
-      layout: where the texts are, if several share a row; each has positions of its own.
+      texts: where the texts are, if several share a row; each has positions of its own.
     """
-    if layout is None:
-        return backbone.family.positions(ids_BxL, backbone.pad_id)
-    parts = by_text(ids_BxL, layout)
-    return by_row([backbone.family.positions(part, backbone.pad_id) for part in parts], layout)
+    pad_id, of_rows = backbone.pad_id, backbone.family.positions
+    if texts is None:
+        return of_rows(ids_BxL, pad_id)
+    parts = by_text(ids_BxL - pad_id, texts)  # which is 0 at padding
+    return by_row([of_rows(part + pad_id, pad_id) for part in parts], texts)
 
 
 def inputs(
@@ -253,11 +253,18 @@ def inputs(
     ids_BxL: jax.Array,
     mask_BxL: jax.Array,
     types_BxL: jax.Array,
-    layout: Layout | None = None,
+    texts: Texts | None = None,
 ) -> tuple[Any, ...]:
-    """Returns the module's arguments: each int32 BxL, and the layout if there is one."""
-    places = positions(backbone, ids_BxL, layout)
-    return (ids_BxL, mask_BxL, types_BxL, places, *([] if layout is None else [layout]))
+    """Returns the module's arguments: each int32 BxL, and `texts` if several share a row."""
+    places = positions(backbone, ids_BxL, texts)
+    return (ids_BxL, mask_BxL, types_BxL, places, *([] if texts is None else [texts]))
+
+
+def texts_of(batch: Mapping[str, Any]) -> Texts | None:
+    """Returns where a batch's texts are; None if each has a row."""
+    if "layout" not in batch:
+        return None
+    return Texts(batch["layout"], batch.get("source"), batch.get("home"))
 
 
 def forward(
@@ -271,13 +278,13 @@ def forward(
 
     Args:
       module: the backbone's module, or that module with a method's modules entered into it.
-      batch: `ids`, `mask`, `types`, each int32 BxL; and `layout` where several texts share a row,
-        whose logits come in the order of its places.
+      batch: `ids`, `mask`, `types`, each int32 BxL; and where several texts share a row `layout`,
+        `source` and `home`, as `Texts` has them. Logits come in the order of its places.
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
     logits: Any = module.apply(
         {"params": nested(params)},
-        *inputs(backbone, batch["ids"], batch["mask"], batch["types"], batch.get("layout")),
+        *inputs(backbone, batch["ids"], batch["mask"], batch["types"], texts_of(batch)),
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )

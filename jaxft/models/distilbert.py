@@ -12,8 +12,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
-from jaxft.models.attention import Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, first_tokens
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
@@ -141,11 +140,11 @@ class DistilBertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; there are no token types."""
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         x_BxLxD = self.distilbert(ids_BxL, types_BxL, tokens, deterministic)
         x_BxD = nn.relu(self.pre_classifier(x_BxLxD[:, 0]))
         return self.classifier(self.dropout(x_BxD, deterministic=deterministic))

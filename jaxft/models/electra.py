@@ -12,8 +12,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
-from jaxft.models.attention import Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, first_tokens
 from jaxft.models.bert import BLOCKS, BUFFERS, LAYER_AXES, TARGETS
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Family, register
@@ -74,11 +73,11 @@ class ElectraClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         return self.classifier(
             self.electra(ids_BxL, types_BxL, tokens, deterministic), deterministic
         )

@@ -68,7 +68,7 @@ class Family:
       prefix: the first part of the encoder's parameter paths; base models are saved without it.
       read_config: `(config.json, num_labels) -> config`; an InputError names what it refuses.
       make: `(config, compute) -> module`, called as `module(ids_BxL, mask_BxL, types_BxL,
-        positions_BxL, layout=None, deterministic=True)`, which returns logits_BxC.
+        positions_BxL, texts=None, deterministic=True)`, which returns logits_BxC.
       axes: (regex, logical axes) of every parameter; the first match wins.
       layer: matches the module path of an encoder layer, whose number is its first group.
       classifier: the parameters of the head, which every method trains.
@@ -86,7 +86,7 @@ class Family:
       positions: `(ids_BxL, pad_id) -> position ids`, int32 BxL.
       unused_positions: rows at the start of the position table that no token uses.
       tokens_labelled: whether every token has logits and a label, as in a language model.
-      packs: whether its module takes a layout: several texts in a row (`jaxft.data.layout`).
+      packs: whether its module takes `texts`: several in a row (`jaxft.models.attention.Texts`).
       is_trainable: whether `jaxft.train` takes it; otherwise only its memory can be planned.
     """
 

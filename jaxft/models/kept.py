@@ -153,7 +153,7 @@ def forward(
             return call()
         return batch["hidden"] if number == layers - 1 else x
 
-    # So are the embeddings, which no layer reads here.
+    # The embeddings are traced and, since no layer reads them, dropped by XLA.
     with around_modules(around):
         return backbones.forward(backbone, module, zeros(unused) | params, batch, dropout_key)
 

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
-from jaxft.models.attention import Tokens, attend, rotated
+from jaxft.models.attention import Texts, Tokens, attend, rotated
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Block, Family, register
 from jaxft.models.layers import LayerStack, dense, split_heads, table
@@ -162,12 +161,12 @@ class LlamaLanguageModel(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxLxV; a decoder has no token types."""
         del types_BxL
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         return self.lm_head(self.model(ids_BxL, tokens, deterministic))
 
 

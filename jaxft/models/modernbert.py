@@ -15,9 +15,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
 from jaxft.errors import InputError, check_choice
-from jaxft.models.attention import Tokens, attend, by_row, by_text, first_tokens, rotated
+from jaxft.models.attention import (
+    Texts,
+    Tokens,
+    attend,
+    by_text,
+    first_tokens,
+    rotated,
+    side_by_side,
+)
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
@@ -279,12 +286,12 @@ class ModernBertClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; there are no token types."""
         del types_BxL
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         x_BxLxD = self.model(ids_BxL, tokens, deterministic)
         is_mean = self.config.classifier_pooling == "mean"
         x_BxD = (means if is_mean else first_tokens)(x_BxLxD, tokens)[:, 0]
@@ -292,13 +299,13 @@ class ModernBertClassifier(nn.Module):
 
 
 def means(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
-    """Returns the mean over the tokens of each text, Bx1xD, in the order of the layout's places."""
-    if tokens.layout is None:
+    """Returns the mean over the tokens of each text, Bx1xD, in the order of the places."""
+    texts = tokens.texts
+    if texts is None:
         return mean_of_text(x_BxLxD, tokens.mask)
-    layout = tokens.layout
-    parts = zip(by_text(x_BxLxD, layout), by_text(tokens.mask, layout), strict=True)
-    found = by_row([mean_of_text(x, mask) for x, mask in parts], layout)
-    return found.reshape(layout.slots, 1, -1)
+    parts = zip(by_text(x_BxLxD, texts), by_text(tokens.mask, texts), strict=True)
+    found = side_by_side([mean_of_text(x, mask) for x, mask in parts], texts.layout)
+    return found.reshape(texts.layout.slots, 1, -1)
 
 
 def mean_of_text(x_BxLxD: jax.Array, mask_BxL: jax.Array) -> jax.Array:

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
-from jaxft.models.attention import Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, first_tokens
 from jaxft.models.bert import LAYER_AXES
 from jaxft.models.config import ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Block, Family, register
@@ -111,7 +110,7 @@ class MPNetEncoder(nn.Module):
         self.relative_attention_bias = table(config, compute, BUCKETS, config.num_attention_heads)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        longest = tokens.layout.longest if tokens.layout else x_BxLxD.shape[1]
+        longest = tokens.texts.layout.longest if tokens.texts else x_BxLxD.shape[1]
         bias_LxLxH = self.relative_attention_bias(relative_buckets(longest))
         tokens = tokens._replace(bias=bias_LxLxH.transpose(2, 0, 1))
         return self.layer(x_BxLxD, tokens, deterministic)
@@ -151,11 +150,11 @@ class MPNetClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; there are no token types."""
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         x_BxLxD = self.mpnet(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(x_BxLxD, deterministic)
 

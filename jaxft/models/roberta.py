@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
-from jaxft.models.attention import Tokens
+from jaxft.models.attention import Texts, Tokens
 from jaxft.models.bert import BLOCKS, BUFFERS, LAYER_AXES, TARGETS
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Family, register
@@ -37,11 +36,11 @@ class RobertaClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        tokens = Tokens(mask_BxL, layout, positions_BxL)
+        tokens = Tokens(mask_BxL, texts, positions_BxL)
         x_BxLxD = self.roberta(ids_BxL, types_BxL, tokens, deterministic)
         return self.classifier(x_BxLxD, deterministic)
 

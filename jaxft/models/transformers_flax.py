@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxft.data.layout import Layout
 from jaxft.errors import InputError
+from jaxft.models.attention import Texts
 from jaxft.models.config import Compute
 from jaxft.models.family import Family
 from jaxft.models.remat import POLICIES
@@ -102,11 +102,11 @@ class TransformersClassifier(nn.Module):
         mask_BxL: jax.Array,
         types_BxL: jax.Array,
         positions_BxL: jax.Array,
-        layout: Layout | None = None,
+        texts: Texts | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
         """Returns logits_BxC in the computation's dtype; all arguments are int32."""
-        if layout is not None:
+        if texts is not None:
             raise InputError(
                 "transformers' Flax classes take one text a row; use model.implementation=jaxft"
             )

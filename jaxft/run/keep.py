@@ -5,7 +5,6 @@ setup, frozen = keep(setup, frozen)          # setup.data["train"].hidden, a LxD
 For `model.keep_frozen`: a step then starts from them (`jaxft.models.kept`).
 """
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -30,16 +29,16 @@ def keep(setup: Setup, frozen: Params) -> tuple[Setup, Params]:
     model = setup.parts.model
     if model.kept is None:
         return setup, frozen
-    start = time.perf_counter()
+    size = model.kept.hidden.shape[-1] * model.kept.hidden.dtype.itemsize
+    tokens = sum(int(encoded.kept_lengths.sum()) for encoded in setup.data.values())
+    texts = sum(len(encoded.ids) for encoded in setup.data.values())
+    print(
+        f"keeping the outputs of the lowest {model.kept.layers} layers for {texts:,} texts: "
+        f"{human_bytes(tokens * size)} of the host's memory"
+    )
     run = kept_program(model, setup.devices, setup.loop_config.eval_batch_size)
     params = {path: frozen[path] for path in model.kept.below}
     data = {name: with_hidden(setup, encoded, run, params) for name, encoded in setup.data.items()}
-    texts = [x for encoded in data.values() for x in encoded.hidden or ()]
-    size, seconds = sum(x.nbytes for x in texts), time.perf_counter() - start
-    print(
-        f"kept the outputs of the lowest {model.kept.layers} layers for {len(texts)} texts: "
-        f"{human_bytes(size)}, {seconds:.1f} s"
-    )
     return replace(setup, data=data), of_steps(model, frozen)
 
 

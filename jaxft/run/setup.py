@@ -4,7 +4,9 @@ setup = set_up(config, sys.argv)         # loads, checks and prints everything
 setup.data["train"], setup.parts.model, setup.shapes
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxft.data import checks
-from jaxft.data.batches import choose_buckets, longest_by_rank
+from jaxft.data.batches import (
+    BatchIndices,
+    choose_buckets,
+    longest_by_rank,
+    mixed_eval_order,
+    mixed_order,
+    most_tokens,
+)
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
 from jaxft.data.layout import packed
@@ -164,15 +173,33 @@ def packed_into_rows(
     Args:
       rows: of a batch: the devices that share it.
     """
-    batch, eval_batch = loop_config.batch_size, loop_config.eval_batch_size
-    longest_B = longest_by_rank(data["train"].kept_lengths, batch)
-    evaluated = [longest_by_rank(data[split].kept_lengths, eval_batch) for split in ("dev", "test")]
+    size, eval_size = loop_config.batch_size, loop_config.eval_batch_size
+    longest_B, tokens = needed(data["train"], size, rows, partial(mixed_order, seed=0, epoch=0))
+    evaluated = [needed(data[name], eval_size, rows, mixed_eval_order) for name in ("dev", "test")]
+    longest_eval, eval_tokens = zip(*evaluated, strict=True)
     return replace(
         loop_config,
-        layout=packed(longest_B, rows),
+        layout=packed(longest_B, rows, tokens),
         # One program evaluates both splits.
-        eval_layout=packed(np.maximum(*evaluated), rows),
+        eval_layout=packed(np.maximum(*longest_eval), rows, max(eval_tokens)),
     )
+
+
+def needed(
+    encoded: Encoded, size: int, rows: int, order: Callable[..., list[BatchIndices]]
+) -> tuple[np.ndarray, int]:
+    """Returns the most tokens that each text of a batch has, and that a batch has in one row.
+
+    On several rows, the second is 0: then each text is at its place, because texts without gaps
+    would make rows of different lengths.
+
+    Args:
+      order: `(lengths, layout, batch size) -> batches`.
+    """
+    lengths = encoded.kept_lengths
+    longest_B = longest_by_rank(lengths, size)
+    batches = order(lengths, packed(longest_B, rows), size)
+    return longest_B, most_tokens(batches, lengths) if rows == 1 else 0
 
 
 def make_rates(

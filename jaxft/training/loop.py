@@ -212,11 +212,11 @@ def fit(
                 if saves:
                     save(config, group, members, state)
                 if pause:
-                    return interrupt(received, done, members) if stop else state
+                    return interrupt(received, done) if stop else state
             after_steps()
             end_epochs(config, group, members, state, dev_scores(state.trained), per_epoch, bar)
             if stop or received:
-                interrupt(received, done, members)
+                interrupt(received, done)
     return state
 
 
@@ -287,17 +287,20 @@ def note_divergence(
 
 
 def save(config: LoopConfig, group: Group, members: Sequence[Member], state: State) -> None:
-    """Saves each member's state and record."""
+    """Saves each member's state and record, and waits until they are on disk.
+
+    A step that was taken meanwhile would be one more that a kill costs.
+    """
     for number, member in enumerate(members):
         best = best_step(member.record["history"], config.metric)
         record = {**member.record, "log_sha256": member.log.sha256()}
         member.checkpoints.save(group.take(state, number), record, best)
-
-
-def interrupt(received: list[int], step: int, members: Sequence[Member]) -> NoReturn:
-    """Raises InterruptedRunError once everything is saved."""
     for member in members:
         member.checkpoints.wait()
+
+
+def interrupt(received: list[int], step: int) -> NoReturn:
+    """Raises InterruptedRunError; the step is saved."""
     raise InterruptedRunError(received[0] if received else signal.SIGTERM, step)
 
 

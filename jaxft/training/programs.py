@@ -267,6 +267,9 @@ def batch_shapes(
         "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }
+    if layout.tokens_in_row:
+        arrays["source"] = shape((layout.rows, layout.spread), jnp.int32)
+        arrays["home"] = shape((layout.rows, layout.width), jnp.int32)
     if hidden is not None:
         arrays["hidden"] = shape((layout.rows, layout.width, hidden.shape[-1]), hidden.dtype)
     return tokens | arrays | ({} if layout.is_plain else {"layout": layout})

@@ -69,9 +69,8 @@ def killed_once(
         other = base / f"seed-{seed}" if len(seeds) > 1 else base
         wrong += [f"seed {seed}: {x}" for x in differences(run, other)]
     wrong += ["Traceback"] * ("Traceback" in text)
-    # A checkpoint is written while the next steps are taken, so a kill may cost those as well.
     repeated = max(a - max(b, default=0) for a, b in zip(reached, saved, strict=True))
-    wrong += [f"{repeated} steps repeated"] * (repeated >= 2 * EVERY)
+    wrong += [f"{repeated} steps repeated"] * (repeated > EVERY)
     return {"wrong": wrong, "code": code, "inside": inside, "repeated": repeated}
 
 

@@ -13,6 +13,7 @@ from jaxft.data.batches import (
     longest_by_rank,
     mixed_eval_order,
     mixed_order,
+    most_tokens,
 )
 from jaxft.data.layout import Layout, cheapest_ends, packed, rows_of
 
@@ -53,9 +54,46 @@ def test_batches_are_drawn_anew_in_each_epoch_and_are_equally_long(
     assert any((a.indices != b.indices).any() for a, b in zip(first, second, strict=True))
     again = mixed_order(lengths, layout, size, seed, epoch)
     assert all((a.indices == b.indices).all() for a, b in zip(first, again, strict=True))
-    # A text of each group of neighbours: sums differ by less than the longest text.
+    # Whatever the epoch the longest has the same tokens, and the others nearly as many.
+    assert most_tokens(first, lengths) == most_tokens(second, lengths)
     sums = [lengths[one.indices].sum() for one in first]
-    assert max(sums) - min(sums) < 100
+    assert max(sums) - min(sums) <= max(np.ptp(np.sort(lengths).reshape(size, -1), axis=1))
+
+
+@given(some_lengths, batch_sizes, st.tuples(seeds, seeds), st.tuples(epochs, epochs))
+def test_the_tokens_of_the_longest_batch_do_not_depend_on_seed_or_epoch(
+    lengths: list[int], size: int, two_seeds: tuple[int, int], two_epochs: tuple[int, int]
+) -> None:
+    layout = packed(longest_by_rank(lengths, size), 1)
+    first, second = (
+        mixed_order(lengths, layout, size, seed, epoch)
+        for seed, epoch in zip(two_seeds, two_epochs, strict=True)
+    )
+    assert most_tokens(first, np.asarray(lengths)) == most_tokens(second, np.asarray(lengths))
+
+
+@given(some_lengths, st.integers(0, 10))
+def test_texts_follow_each_other_and_are_found_again_at_their_places(
+    lengths: list[int], fewer: int
+) -> None:
+    spread = packed(np.sort(lengths), 1)
+    layout = packed(np.sort(lengths), 1, tokens=sum(lengths) + 3)
+    data = encoded(lengths)
+    indices = np.argsort(lengths, kind="stable")[min(fewer, len(lengths) - 1) :]
+    batch, wanted = fill(data, indices, layout), fill(data, indices, spread)
+    count = sum(lengths[i] for i in indices)
+    assert batch["ids"].shape == (1, sum(lengths) + 3)
+    assert batch["mask"].sum() == batch["mask"][0, :count].sum() == count
+    for name in ("labels", "weights"):
+        assert (batch[name] == wanted[name]).all()
+    source, home = batch["source"][0], batch["home"][0]
+    assert (source[home[:count]] == np.arange(count)).all()
+    assert (home[count:] == -1).all()
+    assert (source >= 0).sum() == count
+    for i, place in zip(indices, layout.places(len(indices)), strict=True):
+        at = source[layout.starts[place] : layout.starts[place] + lengths[i]]
+        assert (batch["ids"][0, at] == i + 1).all()
+        assert (batch["types"][0, at] == data.types[i]).all()
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 4))

@@ -180,8 +180,9 @@ def test_paths_and_logits_are_those_of_transformers_flax_classes(
     np.testing.assert_allclose(logits_BxC, found.logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("family", ["bert", "roberta", *FAMILIES])
-def test_texts_in_one_row_are_as_they_are_alone(family: str) -> None:
+def test_texts_in_one_row_are_as_they_are_alone(family: str, rows: int) -> None:
     """With the method that has most to do with attention: a prefix that all texts see."""
     config = tiny(family, num_hidden_layers=3)
     if family == "modernbert":
@@ -189,8 +190,13 @@ def test_texts_in_one_row_are_as_they_are_alone(family: str) -> None:
     backbone = backbones.from_config(config, num_labels=3)
     lengths = (2, 3, 6, 7, 9)
     alone = batch_of(family, config, backbone.pad_id, lengths)
-    layout = packed(longest_by_rank(lengths, len(lengths)), rows=2)
-    assert layout.parts == ((1, 2), (1, 6), (1, 9))  # of a short, a middle and a long text each
+    # In one row they follow each other without gaps, and some padding comes last.
+    layout = packed(longest_by_rank(lengths, len(lengths)), rows, tokens=30 if rows == 1 else 0)
+    assert layout.parts == (
+        ((2, 3), (2, 7), (1, 9))
+        if rows == 1
+        else ((1, 2), (1, 6), (1, 9))  # of a short, a middle and a long text each
+    )
     texts = Encoded(
         ids=[ids[:n] for ids, n in zip(alone["ids"], lengths, strict=True)],
         types=[types[:n] for types, n in zip(alone["types"], lengths, strict=True)],

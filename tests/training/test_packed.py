@@ -42,7 +42,8 @@ CONFIG = {
 }
 LENGTHS = (3, 4, 5, 5, 7, 9, 9, 10, 12, 15, 16)  # eleven texts divide over no mesh
 MESHES: tuple[dict[str, int], ...] = (
-    {"data": 1},
+    {"data": 1},  # here texts follow each other without gaps
+    {"data": 1, "tensor": 2},
     {"data": 4},
     {"data": 2, "fsdp": 2},
     {"data": 1, "fsdp": 2, "tensor": 2},
@@ -83,7 +84,8 @@ def results(sizes: dict[str, int], is_packed: bool) -> dict[str, np.ndarray]:
     }
     mesh, optimizer, data, count = make_mesh(**sizes), optax.sgd(1.0), texts(), len(LENGTHS)
     shares = mesh.shape["data"] * mesh.shape["fsdp"]
-    layout = packed(longest_by_rank(LENGTHS, count), shares)
+    tokens = sum(LENGTHS) + 3 if shares == 1 else 0
+    layout = packed(longest_by_rank(LENGTHS, count), shares, tokens)
     order = np.arange(count)
     arrays = fill(data, order, layout) if is_packed else make_batch(data, order, count, 16)
     batch = put_batch(by_row(mesh), arrays)
