@@ -128,7 +128,7 @@ def add_memory(config: ConfigDict) -> None:
     # For `python -m jaxft.memory` alone; runs do not depend on it. () takes the value from above.
     config.memory = ConfigDict()
     config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target overrides it
-    config.memory.devices = ()  # your own GPUs, e.g. ({"name": "a6000", "like": "3090", ...},)
+    config.memory.devices = ()  # your own GPUs, e.g. ({"name": "a5000", "like": "a6000", ...},)
     config.memory.methods = ()  # of the table, also lora-top; () for all
     config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
     config.memory.seeds = ()  # how many train together, e.g. (1, 5); () for the runs from above

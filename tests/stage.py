@@ -53,6 +53,7 @@ from jaxft.reporting.stats import spread
 from jaxft.run import build, export, results, resume, runner
 from jaxft.run.compiled import compile_programs
 from jaxft.run.load import load_run
+from jaxft.run.phases import Phases
 from jaxft.run.predictor import Predictor
 from jaxft.run.setup import set_up
 from jaxft.run.trained_run import load_parts
@@ -183,7 +184,8 @@ class Stage:
 
     @cached_property
     def used(self) -> Any:
-        return results.used_memory(self.programs, ResidentGrowth(), self.setup.parts.weights)
+        phases = Phases(ResidentGrowth())
+        return results.used_memory(self.programs, phases, self.setup.parts.weights)
 
     @cached_property
     def results(self) -> Any:
@@ -489,6 +491,11 @@ SPECIAL: dict[tuple[str, str], Make] = {
     ("jaxft.planning.buffers", "temporaries"): lambda stage: compiled_bytes(
         SUM.lower(SQUARE).compile()
     )["temporaries"],
+    ("jaxft.planning.overhead", "shapes"): lambda stage: ({}, {}, {"ids": SQUARE}),
+    ("jaxft.planning.overhead", "compiled"): lambda stage: compiled_bytes(
+        SUM.lower(SQUARE).compile()
+    ),
+    ("jaxft.planning.overhead", "exchanged"): lambda stage: [],
     ("jaxft.planning.collectives", "step"): lambda stage: SUM,
     ("jaxft.planning.collectives", "shapes"): lambda stage: (SQUARE,),
     ("jaxft.reporting.reference", "rows"): lambda stage: [

@@ -24,6 +24,7 @@ from commands import (
 )
 
 from jaxft.config import config_module, default_workdir
+from jaxft.run.phases import PHASES
 from jaxft.run.trials import directory, trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
@@ -70,6 +71,16 @@ def test_a_run_directory_holds_what_the_contract_names(finished: Path) -> None:
     else:
         assert used > compiled["arguments"]
         assert error == pytest.approx(100 * (used / compiled["peak"] - 1))
+    # What the device holds is what was planned, and the phases come in their order.
+    planned = results["memory"]["plan"]["partitions"]
+    assert results["memory"]["held"] == planned
+    assert results["memory"]["plan"]["compiled"] == compiled
+    phases = results["memory"]["phases"]
+    if phases:
+        assert list(phases) == list(PHASES)
+        assert all(0 < x["bytes_in_use"] <= x["peak_bytes_in_use"] for x in phases.values())
+        peaks = [x["peak_bytes_in_use"] for x in phases.values()]
+        assert peaks == sorted(peaks)
     assert results["timing"].keys() >= {
         *("start_s", "compile_s", "train_s", "examples_per_s", "tokens_per_s", "padding_fraction"),
         "compiled_shapes",

@@ -60,7 +60,8 @@ MODERNBERT_BASE = {
     "pad_token_id": 50283,
 }
 
-# Each as in the config.json of the hub repository of that name.
+# Each as in the config.json of the hub repository of that name; `published_sizes` has the number of
+# parameters that was published of each, and where.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": BERT_BASE,
     "bert-base-cased": {**BERT_BASE, "vocab_size": 28996},

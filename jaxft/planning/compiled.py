@@ -2,8 +2,11 @@
 
 compiled_bytes(run_train.compile(128))   # {"arguments": ..., "temporaries": ..., "peak": ...}
 measured_peak()                          # (bytes, how they were measured)
+in_use()                                 # {"bytes_in_use": ..., "peak_bytes_in_use": ...}
 """
 
+import ctypes
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -59,6 +62,24 @@ def allocator_peak() -> int | None:
     return int(stats["peak_bytes_in_use"]) if stats and "peak_bytes_in_use" in stats else None
 
 
+def in_use() -> dict[str, int] | None:
+    """Returns `bytes_in_use` now and `peak_bytes_in_use` so far; None if the system has no figures.
+
+    Of an accelerator it is its allocator's count, on the CPU the resident set of the process, whose
+    peak `ResidentGrowth` makes the kernel forget.
+    """
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return {name: int(stats[name]) for name in ("bytes_in_use", "peak_bytes_in_use")}
+    try:
+        return {
+            "bytes_in_use": status_bytes("VmRSS"),
+            "peak_bytes_in_use": status_bytes("VmHWM"),
+        }
+    except (OSError, KeyError):  # another system, or a container without /proc
+        return None
+
+
 # Writing 5 makes the kernel forget the peak of the resident set (proc_pid_clear_refs(5)).
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -99,6 +120,17 @@ class ResidentGrowth:
         if self._base is None or huge_pages():
             return None
         return status_bytes("VmHWM") - self._base
+
+
+def has_glibc() -> bool:
+    """Whether malloc is glibc's."""
+    return sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
+
+
+def give_back() -> None:
+    """Gives the free pages of the heap back: compilation takes more than the steps do."""
+    if has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def huge_pages() -> int:

@@ -1,6 +1,6 @@
 """The GPUs that a user describes in `config.memory.devices`, together with those jaxft knows.
 
-known([{"name": "a6000", "like": "3090", "memory_gib": 48, "core_count": 84}])["a6000"]
+known([{"name": "a5000", "like": "a6000", "memory_gib": 24, "core_count": 64}])["a5000"]
 """
 
 import math
@@ -30,8 +30,8 @@ def known(custom: Sequence[Mapping[str, Any]] = ()) -> dict[str, Gpu | Tpu]:
     """Returns every device by its kind: DEVICES and the user's own.
 
     Args:
-      custom: each a GPU of DEVICES with some facts replaced, as in `{"name": "a6000", "like":
-        "3090", "memory_gib": 48, "core_count": 84}`. The facts are those in CUSTOM.
+      custom: each a GPU of DEVICES with some facts replaced, as in `{"name": "a5000", "like":
+        "a6000", "memory_gib": 24, "core_count": 64}`. The facts are those in CUSTOM.
 
     Raises:
       InputError: naming the field and what is valid.
@@ -51,7 +51,7 @@ def _custom(entry: Mapping[str, Any]) -> tuple[str, Gpu]:
     except (TypeError, ValueError):
         raise InputError(
             f"{FIELD}: {entry!r}; expected a mapping with 'name', 'like' and facts, as in "
-            "{'name': 'a6000', 'like': '3090', 'memory_gib': 48}"
+            "{'name': 'a5000', 'like': 'a6000', 'memory_gib': 24}"
         ) from None
     name, like = _own_name(facts.pop("name", None)), facts.pop("like", None)
     gpus = {kind: device for kind, device in DEVICES.items() if isinstance(device, Gpu)}
@@ -76,7 +76,7 @@ def _own_name(name: Any) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise InputError(
             f"{FIELD}: 'name' is {name!r}; expected letters, digits and '.', '_', '-', as in "
-            "'a6000'"
+            "'a5000'"
         )
     return name
 

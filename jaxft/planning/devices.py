@@ -26,7 +26,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Tpu:
-    """A TPU: figures of one chip, which is one device."""
+    """A TPU: figures of one device, which is a chip but where a chip has several devices."""
 
     shapes: tuple[str, ...]  # slices Google offers, by size; every other shape up to the last goes
     memory_bytes: int  # what XLA gives to a program: less than hbm_bytes
@@ -35,14 +35,17 @@ class Tpu:
     interconnect_bandwidth: int  # bytes/s, both directions of all links: two links a dimension
     bf16_flops: float  # FLOP/s
     keywords: tuple[tuple[str, str], ...] = ()  # of the topology
+    devices_per_chip: int = 1
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What the GPUs of one compute capability share: bytes, threads and lanes of a multiprocessor.
 
-    From "Compute Capabilities" in NVIDIA's CUDA C++ Programming Guide. A block may take 1 KiB less
-    than all of the shared memory from 8.0 on.
+    7.5, 8.0, 8.6, 8.9 and 9.0 are from "Compute Capabilities" in NVIDIA's CUDA C++ Programming
+    Guide, and those that XLA has too agree with its specifications. The others are XLA's. A block
+    may take 1 KiB less than all of the shared memory from 8.0 on; of 12.0, whose shared memory and
+    L1 cache are one, XLA states both together for the multiprocessor.
     """
 
     shared_memory_per_core: int
@@ -52,11 +55,16 @@ class Architecture:
 
 
 ARCHITECTURES = {
+    "6.0": Architecture(64 * 1024, 48 * 1024, 2048, 64),
+    "7.0": Architecture(96 * 1024, 96 * 1024, 2048, 64),
     "7.5": Architecture(64 * 1024, 64 * 1024, 1024, 64),
     "8.0": Architecture(164 * 1024, 163 * 1024, 2048, 64),
     "8.6": Architecture(100 * 1024, 99 * 1024, 1536, 128),
     "8.9": Architecture(100 * 1024, 99 * 1024, 1536, 128),
     "9.0": Architecture(228 * 1024, 227 * 1024, 2048, 128),
+    "10.0": Architecture(228 * 1024, 227 * 1024, 2048, 128),
+    "10.3": Architecture(228 * 1024, 227 * 1024, 2048, 128),
+    "12.0": Architecture(128 * 1024, 99 * 1024, 1536, 128),
 }
 
 # The slices of Google's pages "TPU v5e", "TPU v6e", "TPU v4", "TPU v5p", and one chip.
@@ -64,10 +72,17 @@ SQUARE: tuple[str, ...] = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16
 CUBIC: tuple[str, ...] = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 CUBIC += ("4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
 
-# bytes/s of 16 lanes in one direction: PCI Express transfers 8 and 16 Gbit/s a lane (PCI-SIG, base
-# specifications 3.0 and 4.0), 128 of 130 bits data.
-PCIE_3, PCIE_4 = (16 * rate * 128 // 130 // 8 for rate in (8_000_000_000, 16_000_000_000))
+# bytes/s of 16 lanes in one direction: PCI Express transfers 8, 16 and 32 Gbit/s a lane (PCI-SIG,
+# base specifications 3.0, 4.0 and 5.0), 128 of 130 bits data.
+PCIE_3, PCIE_4, PCIE_5 = (
+    16 * rate * 128 // 130 // 8 for rate in (8_000_000_000, 16_000_000_000, 32_000_000_000)
+)
 
+# "openxla/xla, NAME.txtpb" is a file of xla/backends/gpu/target_config/specs: b200 and gb200 at
+# commit 300ec95ab85fa9f40af388054f7d43707407cb52, the others, which agree with the h100_sxm of
+# 0774019d97e77dc433ce97604295f6fc0f5b3b65, at 4336d12e0706168f6a382ddb231f3a83853b0657. Memory,
+# cores, clock, cache, bandwidth and compute capability are from there unless a comment says
+# otherwise. The files of parts of a GPU (MIG) and of AMD's and Intel's are left out.
 DEVICES: dict[str, Gpu | Tpu] = {
     # NVIDIA, "GeForce RTX 40 series laptops": 4608 CUDA cores, boost up to 2175 MHz (at 115 W),
     # 128 bit of GDDR6 at 16 Gbit/s. 8188 MiB: the driver's report.
@@ -176,6 +191,133 @@ DEVICES: dict[str, Gpu | Tpu] = {
         bf16_flops=989e12,
         link_bandwidth=450_000_000_000,
     ),
+    # openxla/xla, p100.txtpb. FLOP/s, of float16 and without tensor cores, and NVLink, 160 GB/s in
+    # both directions: NVIDIA, "Tesla P100" data sheet.
+    "p100": Gpu(
+        description="Tesla P100-SXM2-16GB",
+        compute_capability="6.0",
+        core_count=56,
+        clock_rate_ghz=1.4805,
+        l2_cache_size=4 * MIB,
+        memory_bytes=17_066_885_120,
+        memory_bandwidth=732_160_000_000,
+        bf16_flops=21.2e12,
+        link_bandwidth=80_000_000_000,
+    ),
+    # openxla/xla, v100.txtpb. FLOP/s, of float16 (Volta has no bf16), and NVLink, 300 GB/s in both
+    # directions: NVIDIA, "V100 Tensor Core GPU" data sheet.
+    "v100": Gpu(
+        description="Tesla V100-SXM2-16GB",
+        compute_capability="7.0",
+        core_count=80,
+        clock_rate_ghz=1.53,
+        l2_cache_size=6 * MIB,
+        memory_bytes=16_935_682_048,
+        memory_bandwidth=898_048_000_000,
+        bf16_flops=125e12,
+        link_bandwidth=150_000_000_000,
+    ),
+    # openxla/xla, a6000.txtpb. FLOP/s: NVIDIA, "RTX A6000" data sheet, whose 309.7 TFLOP/s are with
+    # sparsity. NVLink, 56 GB/s in one direction, bridges two of them and no more.
+    "a6000": Gpu(
+        description="NVIDIA RTX A6000",
+        compute_capability="8.6",
+        core_count=84,
+        clock_rate_ghz=1.8,
+        l2_cache_size=6 * MIB,
+        memory_bytes=51_041_271_808,
+        memory_bandwidth=768_096_000_000,
+        bf16_flops=154.8e12,
+        link_bandwidth=PCIE_4,
+    ),
+    # openxla/xla, a100_pcie_80.txtpb, which calls it "A100 80GB"; the driver adds the rest. FLOP/s
+    # as of the other A100; NVLink bridges two of them and no more.
+    "a100-80-pcie": Gpu(
+        description="NVIDIA A100 80GB PCIe",
+        compute_capability="8.0",
+        core_count=108,
+        clock_rate_ghz=1.1105,
+        l2_cache_size=40 * MIB,
+        memory_bytes=79_050_250_240,
+        memory_bandwidth=2_039_000_000_000,
+        bf16_flops=312e12,
+        link_bandwidth=PCIE_4,
+    ),
+    # openxla/xla, h100_pcie.txtpb. FLOP/s: NVIDIA, "H100 Tensor Core GPU" data sheet, PCIe, without
+    # sparsity. NVLink bridges two of them and no more.
+    "h100-pcie": Gpu(
+        description="NVIDIA H100 PCIe",
+        compute_capability="9.0",
+        core_count=114,
+        clock_rate_ghz=1.755,
+        l2_cache_size=50 * MIB,
+        memory_bytes=84_942_979_072,
+        memory_bandwidth=2_039_040_000_000,
+        bf16_flops=756e12,
+        link_bandwidth=PCIE_5,
+    ),
+    # openxla/xla, b200.txtpb. FLOP/s and NVLink: NVIDIA, "HGX" page, B200: 36 PFLOP/s of eight with
+    # sparsity; 1.8 TB/s a GPU in both directions.
+    "b200": Gpu(
+        description="NVIDIA B200",
+        compute_capability="10.0",
+        core_count=148,
+        clock_rate_ghz=1.965,
+        l2_cache_size=132_644_864,
+        memory_bytes=191_514_411_008,
+        memory_bandwidth=7_672_320_000_000,
+        bf16_flops=2.25e15,
+        link_bandwidth=900_000_000_000,
+    ),
+    # openxla/xla, b300.txtpb. FLOP/s and NVLink: the same page, B300.
+    "b300": Gpu(
+        description="NVIDIA B300",
+        compute_capability="10.3",
+        core_count=158,
+        clock_rate_ghz=1.965,
+        l2_cache_size=135_528_448,
+        memory_bytes=297_021_865_984,
+        memory_bandwidth=7_936_000_000_000,
+        bf16_flops=2.25e15,
+        link_bandwidth=900_000_000_000,
+    ),
+    # openxla/xla, gb200.txtpb. FLOP/s: NVIDIA, "GB200 NVL72" page: 360 PFLOP/s of 72 with sparsity.
+    "gb200": Gpu(
+        description="NVIDIA GB200",
+        compute_capability="10.0",
+        core_count=152,
+        clock_rate_ghz=2.062,
+        l2_cache_size=135_528_448,
+        memory_bytes=197_897_748_480,
+        memory_bandwidth=7_928_064_000_000,
+        bf16_flops=2.5e15,
+        link_bandwidth=900_000_000_000,
+    ),
+    # openxla/xla, gb300.txtpb. FLOP/s: NVIDIA, "GB300 NVL72" page: 360 PFLOP/s of 72 with sparsity.
+    "gb300": Gpu(
+        description="NVIDIA GB300",
+        compute_capability="10.3",
+        core_count=152,
+        clock_rate_ghz=2.07,
+        l2_cache_size=135_528_448,
+        memory_bytes=297_021_079_552,
+        memory_bandwidth=7_928_064_000_000,
+        bf16_flops=2.5e15,
+        link_bandwidth=900_000_000_000,
+    ),
+    # openxla/xla, rtx6000pro.txtpb; its memory is a nominal 96 GiB, of which the driver reserves
+    # some. FLOP/s: 1024 each clock and multiprocessor ("RTX Blackwell PRO GPU Architecture").
+    "rtx6000pro": Gpu(
+        description="NVIDIA RTX PRO 6000 Blackwell",
+        compute_capability="12.0",
+        core_count=188,
+        clock_rate_ghz=2.6,
+        l2_cache_size=128 * MIB,
+        memory_bytes=103_079_215_104,
+        memory_bandwidth=1_792_000_000_000,
+        bf16_flops=500.5e12,
+        link_bandwidth=PCIE_5,
+    ),
     # memory_bytes of all TPUs: the "available HBM" in XLA's refusal of a program that is too large
     # (libtpu 0.0.42). The rest: Google Cloud's documentation, a page for each TPU, where the
     # interconnect is the "bidirectional inter-chip interconnect (ICI) bandwidth (per chip)".
@@ -218,9 +360,26 @@ DEVICES: dict[str, Gpu | Tpu] = {
         interconnect_bandwidth=800_000_000_000,
         bf16_flops=918e12,
     ),
+    # "TPU7x (Ironwood)": a chip of 192 GiB, 7380 GB/s, 2307 TFLOP/s and 6 links with 1200 GB/s is
+    # two devices to JAX; these are half of the chip's. The shapes are of chips.
+    "tpu7x": Tpu(
+        shapes=CUBIC,
+        memory_bytes=int(94.75 * GIB),
+        hbm_bytes=96 * GIB,
+        memory_bandwidth=3_690_000_000_000,
+        interconnect_bandwidth=600_000_000_000,
+        bf16_flops=1153.5e12,
+        devices_per_chip=2,
+    ),
 }
 
-ALIASES = {"a100": "a100-80", "4070-laptop": "rtx4070-laptop"}
+ALIASES = {
+    "a100": "a100-80",
+    "4070-laptop": "rtx4070-laptop",
+    "rtx-a6000": "a6000",
+    "v7x": "tpu7x",
+    "ironwood": "tpu7x",
+}
 
 # Names of targets that are devices of the present backend.
 PRESENT = ("cpu", "here")

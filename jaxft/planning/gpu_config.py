@@ -16,8 +16,9 @@ def target_config(gpu: Gpu) -> dict[str, Any]:
     major, minor = (int(number) for number in gpu.compute_capability.split("."))
     architecture = ARCHITECTURES[gpu.compute_capability]
     capability = {"major": major, "minor": minor}
-    if major >= 9:
-        # ACCELERATED_FEATURES, as in sm_90a: the value that XLA uses for a real GPU.
+    if major in (9, 10):
+        # ACCELERATED_FEATURES, as in sm_90a: the value of XLA's specifications, b300 apart, which
+        # leaves it out.
         capability["feature_extension"] = 2
     return {
         "gpu_device_info": {

@@ -29,8 +29,15 @@ from jaxft.models import backbone as backbones
 from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.planning.collectives import collectives, moved_bytes
-from jaxft.planning.compiled import ResidentGrowth, allocator_peak, compiled_bytes, flops
+from jaxft.planning.compiled import (
+    ResidentGrowth,
+    allocator_peak,
+    compiled_bytes,
+    flops,
+    give_back,
+)
 from jaxft.planning.compilers import FLAGS, quick_options, versions
+from jaxft.planning.overhead import overhead
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
 from jaxft.training import objectives
@@ -62,7 +69,9 @@ class Job:
       architecture: a checkpoint's config (`config.json`).
       newly_initialised: parameters that the checkpoint lacks; they are trained with the head.
       method, options: as `jaxft.peft.methods.build` takes them.
-      clip, accumulate: of the optimizer; they cost memory, its other settings do not.
+      clip, accumulate: of the optimizer; they cost memory.
+      schedule, warmup: of the learning rate; what computes it costs some bytes too. Its values, and
+        the optimizer's other settings, cost nothing.
       batch_size: examples of a step, over all devices; each of several seeds has this number.
       length: tokens a text is padded to; of the longest, if several texts share a row.
       mesh: axis -> size (`jaxft.training.mesh.axis_sizes`).
@@ -92,6 +101,8 @@ class Job:
     objective: str = "single_label"
     model: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout | None = None
+    schedule: str = "linear"
+    warmup: float = 0.06
 
     @property
     def shape(self) -> Shape:
@@ -119,6 +130,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
       collectives: what one device's program exchanges with others, a dict for each
         `jaxft.planning.collectives.Collective`; None for a program that was refused.
       moved: kind of collective -> bytes that a device sends in a step.
+      overhead: what the process takes of the device beside the peak (`jaxft.planning.overhead`);
+        empty for the CPU and for a program that was refused.
       compile_s: seconds to trace and compile.
       measured: the result of `measure`, for a job with steps.
 
@@ -149,6 +162,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         ),
         "collectives": exchanged and [asdict(found) for found in exchanged],
         "moved": moved_bytes(exchanged or ()),
+        "overhead": overhead(job.target, shapes, compiled, exchanged or ()) if compiled else [],
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
     }
@@ -171,13 +185,17 @@ def flops_of_a_step(
 
 
 def make_adamw(job: Job, model: Model) -> optax.GradientTransformation:
-    """Returns the optimizer; any rates do: they change neither memory nor FLOP."""
+    """Returns the optimizer; any numbers of steps and rates do: they are constants of the program.
+
+    None is so small that the compiler could leave out an operation.
+    """
     return make_optimizer(
         model.labels,
-        make_schedule("constant", 1e-3, total_steps=1, warmup=0.0),
+        make_schedule(job.schedule, 1e-3, total_steps=1000, warmup=job.warmup),
         weight_decay=0.01,
         clip=job.clip,
         accumulate=job.accumulate,
+        per_epoch=2 * job.accumulate + 1,
         scales_loss=needs_scaling(job.dtype),
     )
 
@@ -258,6 +276,10 @@ def measure(executable: Any, shapes: tuple[Any, ...], steps: int) -> Row:
       bytes: most memory in use: on an accelerator its allocator's peak, which holds for a process
         that has done nothing else; on the CPU the growth of the resident set.
     """
+    # What fills the arrays is compiled before, and the pages that compiling leaves free are given
+    # back: neither is a step's, and free pages would be used without any growth.
+    jax.tree.map(filled, shapes)
+    give_back()
     growth = ResidentGrowth()
     state, frozen, batch, key = jax.tree.map(filled, shapes)
     seconds = []

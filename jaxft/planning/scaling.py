@@ -140,7 +140,13 @@ def device_of(target: str, custom: Sequence[Mapping[str, Any]] = ()) -> Gpu | Tp
         raise InputError(
             f"scaling: no figures of {target!r} are known; expected one of {', '.join(devices)}"
         )
-    return devices[kind]
+    device = devices[kind]
+    if isinstance(device, Tpu) and device.devices_per_chip > 1:
+        raise InputError(
+            f"scaling: a chip of {kind} is {device.devices_per_chip} devices, and how fast they "
+            "send to each other is not known; expected another device"
+        )
+    return device
 
 
 # ---------------------------------------------------------------- seconds to send

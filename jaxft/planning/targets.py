@@ -130,7 +130,8 @@ def _slice(name: str, kind: str, tpu: Tpu, shape: str) -> Target:
         "chips_per_host_bounds": [math.gcd(x, 2), math.gcd(y, 2), 1],
         **dict(tpu.keywords),
     }
-    return Target(name, "tpu", kind, chips, tpu.memory_bytes, facts)
+    devices = chips * tpu.devices_per_chip
+    return Target(name, "tpu", kind, devices, tpu.memory_bytes, facts)
 
 
 def _present(name: str, kind: str, count: int) -> Target:

@@ -21,7 +21,7 @@ from jaxft.reporting.aggregate import RunGroup
 from jaxft.reporting.facts import figure_of, shown_metrics
 from jaxft.reporting.formats import shorten
 from jaxft.reporting.plots import BLUE, GREEN, VERMILION
-from jaxft.reporting.schema import Epoch
+from jaxft.reporting.score_schema import Epoch
 from jaxft.training.objectives import SINGLE_LABEL, Metric
 
 Panels = Mapping[str, Callable[[Epoch], float | None]]

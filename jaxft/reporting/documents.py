@@ -47,6 +47,8 @@ def section_parts(section: Section) -> list[str]:
     parts += [section.table.markdown(), escaped_bullets(section.notes)]
     tables = {
         "Memory of a training step, one run alone": section.memory,
+        "Planned and measured, one run alone": section.measured,
+        "Memory at each phase, in use / most so far": section.phases,
         "Runs that took their steps together": section.together,
         "By dataset": section.parts,
     }

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxft.data.tasks import title
-from jaxft.reporting.formats import NONE, figure, metric_name, shorten
-from jaxft.reporting.schema import Memory, RunResults, Scores
+from jaxft.reporting.formats import NONE, figure, human_bytes, metric_name, shorten
+from jaxft.reporting.schema import Memory, RunResults
+from jaxft.reporting.score_schema import Scores
 from jaxft.training.objectives import SINGLE_LABEL, Metric
 
 LABEL_WIDTH = 40
@@ -168,6 +169,17 @@ def measured_growth(memory: Memory) -> tuple[float | None, float | None]:
     if "measured_growth" in memory:
         return memory["measured_growth"], memory["measured_growth_percent"]
     return memory.get("measured_for_step"), memory.get("measured_error_percent")
+
+
+def phases_line(memory: Memory) -> str:
+    """The bytes in use after each phase, and the peak where it rose; empty for an older run."""
+    said, before = [], 0
+    for phase, sizes in memory.get("phases", {}).items():
+        now, most = sizes["bytes_in_use"], sizes["peak_bytes_in_use"]
+        risen = f" (peak {human_bytes(most)})" if most > max(before, now) else ""
+        said.append(f"{phase.replace('_', ' ')} {human_bytes(now)}{risen}")
+        before = most
+    return ", ".join(said)
 
 
 # ---------------------------------------------------------------- doubts

@@ -13,6 +13,8 @@ from typing import Any
 
 from jaxft.reporting.facts import LABEL_WIDTH
 from jaxft.reporting.formats import amount, figure, rate, shorten, times
+from jaxft.reporting.overhead import TERMS as OVERHEAD_TERMS
+from jaxft.reporting.overhead import overhead_table, overhead_tables
 from jaxft.reporting.plans import (
     batches_vary,
     does_not_fit,
@@ -91,10 +93,13 @@ TERMS_FIT_SEEDS = (
 def plan_table(rows: Sequence[PlanRow]) -> str:
     """Returns a table for each group, a line for each method and remat, and the terms used.
 
+    Below it is what a process takes beside the peak, where the rows know it.
+
     Args:
       rows: plans; a missing figure is None and shows as a dash.
     """
-    return in_terminal(plan_tables(rows), plan_terms(rows))
+    plans = in_terminal(plan_tables(rows), plan_terms(rows))
+    return "\n\n".join(filter(None, [plans, overhead_table(rows)]))
 
 
 def fit_table(rows: Sequence[PlanRow]) -> str:
@@ -116,6 +121,8 @@ def markdown(rows: Sequence[PlanRow]) -> str:
     """Returns both kinds of table in Markdown: largest batches of rows with `fit`, plans of all."""
     blocks = [table.markdown() for table in fit_tables(rows)] + fit_terms(rows)
     blocks += [table.markdown() for table in plan_tables(rows)] + plan_terms(rows)
+    beside = [table.markdown() for table in overhead_tables(rows)]
+    blocks += [*beside, OVERHEAD_TERMS] if beside else []
     return "\n\n".join(blocks)
 
 

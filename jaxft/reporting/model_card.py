@@ -19,7 +19,8 @@ from jaxft.reporting.formats import (
     percent,
 )
 from jaxft.reporting.markup import bullets, escape_markdown, escaped_bullets, fenced
-from jaxft.reporting.schema import RunResults, Scores, flat
+from jaxft.reporting.schema import RunResults, flat
+from jaxft.reporting.score_schema import Scores
 from jaxft.reporting.table import (
     Entry,
     Table,

@@ -106,7 +106,12 @@ def section_blocks(section: Section) -> list[list[str]]:
     """Returns the printed blocks of a task, each as lines."""
     blocks = [[f"{section.task}: {section.caption}", section.table.text()]]
     blocks.append([f"note: {note}" for note in section.notes])
-    costs = {"memory of a step, one run alone": section.memory, "together": section.together}
+    costs = {
+        "memory of a step, one run alone": section.memory,
+        "planned and measured": section.measured,
+        "memory at each phase, in use / most so far": section.phases,
+        "together": section.together,
+    }
     for name, table in costs.items():
         if table:
             blocks.append([f"{section.task}: {name}", table.text()])

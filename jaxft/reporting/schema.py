@@ -15,81 +15,9 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from jaxft.errors import InputError, nearest
 from jaxft.io import read_json
+from jaxft.reporting.score_schema import Divergence, Epoch, LastEpoch, Scores
 
 # ---------------------------------------------------------------- results.json
-
-
-class ClassScores(TypedDict):
-    """The scores of one class; `support` counts its examples."""
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-class Scores(TypedDict):
-    """The scores of one split (`jaxft.training.objectives`), those of classes with one a text.
-
-    Other objectives have other scores, which `RunResults.metrics` describes, beside `examples`,
-    `loss`, `collapsed` and `finite`.
-
-    Attributes:
-      confusion: counts, a row for each true class and a column for each predicted one.
-      majority_accuracy: of predicting train's most frequent class for every example.
-      collapsed: whether one class is predicted for every example.
-      finite: whether all logits were finite; without it nothing is scored.
-      baseline: the scores of a prediction without a model; not of one class a text.
-      constant: the one prediction of a collapsed run; not of one class a text.
-    """
-
-    examples: NotRequired[int]
-    accuracy: NotRequired[float | None]
-    micro_f1: NotRequired[float | None]
-    macro_f1: NotRequired[float | None]
-    loss: NotRequired[float | None]
-    per_class: NotRequired[dict[str, ClassScores]]
-    confusion: NotRequired[list[list[int]] | None]
-    majority_accuracy: NotRequired[float | None]
-    collapsed: NotRequired[bool | None]
-    finite: NotRequired[bool]
-    baseline: NotRequired[dict[str, float | None]]
-    constant: NotRequired[Any]
-
-
-class Epoch(TypedDict):
-    """A finished epoch; `lost` if its checkpoint could not be read."""
-
-    epoch: int
-    step: int
-    train_loss: float | None
-    dev: Scores
-    lost: NotRequired[bool]
-
-
-class LastEpoch(TypedDict):
-    """The scores after the last epoch, whatever epoch is reported."""
-
-    epoch: int
-    test: NotRequired[Scores]
-    test_unseen: NotRequired[Scores]
-    dev: NotRequired[Scores]
-
-
-class Divergence(TypedDict):
-    """Where a run became NaN or infinite.
-
-    Attributes:
-      step, epoch, batch: counted from 1; the batch within its epoch.
-      examples: the places of the batch's examples in train, from 0.
-      quantity: "loss" or "logits".
-    """
-
-    step: int
-    epoch: int
-    batch: int
-    examples: list[int]
-    quantity: str
 
 
 class PartitionBytes(TypedDict):
@@ -132,6 +60,22 @@ class Setting(TypedDict):
     peak: int
     fits: bool
     flops_per_example: float | None
+
+
+class OverheadRow(TypedDict):
+    """A row of `jaxft.planning.overhead`: bytes of a device beside the peak, and their source.
+
+    Attributes:
+      low, high: the lowest and the highest figure that was found.
+      basis: computed | estimate (not measured by jaxft) | counted (in the peak already) | total.
+    """
+
+    name: str
+    bytes: int
+    low: int
+    high: int
+    basis: str
+    source: str
 
 
 class Fit(TypedDict):
@@ -199,8 +143,16 @@ class PlanRow(TypedDict):
     moved: Mapping[str, int]
     step_s: NotRequired[float | None]
     measured: NotRequired[Measured | None]
+    overhead: NotRequired[list[OverheadRow]]
     fit: NotRequired[Fit]
     need: NotRequired[Need]
+
+
+class InUse(TypedDict):
+    """Bytes in use, and the most so far: of a device's allocator, or of the process on the CPU."""
+
+    bytes_in_use: int
+    peak_bytes_in_use: int
 
 
 class Memory(TypedDict, total=False):
@@ -214,6 +166,9 @@ class Memory(TypedDict, total=False):
       measured_growth_percent: how far that is above XLA's peak.
       measured_for_step, measured_error_percent: the same in an older jaxft, which measured the
         evaluation too.
+      held: partition -> bytes of the arrays that a device held after loading; of all runs that
+        trained together.
+      phases: phase of the run -> bytes at its end, `jaxft.run.phases`.
     """
 
     compiled: Compiled | None
@@ -224,6 +179,8 @@ class Memory(TypedDict, total=False):
     measured_growth_percent: float | None
     measured_for_step: float | None
     measured_error_percent: float | None
+    held: Mapping[str, PartitionBytes]
+    phases: Mapping[str, InUse]
     device: str
 
 

@@ -22,6 +22,7 @@ from jaxft.reporting.facts import (
     unseen_in,
 )
 from jaxft.reporting.formats import NONE, counted
+from jaxft.reporting.measured import measured_table, phases_table
 from jaxft.reporting.measures import doubt_text, over
 from jaxft.reporting.reference import FindReference, Reference, no_reference, reference_table
 from jaxft.reporting.schema import RunResults
@@ -64,6 +65,9 @@ TERMS = (
     "one alone. Measured: what the device's allocator says; on the CPU, by how much the process "
     "grew until the first epoch's steps were over (in runs of an older jaxft, to their end). "
     "Above: measured above compiled; a process takes memory that is none of the step's.",
+    "Planned and measured: arrays are counted on the device after loading; temporaries are the "
+    "peak of the first epoch's steps above what was in use after loading. Phases: in use / the "
+    "most so far, at the end of each phase.",
     "Full against PEFT: test scores over the seeds that both have; the difference is the method's "
     "score less full's, in points. Paired t-test, two-sided; the interval is not corrected for the "
     "number of tests, p (Holm) is. Undecided: p (Holm) is 0.05 or more.",
@@ -88,6 +92,8 @@ class Section:
     Attributes:
       caption: the model, if there is only one, and the size of the test set.
       memory: of a step of one run alone, by partition.
+      measured, phases: the planned beside the measured parts of it, and the memory at each phase;
+        None for runs that did not measure them.
       together: of runs that trained in one program; None if none did.
       parts: the scores on each dataset of a merged task.
       reference: the published results of the task, and `published` their table with ours.
@@ -99,6 +105,8 @@ class Section:
     table: Table
     notes: list[str]
     memory: Table | None
+    measured: Table | None
+    phases: Table | None
     together: Table | None
     parts: Table | None
     comparisons: list[Comparison]
@@ -203,6 +211,8 @@ def make_section(groups: list[RunGroup], reference: Reference | None) -> Section
         table=main_table(groups),
         notes=task_notes(groups),
         memory=memory_table(groups),
+        measured=measured_table(groups),
+        phases=phases_table(groups),
         together=together_table(groups),
         parts=parts_table(groups),
         comparisons=comparisons(groups),

@@ -18,12 +18,14 @@ from jaxft.reporting.facts import (
     measured_growth,
     metric_title,
     notes,
+    phases_line,
     shown_metrics,
     unseen_in,
     warnings,
 )
 from jaxft.reporting.formats import human_bytes, human_seconds, percent, rate, shorten
-from jaxft.reporting.schema import Memory, RunResults, Scores, partitions
+from jaxft.reporting.schema import Memory, RunResults, partitions
+from jaxft.reporting.score_schema import Scores
 from jaxft.reporting.table import (
     Entry,
     Table,
@@ -210,6 +212,7 @@ def costs(results: RunResults) -> list[tuple[str, str]]:
     share = percent(parameters["trained"], parameters["total"])
     by, runs = memory.get("measured_by") or "measured", timing.get("seeds_together", 1)
     together = f" ({runs} runs together)" if runs > 1 else ""
+    phases = phases_line(memory)
     return [
         ("trained", f"{parameters['trained']:,} of {parameters['total']:,} parameters ({share})"),
         (
@@ -217,6 +220,7 @@ def costs(results: RunResults) -> list[tuple[str, str]]:
             f"{human_bytes(memory.get('measured_peak'))} peak ({by}); "
             f"{step_bytes(memory, runs)}{measured_beside(memory)}",
         ),
+        *([("in use", phases)] if phases else []),
         (
             "time",
             f"{human_seconds(timing.get('train_s'))} training{together}, "

@@ -13,7 +13,7 @@ from jaxft.data.encode import Encoded
 from jaxft.distributed import processes
 from jaxft.models import backbone as backbones
 from jaxft.planning import frozen_gradients, plan_cache
-from jaxft.planning.compiled import compiled_bytes, flops
+from jaxft.planning.compiled import compiled_bytes, flops, give_back
 from jaxft.planning.planner import Job
 from jaxft.reporting.formats import human_bytes
 from jaxft.run import build, process
@@ -71,7 +71,7 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     one = programs(setup, 1)[0].shapes(run_train.longest())
     model, losses = setup.parts.model, setup.losses
     frozen_gradients.check(run_train.largest(), model, one, runs, losses)
-    process.give_back()
+    give_back()
     return Programs(run_train, run_eval, alone, process.age_s())
 
 
@@ -101,6 +101,8 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
         options=build.method_options(config),
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
+        schedule=config.optim.schedule,
+        warmup=config.optim.warmup,
         batch_size=loop_config.batch_size,
         length=max(map(longest, shapes)),
         layout=loop_config.layout,

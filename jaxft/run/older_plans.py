@@ -66,6 +66,8 @@ def job_of(run: Run) -> Job | None:
         options=build.method_options(config),
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
+        schedule=config.optim.schedule,
+        warmup=config.optim.warmup,
         batch_size=config.batch_size,
         length=longest(run.results["data"]["splits"], config.data.max_length),
         target=targets.parse("cpu"),

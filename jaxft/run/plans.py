@@ -205,6 +205,8 @@ def make_job(
         options=options,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
+        schedule=config.optim.schedule,
+        warmup=config.optim.warmup,
         batch_size=batch_size,
         length=length,
         target=target,

@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import jax
 import psutil
 
 from jaxft.data.sources import cache_dir
+from jaxft.planning.compiled import has_glibc
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
@@ -35,11 +35,6 @@ def age_s() -> float:
 def is_wanted() -> bool:
     """Whether the user lets commands change these settings."""
     return os.environ.get("JAXFT_KEEP") != "0"
-
-
-def has_glibc() -> bool:
-    """Whether malloc is glibc's."""
-    return sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
 
 
 def keep_heap() -> bool:
@@ -61,12 +56,6 @@ def keep_heap() -> bool:
             (M_TOP_PAD, 2**26),
         )
     )
-
-
-def give_back() -> None:
-    """Gives the free pages of the heap back: compilation takes more than the steps do."""
-    if has_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_programs() -> Path | None:

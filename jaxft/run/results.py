@@ -14,13 +14,13 @@ from jaxft.config import to_json
 from jaxft.data import checks
 from jaxft.data.examples import Dataset
 from jaxft.planning.compiled import (
-    ResidentGrowth,
     allocator_peak,
     compiled_bytes,
     measured_peak,
 )
 from jaxft.run import workdir
 from jaxft.run.compiled import Programs, train_lengths
+from jaxft.run.phases import Phases
 from jaxft.run.scores import test_results
 from jaxft.run.setup import Setup
 from jaxft.run.trials import trial_config
@@ -105,7 +105,7 @@ def describe(config: ConfigDict, dataset: Dataset, loop_config: loop.LoopConfig)
 
 
 def used_memory(
-    programs: Programs, growth: ResidentGrowth, weights: dict[str, np.ndarray]
+    programs: Programs, phases: Phases, weights: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Returns the memory of the longest step according to XLA, and as measured on the device.
 
@@ -114,10 +114,12 @@ def used_memory(
     `measured_growth` is the allocator's peak on an accelerator. On the CPU it is the growth of the
     process between the creation of the state and the end of the first epoch's steps, plus the
     checkpoint's weights, which were read before and are used in place.
+
+    `held` and `phases` are of `jaxft.run.phases.Phases`.
     """
     compiled = compiled_bytes(programs.train.largest())
     peak, measured_by = measured_peak()
-    used, grown = allocator_peak(), growth.bytes()
+    used, grown = allocator_peak(), phases.growth.bytes()
     if used is None and grown is not None:
         used = grown + sum(x.nbytes for x in weights.values())
     return {
@@ -127,6 +129,8 @@ def used_memory(
         "measured_by": measured_by,
         "measured_growth": used,
         "measured_growth_percent": used and 100 * (used / compiled["peak"] - 1),
+        "held": phases.held,
+        "phases": phases.found,
         "device": jax.devices()[0].device_kind,
     }
 

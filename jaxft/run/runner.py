@@ -29,6 +29,7 @@ from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
 from jaxft.run.keep import keep
+from jaxft.run.phases import Phases
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
 from jaxft.run.setup import Setup, set_up
@@ -73,13 +74,13 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         # not counted in the memory of the arrays and the steps.
         compiled = cache(partial(compile_programs, setup))
         compiled(len(groups[0]))
-        growth = ResidentGrowth()
+        phases = Phases(ResidentGrowth())
         model, weights = setup.parts.model, setup.parts.weights
         frozen_paths = split(model.shapes, model.labels)[1]
         frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
         setup, frozen = keep(setup, frozen)
         for group in groups:
-            train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, growth)
+            train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, phases)
     return 0
 
 
@@ -141,7 +142,7 @@ def train(
     workdirs: dict[Trial, Path],
     frozen: Params,
     compiled: Callable[[int], Programs],
-    growth: ResidentGrowth,
+    phases: Phases,
 ) -> None:
     """Starts or continues the runs of a group of trials and trains them to the end.
 
@@ -161,7 +162,7 @@ def train(
             running = [
                 one
                 for part in parts
-                for one in train_members(setup, part, frozen, compiled, growth, until)
+                for one in train_members(setup, part, frozen, compiled, phases, until)
             ]
 
 
@@ -170,7 +171,7 @@ def train_members(
     started: list[Started],
     frozen: Params,
     compiled: Callable[[int], Programs],
-    growth: ResidentGrowth,
+    phases: Phases,
     until: int | None,
 ) -> list[Started]:
     """Trains runs that are at the same step, up to a step or to the end.
@@ -183,19 +184,21 @@ def train_members(
     run_train, run_eval = programs.train, programs.evaluate
     group = Group(setup.shapes, len(members))
     evaluate = partial(logits_of, setup, run_eval, frozen, len(members))
+    state = group.stack([one.state for one in started])
+    phases.load(setup.parts.model.labels, state, frozen)
     last = loop.fit(
         setup.loop_config,
         setup.data["train"],
-        run_train,
-        partial(dev_scores, setup, evaluate),
+        phases.around(run_train),
+        partial(dev_scores, setup, evaluate, phases),
         group,
         members,
-        group.stack([one.state for one in started]),
+        state,
         frozen,
         own_arguments(setup, [member.trial for member in members]),
         mesh=setup.devices,
         until=until,
-        after_steps=growth.note,
+        note=phases.note,
     )
     if int(last.step) == until:
         return [Started(member, group.take(last, i)) for i, member in enumerate(members)]
@@ -203,7 +206,8 @@ def train_members(
     states_of = {"last": last, "best": best}
     tested = {"last": evaluate("test", last.trained)}
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
-    used = used_memory(programs, growth, setup.parts.weights)
+    phases.note("end")
+    used = used_memory(programs, phases, setup.parts.weights)
     for number, member in enumerate(members):
         results = make_results(
             setup, member, {name: x[number] for name, x in tested.items()}, used
@@ -233,12 +237,13 @@ def logits_of(
 
 
 def dev_scores(
-    setup: Setup, evaluate: Callable[[str, Params], np.ndarray], trained: Params
+    setup: Setup, evaluate: Callable[[str, Params], np.ndarray], phases: Phases, trained: Params
 ) -> list[dict[str, Any]]:
     """Returns the scores of the dev split of each run."""
     targets, names = setup.data["dev"].labels, setup.dataset.labels
     baseline = setup.objective.baseline(setup.data["train"].labels, names)
     found = evaluate("dev", trained)
+    phases.note("evaluation")
     return [setup.objective.scores(logits, targets, names, baseline) for logits in found]
 
 

@@ -162,7 +162,7 @@ def add_share(record: dict[str, Any], seconds: float, together: int) -> None:
 def fit(
     config: LoopConfig,
     data: Encoded,
-    run_train: CompiledByLength,
+    run_train: Callable[..., Any],
     dev_scores: Callable[[Params], list[Scores]],
     group: Group,
     members: Sequence[Member],
@@ -172,7 +172,7 @@ def fit(
     *,
     mesh: Mesh,
     until: int | None = None,
-    after_steps: Callable[[], None] = lambda: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> State:
     """Trains from `state` to the last epoch or to an early stop; returns the last state.
 
@@ -185,7 +185,7 @@ def fit(
       members: one for each run of the group; their records are updated.
       own: the dropout keys, and the learning rates if they differ.
       until: the step to save and stop at; None trains all epochs.
-      after_steps: called at the end of an epoch's steps, before the dev split is scored.
+      note: called with "steady" after an epoch's steps, and with "save" when it is saved.
 
     Raises:
       InterruptedRunError: after saving, at SIGINT or SIGTERM.
@@ -213,8 +213,9 @@ def fit(
                     save(config, group, members, state)
                 if pause:
                     return interrupt(received, done) if stop else state
-            after_steps()
+            note("steady")
             end_epochs(config, group, members, state, dev_scores(state.trained), per_epoch, bar)
+            note("save")
             if stop or received:
                 interrupt(received, done)
     return state

@@ -10,7 +10,7 @@ from jaxft.planning.devices import DEVICES, Gpu
 from jaxft.planning.gpu_config import text_proto
 from jaxft.planning.targets import parse
 
-A6000 = {"name": "A6000", "like": "3090", "memory_gib": 48, "core_count": 84}
+A5000 = {"name": "A5000", "like": "3090", "memory_gib": 24, "core_count": 64}
 
 
 def refusal(text: str, custom: Any = ()) -> str:
@@ -23,16 +23,16 @@ def refusal(text: str, custom: Any = ()) -> str:
 
 
 def test_a_users_device_is_a_known_one_with_some_facts_replaced() -> None:
-    like, target = parse("3090"), parse("a6000:2", [A6000])
-    assert (target.platform, target.kind, target.devices) == ("cuda", "a6000", 2)
-    assert target.memory_bytes == 48 * 2**30
+    like, target = parse("3090"), parse("a5000:2", [A5000])
+    assert (target.platform, target.kind, target.devices) == ("cuda", "a5000", 2)
+    assert target.memory_bytes == 24 * 2**30
     info, base = (t.facts["target_config"]["gpu_device_info"] for t in (target, like))
     changed = {key for key in base if info[key] != base[key]}
     assert changed == {"device_memory_size", "core_count"}
-    assert info["core_count"] == 84
-    assert target.facts["target_config"]["device_description_str"] == "A6000"
-    assert known([A6000])["a6000"].bf16_flops == DEVICES["3090"].bf16_flops
-    assert "a6000" not in DEVICES
+    assert info["core_count"] == 64
+    assert target.facts["target_config"]["device_description_str"] == "A5000"
+    assert known([A5000])["a5000"].bf16_flops == DEVICES["3090"].bf16_flops
+    assert "a5000" not in DEVICES
 
 
 def test_a_users_device_may_replace_every_fact() -> None:
@@ -58,8 +58,8 @@ def test_a_users_device_may_replace_every_fact() -> None:
     ("changes", "valid"),
     [
         ({"memry_gib": 1}, "'memory_gib'"),
-        ({"name": None}, "as in 'a6000'"),
-        ({"name": "a 6000:2"}, "as in 'a6000'"),
+        ({"name": None}, "as in 'a5000'"),
+        ({"name": "a 5000:2"}, "as in 'a5000'"),
         ({"name": "H100"}, "there is a device 'h100' already"),
         ({"name": "a100"}, "there is a device 'a100' already"),
         ({"like": None}, "one of rtx4070-laptop, 3090"),
@@ -70,19 +70,19 @@ def test_a_users_device_may_replace_every_fact() -> None:
         ({"memory_gib": 0}, "number above 0"),
         ({"memory_gib": float("nan")}, "number above 0"),
         ({"memory_gib": "48 GB"}, "number above 0"),
-        ({"compute_capability": "8.5"}, "one of 7.5, 8.0, 8.6, 8.9, 9.0"),
+        ({"compute_capability": "8.5"}, "one of 6.0, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0"),
     ],
 )
 def test_a_users_device_with_a_mistake_is_refused_in_one_line(
     changes: dict[str, Any], valid: str
 ) -> None:
-    entry = {key: value for key, value in {**A6000, **changes}.items() if value is not None}
+    entry = {key: value for key, value in {**A5000, **changes}.items() if value is not None}
     message = refusal("h100", [entry])
     assert message.startswith("memory.devices: ")
     assert valid in message
 
 
 def test_two_of_one_name_and_what_is_no_mapping_are_refused() -> None:
-    assert "already" in refusal("h100", [A6000, A6000])
-    assert "expected a mapping" in refusal("h100", A6000)
+    assert "already" in refusal("h100", [A5000, A5000])
+    assert "expected a mapping" in refusal("h100", A5000)
     assert "expected a mapping" in refusal("h100", [3])

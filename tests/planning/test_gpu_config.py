@@ -64,4 +64,6 @@ def test_a_gpus_text_has_every_field_that_xla_asks_for(kind: str) -> None:
         "device_description_str",
     }
     assert info["shared_memory_per_block_optin"] <= info["shared_memory_per_core"]
-    assert info["cuda_compute_capability"]["major"] == int(DEVICES[kind].compute_capability[0])
+    assert info["cuda_compute_capability"]["major"] == int(
+        DEVICES[kind].compute_capability.split(".")[0]
+    )

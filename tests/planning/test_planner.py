@@ -83,7 +83,7 @@ def test_the_plan_is_the_compiled_step_of_a_run(
     state, frozen = init_state(model, optimizer, {}, 0, mesh)
     program = train_program(model, optimizer, mesh, 4)
     compiled = compiled_bytes(program.compile(16))
-    assert found["compiled"] == pytest.approx(compiled, rel=0.01)
+    assert found["compiled"] == compiled
 
     parts = found["breakdown"]
     assert parts["frozen"] == live(frozen)

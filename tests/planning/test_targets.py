@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 GPUS = [kind for kind, device in DEVICES.items() if isinstance(device, Gpu)]
 TPUS = {kind: device for kind, device in DEVICES.items() if isinstance(device, Tpu)}
 FLAT = [kind for kind, tpu in TPUS.items() if tpu.shapes[0] == "1x1"]
-A6000 = {"name": "A6000", "like": "3090", "memory_gib": 48, "core_count": 84}
+A5000 = {"name": "A5000", "like": "3090", "memory_gib": 24, "core_count": 64}
 
 
 def refusal(text: str, custom: Any = ()) -> str:
@@ -87,18 +87,20 @@ def test_any_text_is_a_target_or_refused_in_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DEVICES)
-def test_a_name_alone_is_one_device(kind: str) -> None:
+def test_a_name_alone_is_one_gpu_or_one_chip(kind: str) -> None:
     target = parse(kind)
-    assert (target.name, target.kind, target.devices) == (kind, kind, 1)
+    assert (target.name, target.kind) == (kind, kind)
+    assert target.devices == (TPUS[kind].devices_per_chip if kind in TPUS else 1)
     assert target.memory_bytes > 7 * 2**30
 
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_an_alias_is_the_device_it_stands_for(alias: str) -> None:
-    target = parse(f"{alias.upper()}:2")
-    assert target.name == f"{alias.upper()}:2"
+    size = DEVICES[ALIASES[alias]].shapes[1] if ALIASES[alias] in TPUS else "2"
+    target = parse(f"{alias.upper()}:{size}")
+    assert target.name == f"{alias.upper()}:{size}"
     assert target.kind == ALIASES[alias]
-    assert target.facts == parse(f"{ALIASES[alias]}:2").facts
+    assert target.facts == parse(f"{ALIASES[alias]}:{size}").facts
 
 
 def test_a_list_with_commas_is_several_targets() -> None:
@@ -239,9 +241,9 @@ def test_xla_has_the_stated_number_of_devices(platform: str) -> None:
     has_it = f"import importlib.util as u, sys; sys.exit(not u.find_spec({module!r}))"
     if subprocess.run([python, "-c", has_it], check=False).returncode:
         pytest.skip(f"{module} is not installed; the extra {extra} has it")
-    names = [*ASKED[platform], *(["a6000:2"] if platform == "cuda" else [])]
+    names = [*ASKED[platform], *(["a5000:2"] if platform == "cuda" else [])]
     done = subprocess.run(
-        [python, "-c", SCRIPT, json.dumps([",".join(names), [A6000]])],
+        [python, "-c", SCRIPT, json.dumps([",".join(names), [A5000]])],
         cwd=ROOT,
         env={**os.environ, **environment(platform)},
         capture_output=True,
@@ -254,8 +256,8 @@ def test_xla_has_the_stated_number_of_devices(platform: str) -> None:
     for name, (devices, ids, stated, kind) in found.items():
         assert devices == ids == stated, name
         if platform == "cuda":
-            assert kind == known([A6000])[name.split(":")[0]].description
+            assert kind == known([A5000])[name.split(":")[0]].description
         else:
-            # XLA's names: "TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite".
-            assert kind.startswith(f"TPU {name[:2]}")
+            # XLA's names: "TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x".
+            assert kind.startswith("TPU7x" if name.startswith("tpu7x") else f"TPU {name[:2]}")
             assert kind.endswith("lite") == (name[2] == "e")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxft.run import process
+from jaxft.planning.compiled import has_glibc
 
 # Page faults of 2 x 200 MB, each written and freed.
 FAULTS = """
@@ -49,7 +49,7 @@ def output_of(code: str, **variables: str) -> str:
     )
 
 
-@pytest.mark.skipif(not process.has_glibc(), reason="malloc is not glibc's")
+@pytest.mark.skipif(not has_glibc(), reason="malloc is not glibc's")
 def test_pages_that_are_freed_are_not_mapped_again() -> None:
     kept, faults = output_of(FAULTS).split()
     assert kept == "True"
