@@ -36,9 +36,7 @@ MODELS = (
     "openlm-research/open_llama_3b",
 )
 WANTED_DEVICES = ("t4", "3090", "a100-80", "h100")
-DEVICES = (*WANTED_DEVICES, "l4", "rtx4070-laptop", "a100-40", "h200", "v5e", "v6e")
-# GPU -> the GPU whose program is its own to the byte (tests/planning/test_same_program_of_gpus.py).
-STAND_INS: dict[str, str] = {}
+DEVICES = (*WANTED_DEVICES, "l4", "a6000", "v100", "b200", "v5e", "v6e")
 # Their compiler takes minutes for a program, so they have fewer rows: the wanted models, one batch.
 TPUS = ("v5e", "v6e")
 

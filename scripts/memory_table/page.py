@@ -53,6 +53,7 @@ def entry(row: dict[str, Any]) -> dict[str, Any]:
         "batch_size": row["batch_size"],
         "length": row["length"],
         "peak": row["peak"],
+        "on_demand": row["on_demand"],
         "memory": row["memory_bytes"],
         "fits": row["peak"] is not None and row["peak"] <= row["memory_bytes"],
         **{part: sizes.get(part) for part in PARTS},
@@ -63,13 +64,21 @@ def entry(row: dict[str, Any]) -> dict[str, Any]:
         "formula_error": error(by_hand, row["peak"]),
         "four_times_weights": round(four),
         "four_times_error": error(four, row["peak"]),
-        "compiled_for": row["compiled_for"],
     }
 
 
 def page_data(rows: list[dict[str, Any]], planned: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Returns what the page's script reads: names once, and rows as lists of numbers."""
-    numbers = ("batch_size", "length", "peak", *PARTS, "parameters", "trained_parameters", "flops")
+    numbers = (
+        "batch_size",
+        "length",
+        "peak",
+        "on_demand",
+        *PARTS,
+        "parameters",
+        "trained_parameters",
+        "flops",
+    )
     numbers += ("formula", "four_times_weights")
     return {
         "models": MODELS,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cells
-from cells import METHODS, STAND_INS, Cell
+from cells import METHODS, Cell
 
 from jaxft.config import config_module
 from jaxft.planning import planner, targets
@@ -26,6 +26,7 @@ from jaxft.planning.plan_cache import compiler
 from jaxft.run import build, plans
 
 FILE = "cells.jsonl"
+ON_DEMAND = "on demand"  # the total of `jaxft.planning.overhead` without preallocation
 
 
 def main() -> None:
@@ -67,14 +68,14 @@ def cell_of(row: dict[str, Any]) -> Cell:
 
 def plan_block(block: list[Cell], file: Path, end: float) -> None:
     """Plans cells of one model and one device, in one process, and appends each to the file."""
-    target = targets.parse(STAND_INS.get(block[0].device, block[0].device))
+    target = targets.parse(block[0].device)
     before, rows = cpu_seconds(), []
     with compiler(target) as compiled:
         for cell in block:
             if time.monotonic() > end:
                 break
             plan = compiled(job_of(cell, target))
-            rows.append(row_of(cell, target, plan))
+            rows.append(row_of(cell, plan))
             print(cell, f"{plan['compile_s']:.1f} s", flush=True)
     spent = (cpu_seconds() - before) / max(len(rows), 1)
     with file.open("a", encoding="utf-8") as out:
@@ -97,17 +98,17 @@ def job_of(cell: Cell, target: targets.Target) -> planner.Job:
     return job
 
 
-def row_of(cell: Cell, target: targets.Target, plan: planner.Row) -> dict[str, Any]:
+def row_of(cell: Cell, plan: planner.Row) -> dict[str, Any]:
     """Returns a cell's line; the peak is None if the compiler refuses the program as too large."""
     return {
         **asdict(cell),
-        "compiled_for": target.name,
-        "memory_bytes": targets.parse(cell.device).memory_bytes,
+        "memory_bytes": plan["memory_bytes"],
         "parameters": plan["parameters"]["total"],
         "trained": plan["parameters"]["trained"],
         "peak": plan["compiled"]["peak"] if plan["compiled"] else None,
         "breakdown": plan["breakdown"],
         "flops": plan["flops"],
+        "on_demand": next((x["bytes"] for x in plan["overhead"] if x["name"] == ON_DEMAND), None),
         "made_by": made_by(),
     }
 
