@@ -42,7 +42,7 @@ class Compiler:
         self._started: dict[str, Future[Row]] = {}
 
     def start(self, jobs: Iterable[Job]) -> None:
-        """Begins to compile what is not cached, as many at a time as there are processes."""
+        """Begins to compile what is not cached, one job in each process at a time."""
         for job in map(self._placed, jobs):
             key = planner.cache_key(job)
             if key not in self._started and (job.steps or not read_cached(job)):
