@@ -72,7 +72,7 @@ def keep_kernels(directory: Path) -> None:
 def quick_options(target: Target) -> dict[str, Any]:
     """Returns options with which an absent GPU's program is compiled in half of the time.
 
-    They change the kernels' machine code, and no buffer: tests/planning/test_compilers.py compares.
+    They change machine code, and no buffer: tests/planning/test_quick_compilation.py compares.
     """
     if target.platform != "cuda":
         return {}
