@@ -36,12 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     # See jaxft/__init__.py.
     os.environ.setdefault("USE_TORCH", "0")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from jaxft import cli
+    from jaxft import exits
 
     command = importlib.import_module(f"jaxft.{name}").main
     # argv[0] is the name in the command's messages and in env.json.
     sys.argv = [name, *argv[2:]]
-    return cli.guarded(command, sys.argv)
+    return exits.guarded(command, sys.argv)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from jaxft.config import check_fields, check_values, config_module, flags_of, set_fields
 from jaxft.errors import InputError
 from jaxft.plugins import load as load_plugins
-from jaxft.reporting import bars, footprint
+from jaxft.reporting import advice, bars
 from jaxft.reporting.report import RunReport, make_report
 from jaxft.reporting.schema import PlanRow, RunResults, read_run
 from jaxft.run.classifier import Classifier
@@ -78,8 +78,7 @@ class Plan:
 
     def table(self) -> str:
         """Returns the table that `python -m jaxft.memory` prints."""
-        has_fit = "fit" in self.rows[0]
-        return footprint.fit_table(self.rows) if has_fit else footprint.plan_table(self.rows)
+        return advice.table(self.rows)
 
     def plot(self, path: str | PathLike[str], title: str = "") -> Path:
         """Writes a PNG of each row's memory as a stacked bar, and returns its path."""

@@ -1,20 +1,14 @@
-"""The start of every command: flags, the config, exit codes, bad input reported in one line.
+"""The start of a command with a config: its flags, the config file and its fields, and the help.
 
-    exit_code = guarded(main, sys.argv)       # `main(argv) -> exit code` is the command
+    config = parse_config_command(["train", "--config=configs/acl.py:lora"], flags.FlagValues())
+    exit_code = guarded(main, sys.argv)
 
-Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 74 a file could not be written
-(a full disk), 75 another process of the run was lost (`jaxft.distributed.watchdog`), 130 and 143
-interrupted, 141 the reader of the output has closed it.
+`jaxft.exits` has `guarded`, by which bad input becomes one line.
 """
 
 import argparse
-import gc
-import io
-import os
 import re
-import select
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,54 +23,21 @@ from jaxft.config import (
     check_values,
     make_importable,
 )
-from jaxft.errors import InputError, OutputError, nearest
+from jaxft.errors import InputError, nearest
+from jaxft.exits import guarded
 from jaxft.hints import field_message, fields_of, flag_message, given
-from jaxft.io import unwritable
+
+__all__ = [
+    "OneLineParser",
+    "config_help",
+    "guarded",
+    "help_asked",
+    "parse_config",
+    "parse_config_command",
+]
 
 # Where the configs that come with jaxft are.
 FOLDERS = (CONFIGS, CONFIGS / "tables")
-UNWRITTEN = 74  # EX_IOERR of sysexits.h
-UNREAD = 141  # the exit code that a shell reports for a command ended by SIGPIPE
-
-
-def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Runs a command and returns its exit code; an InputError becomes one line and 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each epoch as it ends
-    try:
-        return command(argv)
-    except InputError as err:
-        message = " ".join(str(err).split("\n"))
-        print(f"{Path(argv[0]).stem}: {message}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        if not reader_gone():
-            raise  # another pipe: to a process that the command started
-        # Buffered output would be flushed at exit and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
-    except OSError as err:
-        if not unwritable(err):
-            raise
-        return say_unwritten(err, argv)
-
-
-def say_unwritten(error: OSError, argv: list[str]) -> int:
-    """Prints in one line which file could not be written; returns the exit code."""
-    where = f"{error.filename}: " if error.filename else ""
-    reason = str(error) if isinstance(error, OutputError) else f"{where}{unwritable(error)}"
-    again = "give the same command again once it can be"
-    print(f"{Path(argv[0]).stem}: {' '.join(reason.split())}; {again}", file=sys.stderr)
-    # What a library left half done ends now, not while Python shuts down, which would print it.
-    gc.collect()
-    return UNWRITTEN
-
-
-def reader_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more, as with `| head`."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # POLLERR and POLLHUP are always reported
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def parse_config_command(argv: list[str], flag_values: flags.FlagValues) -> ConfigDict:

@@ -1,36 +1,30 @@
 """The memory of each method's training step, on this device and on devices that are not present.
 
-    python -m jaxft.memory --config configs/acl_lora.py --target=h100,v5e:2x4 [--fit=24GiB]
-                           [--json FILE] [--markdown FILE] [--plot FILE.png]
-    python -m jaxft.memory roberta-base --method=lora --target=t4,h100         # without a config
+    python -m jaxft.memory roberta-base --method=lora --target=t4,h100 [--batch_size=8 --length=128]
+    python -m jaxft.memory roberta-base --target=t4 --fit        # what can be trained on this
+    python -m jaxft.memory roberta-base --need                   # the smallest GPU for each method
+    python -m jaxft.memory --config configs/acl_lora.py --target=h100,v5e:2x4 --fit=24GiB
 
 Compiles the training step of `jaxft.train` from shapes: nothing is loaded, allocated or trained.
-`config.memory` lists the methods, batch sizes, lengths, dtypes and policies of the table, and how
-many seeds train together; --fit finds each method's largest batch. Results are cached.
+MODEL is a well-known name, a hub id, or a config.json. `config.memory` lists what else the table
+compares. --install fetches the compiler of absent devices. Results are cached.
 """
 
 import json
+import re
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from jaxft import cli
-from jaxft.course_reports import estimates
+# Neither these nor what they import imports JAX: an answer from the cache takes no second.
+from jaxft import exits
 from jaxft.errors import InputError
-from jaxft.hints import given
-from jaxft.reporting import bars, footprint
+from jaxft.reporting import advice
 from jaxft.reporting.schema import PlanRow
-from jaxft.run.plans import plan_rows
-
-
-def run(config: ConfigDict, asked: flags.FlagValues) -> int:
-    """Plans, prints and writes; returns the exit code."""
-    rows = plan_rows(config, asked.target, asked.fit, say)
-    show(config, rows)
-    write(asked, rows)
-    return 0
+from jaxft.run import answers, questions
 
 
 def say(text: str) -> None:
@@ -38,21 +32,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show(config: ConfigDict, rows: list[PlanRow]) -> None:
-    """Prints the table, and the hand estimates if `memory.estimates` is set."""
-    print(footprint.fit_table(rows) if "fit" in rows[0] else footprint.plan_table(rows))
-    if config.memory.estimates:
-        by_hand = estimates.TITLE, estimates.hand_estimates(), estimates.DIFFERENCES
-        print("\n" + footprint.estimate_table(*by_hand))
-
-
-def write(asked: flags.FlagValues, rows: list[PlanRow]) -> None:
+def write(asked: flags.FlagValues, rows: Sequence[PlanRow]) -> None:
     """Writes what was asked for; the folder must be there (`check_outputs`)."""
     if asked.json:
         Path(asked.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if asked.markdown:
-        Path(asked.markdown).write_text(footprint.markdown(rows) + "\n", encoding="utf-8")
+        Path(asked.markdown).write_text(advice.markdown(rows) + "\n", encoding="utf-8")
     if asked.plot:
+        from jaxft.reporting import bars  # matplotlib
+
         bars.stacked_bars(rows, Path(asked.plot), title=f"{rows[0]['model']}: a training step")
 
 
@@ -66,34 +54,41 @@ def check_outputs(asked: flags.FlagValues) -> None:
         raise InputError(f"--plot: {asked.plot}; expected a file that ends in .png")
 
 
-def with_model(argv: list[str]) -> list[str]:
-    """Returns the arguments of `memory MODEL ...` as flags; configs/base.py is its config."""
-    if not argv[1:]:
-        raise InputError("no model; for example: jaxft memory roberta-base --method=lora")
-    if argv[1].startswith("-"):
-        return argv
-    config = [] if given(argv, "config") else ["--config", "configs/base.py"]
-    return [argv[0], *config, f"--config.model.name={argv[1]}", *argv[2:]]
+def estimates() -> str:
+    """Returns the table of `config.memory.estimates`."""
+    from jaxft.course_reports import estimates
+    from jaxft.reporting.footprint import estimate_table
+
+    return estimate_table(estimates.TITLE, estimates.hand_estimates(), estimates.DIFFERENCES)
 
 
 def main(argv: list[str]) -> int:
     """Parses the flags and plans; see the module's docstring."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("method", "", "methods of the table, e.g. full,lora; default: all", values)
-    flags.DEFINE_string("target", "", "devices, e.g. h100:8,v5e:2x4,cpu", values)
-    flags.DEFINE_string("fit", "", "find the largest batch in this memory, e.g. 24GiB", values)
-    flags.DEFINE_string("json", "", "file for the rows as JSON", values)
-    flags.DEFINE_string("markdown", "", "file for the table as Markdown", values)
-    flags.DEFINE_string("plot", "", "PNG file for the bars", values)
-    if cli.help_asked(argv):
+    values = questions.own_flags()
+    if any(re.fullmatch("-h|--?help|--helpfull", argument) for argument in argv[1:]):
+        from jaxft import cli
+
         print(cli.config_help(__doc__ or "", values))
         return 0
-    config = cli.parse_config_command(with_model(argv), values)
-    if values.method:
-        config.memory.methods = (values.method,)
-    check_outputs(values)
-    return run(config, values)
+    model, argv = questions.as_flags(argv)
+    asked = questions.read(argv)
+    if questions.install(asked, say) and not model and questions.CONFIG in argv:
+        return 0  # nothing else was asked for
+    key = questions.question(model, argv, asked)
+    rows, more = answers.read(key), ""
+    if rows is None:
+        from jaxft.run.asked_plans import rows_asked
+
+        config, rows = rows_asked(argv, values, partial(check_outputs, values), say)
+        answers.write(key, rows)
+        more = "\n" + estimates() if config.memory.estimates else ""
+    else:
+        values = asked
+        check_outputs(values)
+    print("\n".join(filter(None, [advice.table(rows), more])))
+    write(values, rows)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main, sys.argv))
+    sys.exit(exits.guarded(main, sys.argv))

@@ -67,7 +67,8 @@ def test_every_page_of_the_documentation_is_in_its_navigation() -> None:
                 yield from files(part)
 
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs)) for page in (*docs.rglob("*.md"), *docs.glob("*.html"))}
     assert set(files(site["nav"])) == pages
     assert site["strict"] is True
 

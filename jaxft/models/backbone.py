@@ -94,42 +94,45 @@ class Backbone:
         return replace(self, compute=compute, module=self.family.make(self.config, compute))
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """Returns `config.json` of a checkpoint.
+def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
+    """Returns `config.json` of a checkpoint, or a file of another name with the same content.
 
     Raises:
       InputError: it is not JSON, or the model is of a family that jaxft does not fine-tune.
     """
-    path = directory / "config.json"
+    path = directory / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as err:
         raise InputError(f"{path}: not valid JSON ({err})") from err
-    name = config.get("model_type") if isinstance(config, dict) else None
+    model_type = config.get("model_type") if isinstance(config, dict) else None
     known = [family.name for family in FAMILIES.values() if family.is_trainable]
-    if name not in known:
+    if model_type not in known:
         names = ", ".join(map(repr, known[:-1])) + f" and {known[-1]!r}"
         # DeBERTa's name is near to those of others, which it is none of.
-        hint = "" if str(name).startswith("deberta") else nearest(name, known)
-        raise InputError(f"{path}: model_type {name!r}; jaxft fine-tunes {names}{hint}")
+        hint = "" if str(model_type).startswith("deberta") else nearest(model_type, known)
+        raise InputError(f"{path}: model_type {model_type!r}; jaxft fine-tunes {names}{hint}")
     return config
 
 
-def load(directory: Path, num_labels: int, **options: Any) -> Backbone:
+def load(
+    directory: Path, num_labels: int, *, name: str = "config.json", **options: Any
+) -> Backbone:
     """Returns the classifier of a checkpoint directory; reads its config only, no weights.
 
     Args:
+      name: of the config's file.
       options: of `from_config`.
 
     Raises:
       InputError: naming config.json, or the option.
     """
-    config = read_config(directory)
+    config = read_config(directory, name)
     try:
         return from_config(config, num_labels, **options)
     except InputError as err:
         # An error about a field of config.json says in which one.
-        at = str(directory / "config.json")
+        at = str(directory / name)
         raise InputError(re.sub(r"^config\.json", lambda _: at, str(err))) from err
 
 

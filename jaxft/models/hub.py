@@ -80,6 +80,28 @@ def locate(name: str) -> Path:
     return download_from_hub(name)
 
 
+def locate_config(name: str) -> Path:
+    """Returns a model's config.json, for which no weights are downloaded.
+
+    Args:
+      name: as `locate` takes it, or the path of a file such as config.json.
+
+    Raises:
+      InputError: as `locate` does.
+    """
+    try:
+        path = Path(name).expanduser()
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        is_directory, is_file = True, False  # `locate` says what is wrong
+    if is_file:
+        return path
+    if is_directory or name in ("", "minilm") or looks_local(name):
+        return locate(name) / "config.json"
+    hint = "; use 'minilm', a well-known name, or the path of a config.json"
+    return check_directory(snapshot(name, ["config.json"], "model.name", hint)) / "config.json"
+
+
 def looks_local(name: str) -> bool:
     """Whether a missing name can only have meant a local path (a hub id is `org/name`)."""
     parts = Path(name).parts

@@ -150,6 +150,11 @@ def read_file(directory: Path, shapes: Params, family: Family) -> Found:
     )
 
 
+def are_in(directory: Path) -> bool:
+    """Whether a directory has weights, and not the config alone."""
+    return bool(shard_files(directory)) or (directory / "flax_model.msgpack").is_file()
+
+
 def shard_files(directory: Path) -> list[Path]:
     """Returns the safetensors files of a checkpoint: one, the shards of an index, or none."""
     one = directory / "model.safetensors"

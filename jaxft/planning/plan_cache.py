@@ -11,12 +11,12 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,14 +28,50 @@ from jaxft import plugins
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError
 from jaxft.io import replace_text
-from jaxft.planning import planner, targets
+from jaxft.planning import compilers, planner, targets
 from jaxft.planning.planner import Job, Row
 from jaxft.training.programs import CompiledByLength
 
 
+class Compiler:
+    """Plans jobs for a target: from the cache, else compiled in other processes."""
+
+    def __init__(self, pool: ProcessPoolExecutor, target: targets.Target) -> None:
+        """`compiler` makes one; the pool's processes can compile for the target's platform."""
+        self._pool, self._target = pool, target
+        self._started: dict[str, Future[Row]] = {}
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Begins to compile what is not cached, one job in each process at a time."""
+        for job in map(self._placed, jobs):
+            key = planner.cache_key(job)
+            if key not in self._started and (job.steps or not read_cached(job)):
+                self._started[key] = self._pool.submit(plan_afresh, job)
+
+    def __call__(self, job: Job) -> Row:
+        """Returns a job's plan, with `cached`: whether it is from the cache.
+
+        Args:
+          job: for the present devices, or for any target of the platform.
+        """
+        job = self._placed(job)
+        begun = self._started.pop(planner.cache_key(job), None)
+        found = None if job.steps or begun else read_cached(job)
+        if found:
+            return {**found, "cached": True}
+        plan = result_of(begun or self._pool.submit(plan_afresh, job))
+        write_cached(job, plan)
+        return {**plan, "cached": False}
+
+    def _placed(self, job: Job) -> Job:
+        return replace(job, target=self._target) if self._target.platform == "here" else job
+
+
 @contextmanager
-def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callable[[Job], Row]]:
-    """Yields `plan` for a target: from the cache, else compiled in another process.
+def compiler(
+    target: targets.Target, measures: bool = False, workers: int = 1
+) -> Iterator[Compiler]:
+    """Yields what plans jobs for a target, and for others of its platform.
 
     JAX chooses its platforms once per process, and a compiler for an absent device needs others
     than this process has. It may also die of a program that is too large without ending this
@@ -43,27 +79,49 @@ def compiler(target: targets.Target, measures: bool = False) -> Iterator[Callabl
 
     Args:
       measures: whether the jobs run their steps, each in a process that has allocated nothing yet.
+      workers: how many processes compile side by side.
+
+    Raises:
+      InputError: there is no compiler for the target, with the command that installs it.
     """
+    compilers.check(target)
     environment = targets.environment(target.platform)
     if target.kind == "cpu":
         environment = {"JAX_PLATFORMS": "cpu"}  # even where there is a GPU
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    context = multiprocessing.get_context("spawn")
-    try:
-        with (
-            main_hidden(),
-            ProcessPoolExecutor(
-                max_workers=1,
-                mp_context=context,
-                initializer=plugins.load,
-                initargs=(plugins.loaded(),),
-                max_tasks_per_child=1 if measures else None,
-            ) as pool,
-        ):
+    with (
+        environment_of(environment),
+        compilers.findable(target.platform),
+        main_hidden(),
+        tempfile.TemporaryDirectory(prefix="jaxft-kernels-") as kernels,
+    ):
+        pool = ProcessPoolExecutor(
+            max_workers=workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=begin,
+            initargs=(plugins.loaded(), Path(kernels)),
+            max_tasks_per_child=1 if measures else None,
+        )
+        try:
             if target.platform == "here":
-                target = in_worker(pool, targets.described, target)
-            yield partial(cached_plan, pool, target)
+                target = result_of(pool.submit(targets.described, target))
+            yield Compiler(pool, target)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def begin(plugin_names: Sequence[str], kernels: Path) -> None:
+    """Prepares a process that compiles."""
+    plugins.load(plugin_names)
+    compilers.keep_kernels(kernels)
+
+
+@contextmanager
+def environment_of(variables: dict[str, str]) -> Iterator[None]:
+    """Sets variables of the environment for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
     finally:
         for name, value in before.items():
             os.environ.pop(name)
@@ -86,26 +144,15 @@ def main_hidden() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def in_worker(pool: ProcessPoolExecutor, function: Callable[[Any], Any], argument: Any) -> Any:
-    """Returns `function(argument)`, computed in the compiler's process."""
+def result_of(future: Future[Any]) -> Any:
+    """Returns what a process of the compiler has computed."""
     try:
-        return pool.submit(function, argument).result()
+        return future.result()
     except BrokenProcessPool as err:
         raise InputError(
             "the compiler's process ended without an error message, most likely out of memory; try "
             "a smaller model, batch or length"
         ) from err
-
-
-def cached_plan(pool: ProcessPoolExecutor, target: targets.Target, job: Job) -> Row:
-    """Returns a job's plan for a target, with `cached`: whether it is from the cache."""
-    job = replace(job, target=target)
-    found = None if job.steps else read_cached(job)
-    if found:
-        return {**found, "cached": True}
-    plan = in_worker(pool, plan_afresh, job)
-    write_cached(job, plan)
-    return {**plan, "cached": False}
 
 
 def plan_afresh(job: Job) -> Row:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from jaxft.planning.compiled import (
     flops,
     give_back,
 )
+from jaxft.planning.compilers import FLAGS, quick_options, versions
 from jaxft.planning.overhead import overhead
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
@@ -57,12 +57,8 @@ from jaxft.training.trials import train_steps
 
 Row = dict[str, Any]
 
-# The modules that compute a plan, and the environment variables that configure compilers.
+# The modules that compute a plan.
 COUNTED = tuple(f"{package}/**/*.py" for package in ("planning", "models", "peft", "training"))
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-
-# Packages whose versions affect the compiled program; those not installed are left out.
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "transformers", "jax-cuda12-pjrt", "libtpu")
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ def compile_for(job: Job, program: CompiledByLength) -> tuple[Any, Any]:
 
     `(None, None)` if the compiler refuses the program as too large for the device.
     """
-    options = targets.compiler_options(job.target)
+    options = targets.compiler_options(job.target) | quick_options(job.target)
     with buffers.dumped() as (dump_options, read):
         if job.target.platform != "tpu":
             options |= dump_options
@@ -312,17 +308,11 @@ def cache_key(job: Job) -> str:
 
     The number of steps is left out, because measurements are never cached.
     """
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     flags = {name: os.environ.get(name, "") for name in FLAGS}
     content = {
         "job": asdict(replace(job, steps=0)),
         "code": code_digest() + plugins.source_digest(),
-        "versions": versions,
+        "versions": versions(),
         "flags": flags,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

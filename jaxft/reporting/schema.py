@@ -48,6 +48,20 @@ class Measured(TypedDict):
     step_s: float
 
 
+class Setting(TypedDict):
+    """A setting that fits (`jaxft.planning.advice.setting`), with its peak and its cost."""
+
+    target: str
+    mesh: Mapping[str, int]
+    batch_size: int
+    accumulate: int
+    remat: str
+    frozen_dtype: str
+    peak: int
+    fits: bool
+    flops_per_example: float | None
+
+
 class OverheadRow(TypedDict):
     """A row of `jaxft.planning.overhead`: bytes of a device beside the peak, and their source.
 
@@ -65,11 +79,25 @@ class OverheadRow(TypedDict):
 
 
 class Fit(TypedDict):
-    """The largest batch within a limit of bytes, and how many batches were compiled to find it."""
+    """The largest batch within a limit of bytes, and how many batches were compiled to find it.
+
+    Attributes:
+      examples: of an update, as asked for.
+      settings: those in which that number fits, by operations an example; none in older rows.
+    """
 
     limit: int
     largest_batch: int
     compiled: int
+    examples: NotRequired[int]
+    settings: NotRequired[list[Setting]]
+
+
+class Need(TypedDict):
+    """The search for the smallest device: how many were compiled for, and which did not fit."""
+
+    compiled: int
+    too_small: list[str]
 
 
 class PlanRow(TypedDict):
@@ -117,6 +145,7 @@ class PlanRow(TypedDict):
     measured: NotRequired[Measured | None]
     overhead: NotRequired[list[OverheadRow]]
     fit: NotRequired[Fit]
+    need: NotRequired[Need]
 
 
 class InUse(TypedDict):

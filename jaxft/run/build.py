@@ -188,17 +188,22 @@ def read_model(
 ) -> tuple[dict[str, Any], list[str], int]:
     """Returns a model's config, the parameters its checkpoint lacks, and the number of outputs.
 
-    For the planner, which needs shapes only. A well-known model needs no files; any other needs its
-    config and the headers of its weights.
+    For the planner, which needs shapes only. A well-known model needs no files, and any other needs
+    its config.json: a file, in a directory, or on the hub. Headers of weights are read if they are
+    beside it; without them the checkpoint is assumed to have all of the backbone.
     """
     name, outputs = config.model.name, objective.outputs(labels)
     if name in ARCHITECTURES:
         return ARCHITECTURES[name], [], outputs
-    directory = hub.locate(name)
-    backbone = backbones.load(directory, outputs)
+    file = hub.locate_config(name)
+    architecture = backbones.read_config(file.parent, file.name)
+    backbone = backbones.load(file.parent, outputs, name=file.name)
+    directory = file.parent
+    if file.name != "config.json" or not weights.are_in(directory):
+        return architecture, [], outputs
     shapes = backbones.parameter_shapes(backbone)
     newly_initialised = weights.read_fresh(directory, shapes, backbone.family, labels)
-    return backbones.read_config(directory), newly_initialised, outputs
+    return architecture, newly_initialised, outputs
 
 
 def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from jaxft import cli, hints
+from jaxft import cli, exits, hints
 from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import InputError
@@ -119,6 +119,6 @@ def main(argv: list[str]) -> int:
         return stop.exit_code
     except OSError as err:
         if processes.count() > 1 and unwritable(err) and not processes.others_know(err):
-            cli.say_unwritten(err, argv)
-            os._exit(cli.UNWRITTEN)  # a normal exit would wait for the others, which wait for us
+            exits.say_unwritten(err, argv)
+            os._exit(exits.UNWRITTEN)  # a normal exit would wait for the others, which wait for us
         raise

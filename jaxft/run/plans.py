@@ -6,6 +6,7 @@
 frozen), policies and numbers of seeds.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,13 +22,15 @@ from jaxft.models import backbone as backbones
 from jaxft.models import quantised
 from jaxft.models.remat import POLICIES
 from jaxft.peft.methods import BUILT_IN, COMMON, METHODS
-from jaxft.planning import targets
+from jaxft.planning import advice, targets
+from jaxft.planning.devices import PRESENT
 from jaxft.planning.largest_batch import largest_batch
-from jaxft.planning.plan_cache import compiler, row_of
+from jaxft.planning.plan_cache import Compiler, compiler, row_of
 from jaxft.planning.planner import Job, Row
 from jaxft.reporting import plans
 from jaxft.reporting.schema import PlanRow
 from jaxft.run import build
+from jaxft.run.advice import needed_rows, settings
 from jaxft.run.trials import are_together, trials
 from jaxft.training.mesh import AXES, axis_sizes
 from jaxft.training.objectives import SINGLE_LABEL, Objective, of_kind
@@ -40,7 +43,8 @@ def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Plan
 
     Args:
       targets: devices such as `h100,v5e:2x4`; empty takes `config.memory.targets`.
-      fit: a size such as `24GiB`, or `device`: each row is of the largest batch in this memory.
+      fit: a size such as `24GiB`, or `device`: each row is of the largest batch in this memory,
+        with the settings in which the config's own batch fits.
       say: is called with each line of progress; a compilation may take minutes.
 
     Raises:
@@ -57,14 +61,46 @@ def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Plan
         say("these seeds would train sequentially; the plan is for one seed")
     rows = []
     for target, jobs, limit in work:
-        with compiler(target, config.memory.steps > 0) as compiled:
+        with compiler(target, config.memory.steps > 0, workers_for(target)) as compiled:
+            if limit is None:
+                compiled.start(job for _, job in jobs)
             for number, (label, job) in enumerate(jobs, 1):
                 say(f"[{number}/{len(jobs)}] {target.name}: {label}, {describe(job)}")
                 rows.append(make_row(config, label, job, compiled, limit, say))
-    if all("fit" in row and row["fit"]["largest_batch"] == 0 for row in rows):
+    if all("fit" in row and not row["fit"]["settings"] for row in rows):
         raise InputError("--fit: no method fits, not even at the smallest batch; see above for why")
     return rows
 
+
+def workers_for(target: targets.Target) -> int:
+    """How many processes compile side by side: what a present device runs needs it alone."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return 1 if target.platform == "here" else min(cores, MOST_WORKERS)
+
+
+def plan_needs(config: ConfigDict, targets: str, say: Say) -> list[PlanRow]:
+    """Returns for each combination its plan on the smallest device, or mesh, that it fits.
+
+    Args:
+      targets: kinds of device to choose from, such as `t4,l4,h100`; empty takes all GPUs.
+
+    Raises:
+      InputError: a name or number is not valid, or nothing is large enough.
+    """
+    custom = [dict(entry) for entry in config.memory.devices]
+    names = [name.strip() for name in targets.split(",")] if targets else []
+    wrong = next((name for name in names if ":" in name or name in PRESENT), None)
+    if wrong:
+        raise InputError(f"--need: target {wrong!r}; expected kinds of device, such as t4,l4,h100")
+    candidates = advice.candidates(names, custom)
+    objective, labels = objective_and_labels(config)
+    model = build.read_model(config, labels, objective)
+    jobs = make_jobs(config, model, candidates[0], objective.name)
+    return needed_rows(config, jobs, candidates, say)
+
+
+# Each needs a core, and a gigabyte.
+MOST_WORKERS = 4
 
 TOP = "lora-top"  # LoRA in the top layers alone: config.memory.top_layers of them
 
@@ -242,14 +278,19 @@ def make_row(
     config: ConfigDict,
     label: str,
     job: Job,
-    compiled: Callable[[Job], Row],
+    compiled: Compiler,
     limit: int | None,
     say: Say,
 ) -> PlanRow:
     """Returns a row of the table: a job's settings and its plan, or its largest batch's."""
     fit = None
     if limit is not None:
-        fit, job = find_largest(job, compiled, limit, say)
+        fit, at_largest = find_largest(job, compiled, limit, say)
+        fit |= {
+            "examples": job.batch_size * job.accumulate,
+            "settings": settings(job, fit["largest_batch"], compiled, limit, say),
+        }
+        job = at_largest
     plan = compiled(job)
     row = row_of(job, plan, config.model.name, label)
     return cast(PlanRow, row | ({"fit": fit} if fit else {}))

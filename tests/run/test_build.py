@@ -11,6 +11,7 @@ from transformers import tokenization_utils_base as tokenization
 
 from jaxft.config import config_module
 from jaxft.data.examples import Dataset, Example
+from jaxft.errors import InputError
 from jaxft.io import write_json, write_jsonl
 from jaxft.run import build
 
@@ -73,3 +74,24 @@ def test_every_file_that_a_tokenizer_reads_is_part_of_the_models_digest(
         (model / name).write_text("{}")
         digests.append(build.model_digests(model)["tokenizer"])
     assert len(set(digests)) == 1 + len(names)
+
+
+def test_a_config_alone_is_planned_as_its_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_checkpoint / "config.json", tmp_path / "mine.json")
+    config = config_module().get_config()
+    found = []
+    for name in (tiny_checkpoint, tmp_path / "mine.json"):
+        config.model.name = str(name)
+        found.append(build.read_model(config, ("a", "b")))
+    whole, alone = found
+    assert alone[0] == whole[0]
+    assert alone[2] == whole[2] == 2
+    assert alone[1] == []
+
+
+def test_a_config_of_another_name_is_named_in_the_message(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"model_type": "bert", "hidden_size": 0}')
+    config = config_module().get_config()
+    config.model.name = str(tmp_path / "mine.json")
+    with pytest.raises(InputError, match=r"mine\.json: hidden_size 0"):
+        build.read_model(config, ("a", "b"))
