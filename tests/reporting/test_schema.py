@@ -26,7 +26,7 @@ WITHOUT_JAX = (
     *("documents", "doubts", "export_card", "facts", "figures_of_test", "footprint", "formats"),
     *("hparams", "markup", "measures", "model_card", "page", "pictures", "plans", "plots"),
     *("report", "scaling", "schema", "stats", "summary", "table", "tables"),
-    *("measured", "overhead", "score_schema", "sealed"),
+    *("advice", "measured", "overhead", "score_schema", "sealed"),
 )
 
 
