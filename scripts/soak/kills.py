@@ -8,8 +8,9 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from soak.bench import Bench, Process
+from soak.bench import Bench, Process, StuckError
 from soak.compare import differences, logged_step, steps
+from soak.meshes import begin
 from soak.trial import Record, Trial
 
 EVERY = 3  # steps between two saves of Bench.command
@@ -158,18 +159,58 @@ def terminate(bench: Bench, directory: Path, chance: random.Random, number: int)
     other, run = bench.undisturbed("lora"), directory / "run"
     arguments = bench.command(run)
     process = bench.start(arguments, directory / "first.log")
-    logged = chance.randint(0, 27)
-    process.until(lambda: catches_sigterm(process) and logged_step(run) >= logged)
+    wait_to_step(process, run, chance)
     process.signal(signal.SIGTERM)
-    code, said = process.wait(), process.log.read_text().splitlines()
-    lines = [line for line in said if "SIGTERM" in line]
-    stopped = re.fullmatch(STOPPED, lines[0]) if len(lines) == 1 else None
-    wrong = [f"exit code {code}"] * (code != 143) + ["no line"] * (stopped is None)
-    step = int(stopped[1]) if stopped else -1
-    wrong += ["a step lost"] * (steps(run)[-1:] != [step])
+    step, wrong = how_it_stopped([process], run)
     text = bench.end(arguments, directory / "second.log")
     wrong += differences(run, other, step) + ["another step"] * (f"at step {step}\n" not in text)
     return {"wrong": wrong, "step": step}
+
+
+def terminate_two(bench: Bench, directory: Path, chance: random.Random, number: int) -> Record:
+    """The same of a run on two processes; one of them has the signal, or both."""
+    other, run = bench.work / "undisturbed" / "two", directory / "run"
+    if not (other / "DONE").exists():
+        end_two(bench, other, bench.work / "logs" / "two.log")
+    both = begin(bench, bench.command(run), "2 processes", directory / "first.log")
+    wait_to_step(both[0], run, chance)
+    for process in (both[:1], both[1:], both)[number % 3]:
+        process.signal(signal.SIGTERM)
+    step, wrong = how_it_stopped(both, run)
+    text = end_two(bench, run, directory / "second.log")
+    wrong += differences(run, other, step) + ["another step"] * (f"at step {step}\n" not in text)
+    return {"wrong": wrong, "step": step}
+
+
+def end_two(bench: Bench, run: Path, log: Path) -> str:
+    """Runs a command on two processes to its end; returns what the first printed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    both = begin(bench, bench.command(run), "2 processes", log)
+    codes, text = [process.wait() for process in both], both[0].log.read_text()
+    if any(codes):
+        raise StuckError(f"exit codes {codes}\n{text}")
+    return text
+
+
+def wait_to_step(process: Process, run: Path, chance: random.Random) -> None:
+    """Waits until a run that can be stopped has logged a step, which is drawn."""
+    logged = chance.randint(0, 27)
+    process.until(lambda: catches_sigterm(process) and logged_step(run) >= logged)
+
+
+def how_it_stopped(processes: list[Process], run: Path) -> tuple[int, list[str]]:
+    """Waits for the end of processes; returns the step of the stop and what is wrong with it.
+
+    The first process says where it stopped; so do JAX's own logs of several, each in its way.
+    """
+    wrong = [f"exit code {code}" for process in processes if (code := process.wait()) != 143]
+    said = processes[0].log.read_text().splitlines()
+    lines = [line for line in said if line.startswith("stopped by")]
+    stopped = re.fullmatch(STOPPED, lines[0]) if len(lines) == 1 else None
+    step = int(stopped[1]) if stopped else -1
+    wrong += ["no line"] * (stopped is None)
+    wrong += ["a step lost"] * (steps(run)[-1:] != [step])
+    return step, wrong
 
 
 STOPPED = r"stopped by SIGTERM at step (\d+); the same command continues it"
@@ -179,4 +220,5 @@ TRIALS = [
     Trial("kill_seeds", 1, "the same with five seeds in one step", 30, kill_seeds),
     Trial("resume", 2, "resume at every step of 30, accumulation 3, three evaluations", 30, resume),
     Trial("terminate", 4, "SIGTERM at a random step", 20, terminate),
+    Trial("terminate_two", 4, "the same with two processes", 20, terminate_two),
 ]
