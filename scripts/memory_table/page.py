@@ -82,7 +82,8 @@ def page_data(rows: list[dict[str, Any]], planned: Iterable[dict[str, Any]]) -> 
     numbers += ("formula", "four_times_weights")
     return {
         "models": MODELS,
-        "devices": {name: memory_of(rows, name) for name in DEVICES},
+        "devices": DEVICES,
+        "memory": [memory_of(rows, name) for name in DEVICES],
         "methods": list(METHODS),
         "columns": ["model", "device", "method", *numbers],
         "rows": [
