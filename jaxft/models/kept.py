@@ -1,7 +1,7 @@
 """The layers below the lowest trained one, computed once: training starts from their outputs.
 
-    kept = below(backbone, module, shapes, trained=["bert/encoder/layer/4/output/dense/bias"])
-    kept.layers                                         # 4: layers 0 to 3
+    kept = below(backbone, module, shapes, trained=["bert/encoder/layer/1/output/dense/bias"])
+    kept.layers                                         # 1: only layer 0 is below
     batch["hidden"] = outputs(backbone, module, kept.layers, shapes, params, batch)       # once
     logits_BxC = forward(backbone, module, kept.layers, kept.unused, params, batch, key)
 
