@@ -49,9 +49,7 @@ def add_model(config: ConfigDict) -> None:
     config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
     config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
     # The layers below the lowest trained one are computed once, without dropout, and kept.
-    config.model.keep_frozen = (
-        False  # True: in the host's memory, for methods that train few layers
-    )
+    config.model.keep_frozen = False  # True: layers below all trained ones run once, no dropout
     config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
 
