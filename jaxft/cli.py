@@ -24,7 +24,7 @@ from jaxft.config import (
     make_importable,
 )
 from jaxft.errors import InputError, nearest
-from jaxft.exits import guarded
+from jaxft.exits import guarded, help_asked
 from jaxft.hints import field_message, fields_of, flag_message, given
 
 __all__ = [
@@ -184,11 +184,6 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 # ---------------------------------------------------------------- help
-
-
-def help_asked(argv: list[str]) -> bool:
-    """Whether the arguments ask for help."""
-    return any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv[1:])
 
 
 def config_help(synopsis: str, values: flags.FlagValues, name: str = "base.py") -> str:

@@ -44,6 +44,11 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
         return say_unwritten(err, argv)
 
 
+def help_asked(argv: list[str]) -> bool:
+    """Whether the arguments ask for help, and nothing else is to be done."""
+    return any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv[1:])
+
+
 def say_unwritten(error: OSError, argv: list[str]) -> int:
     """Prints in one line which file could not be written; returns the exit code."""
     where = f"{error.filename}: " if error.filename else ""

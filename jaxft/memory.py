@@ -11,7 +11,6 @@ compares. --install fetches the compiler of absent devices. Results are cached.
 """
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -65,7 +64,7 @@ def estimates() -> str:
 def main(argv: list[str]) -> int:
     """Parses the flags and plans; see the module's docstring."""
     values = questions.own_flags()
-    if any(re.fullmatch("-h|--?help|--helpfull", argument) for argument in argv[1:]):
+    if exits.help_asked(argv):
         from jaxft import cli
 
         print(cli.config_help(__doc__ or "", values))

@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,15 @@ def predict_command(run_dir: Path, texts: Path, output: Path) -> list[str]:
         *(sys.executable, "-m", "jaxft.predict", f"--run={run_dir}"),
         *(f"--input={texts}", f"--output={output}"),
     ]
+
+
+def cut_short(finished: Path, workdir: Path) -> None:
+    """Copies a finished run as a kill in its last epoch leaves it."""
+    shutil.copytree(finished, workdir)
+    (workdir / "DONE").unlink()
+    shutil.rmtree(workdir / "adapter")
+    last = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    shutil.rmtree(workdir / "checkpoints" / str(last))
 
 
 def environment() -> dict[str, str]:

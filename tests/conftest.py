@@ -1,5 +1,7 @@
 """What several test modules share: the real backbone, and tiny ones that train in seconds."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,27 @@ def flax_transformers() -> None:
 
     if int(transformers.__version__.split(".")[0]) >= 5:
         pytest.skip(f"transformers {transformers.__version__} has no Flax classes; 4.57 has")
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips where none is installed."""
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chromium here; for example: apt-get install chromium")
+    # Chromium's sandbox does not work for root.
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Runs whose frozen layers are computed once: the figures of runs that compute them each step."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     run: jaxft.Run, checkpoint: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    shutil.copytree(run.directory, workdir)
-    (workdir / "DONE").unlink()
-    shutil.rmtree(workdir / "adapter")
-    last = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    shutil.rmtree(workdir / "checkpoints" / str(last))
+    commands.cut_short(run.directory, workdir)
     jaxft.finetune(
         "acl_sup", str(checkpoint), workdir=workdir, **TOP, **{"model.keep_frozen": True}
     )

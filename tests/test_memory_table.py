@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from jaxft.course_reports import estimates
 from jaxft.models.architectures import ARCHITECTURES
@@ -156,21 +155,6 @@ def test_json_csv_and_page_are_made_of_the_lines(
 
 
 # ---------------------------------------------------------------- the page in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium; skips where none is installed."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    path = next((path for name in names if (path := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("no Chromium here; for example: apt-get install chromium")
-    # Chromium's sandbox does not work for root.
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

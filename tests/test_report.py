@@ -7,14 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from jaxft import cli
 from jaxft import report as report_command
@@ -179,25 +178,6 @@ def test_a_copy_is_no_further_seed(
 
 
 # ---------------------------------------------------------------- the page in a browser
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium; skips where none is installed."""
-    path = find_chromium()
-    if path is None:
-        pytest.skip("no Chromium here; for example: apt-get install chromium")
-    # Chromium's sandbox does not work for root.
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield browser
-        browser.close()
 
 
 def open_page(browser: Browser, report: Path, width: int = 1280, scheme: str = "light") -> Page:

@@ -7,6 +7,7 @@ ARCHITECTURES["9.0"].shared_memory_per_core  # shared by the GPUs of a compute c
 from dataclasses import dataclass
 
 MIB, GIB = 2**20, 2**30
+PREALLOCATED = 0.75  # the share of a GPU's memory that JAX's allocator has by default
 
 
 @dataclass(frozen=True)

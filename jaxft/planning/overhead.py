@@ -19,7 +19,7 @@ import jax
 from jaxft.planning.accounting import nbytes
 from jaxft.planning.collectives import Collective
 from jaxft.planning.custom_devices import known
-from jaxft.planning.devices import MIB, Tpu
+from jaxft.planning.devices import MIB, PREALLOCATED, Tpu
 from jaxft.planning.targets import Target
 
 Row = dict[str, Any]
@@ -56,7 +56,6 @@ NCCL_BY = (
     "RTX 3090 484 MiB (github.com/NVIDIA/nccl/pull/2366); 1.6 GB "
     "(github.com/NVIDIA/nccl/issues/864); a communicator for each size of group"
 )
-FRACTION = 0.75
 FRACTION_BY = (
     "JAX takes 75 % of the memory at its start, or XLA_CLIENT_MEM_FRACTION of it "
     "(docs.jax.dev, GPU memory allocation); context and NCCL are beside it"
@@ -98,7 +97,7 @@ def overhead(
     peak = (compiled["peak"],) * 3
     totals = [row("on demand", added([peak, *map(span, inside + beside)]), ON_DEMAND_BY, "total")]
     if target.memory_bytes:
-        taken = (int(FRACTION * target.memory_bytes),) * 3
+        taken = (int(PREALLOCATED * target.memory_bytes),) * 3
         found = added([taken, *map(span, beside)])
         totals.append(row("preallocated", found, FRACTION_BY, "total"))
     return [*inside, *beside, *totals]

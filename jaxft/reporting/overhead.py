@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from jaxft.planning.devices import PREALLOCATED
 from jaxft.reporting.facts import LABEL_WIDTH
 from jaxft.reporting.formats import amount, shorten
 from jaxft.reporting.plans import frozen_of, groups, peak, title_of, unit_of
@@ -16,7 +17,6 @@ from jaxft.reporting.schema import OverheadRow, PlanRow
 from jaxft.reporting.table import WIDTH, Entry, Table, name_entry, of_columns
 
 HEADS = ("rounding", "batches in flight", "CUDA context", "NCCL", "XLA's reserve")
-PREALLOCATED = 0.75  # the share of a GPU's memory that JAX's allocator has by default
 
 TERMS = (
     "Beside the peak, on one device. rounding: of each array to 256 bytes; batches in flight: the "

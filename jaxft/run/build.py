@@ -196,9 +196,9 @@ def read_model(
     if name in ARCHITECTURES:
         return ARCHITECTURES[name], [], outputs
     file = hub.locate_config(name)
-    architecture = backbones.read_config(file.parent, file.name)
-    backbone = backbones.load(file.parent, outputs, name=file.name)
     directory = file.parent
+    architecture = backbones.read_config(directory, file.name)
+    backbone = backbones.load(directory, outputs, name=file.name)
     if file.name != "config.json" or not weights.are_in(directory):
         return architecture, [], outputs
     shapes = backbones.parameter_shapes(backbone)

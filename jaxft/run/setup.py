@@ -25,7 +25,7 @@ from jaxft.data.batches import (
 )
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
-from jaxft.data.layout import packed
+from jaxft.data.layout import packed, rows_of
 from jaxft.distributed import processes
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.reporting import tables
@@ -198,8 +198,11 @@ def needed(
     """
     lengths = encoded.kept_lengths
     longest_B = longest_by_rank(lengths, size)
-    batches = order(lengths, packed(longest_B, rows), size)
-    return longest_B, most_tokens(batches, lengths) if rows == 1 else 0
+    if rows > 1:
+        return longest_B, 0
+    # Which texts share a batch does not depend on where they are in it.
+    batches = order(lengths, rows_of(size, int(longest_B.max())), size)
+    return longest_B, most_tokens(batches, lengths)
 
 
 def make_rates(

@@ -67,14 +67,16 @@ def cell_of(row: dict[str, Any]) -> Cell:
 
 
 def plan_block(block: list[Cell], file: Path, end: float) -> None:
-    """Plans cells of one model and one device, in one process, and appends each to the file."""
+    """Plans cells of one model and device, several side by side, and appends them to the file."""
     target = targets.parse(block[0].device)
     before, rows = cpu_seconds(), []
-    with compiler(target) as compiled:
-        for cell in block:
+    jobs = [job_of(cell, target) for cell in block]
+    with compiler(target, workers=plans.workers_for(target)) as compiled:
+        compiled.start(jobs)
+        for cell, job in zip(block, jobs, strict=True):
             if time.monotonic() > end:
                 break
-            plan = compiled(job_of(cell, target))
+            plan = compiled(job)
             rows.append(row_of(cell, plan))
             print(cell, f"{plan['compile_s']:.1f} s", flush=True)
     spent = (cpu_seconds() - before) / max(len(rows), 1)

@@ -10,12 +10,13 @@ from jaxft.data.batches import make_batch
 from jaxft.models import backbone as backbones
 from jaxft.planning import targets
 from jaxft.planning.compiled import compiled_bytes
-from jaxft.planning.planner import Job, plan
+from jaxft.planning.planner import plan
 from jaxft.training.mesh import by_row, make_mesh, padded_rows, put_batch
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.programs import train_program
 from jaxft.training.state import build_model, init_state
 from jaxft.training.trials import dropout_keys
+from tests.planning.test_planner import make_job
 from tests.training.test_mesh import CONFIG, LENGTH, examples, run_on_eight_devices
 
 pytestmark = pytest.mark.slow
@@ -41,16 +42,10 @@ print(json.dumps({f"{m}, {name}": t.planned_and_trained(m, sizes)
 
 def planned_and_trained(method: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Plans a step, then trains with one that is made as `jaxft.train` makes it, from arrays."""
-    job = Job(
-        architecture=CONFIG,
-        num_labels=3,
-        newly_initialised=(),
-        dtype="float32",
-        remat="none",
+    job = make_job(
+        CONFIG,
         method=method,
         options=OPTIONS,
-        clip=1.0,
-        accumulate=1,
         batch_size=BATCH,
         length=LENGTH,
         target=targets.parse("here:8"),
