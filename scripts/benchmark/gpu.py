@@ -20,6 +20,7 @@ from typing import Any
 import jaxft
 from jaxft.io import replace_text, write_json
 from jaxft.planning.devices import DEVICES, Gpu
+from jaxft.reporting.table import Table, name_entry
 
 Row = dict[str, Any]
 HEAD = ("model", "method", "seeds", "steps/s", "tokens/s", "MFU", "planned", "measured", "ratio")
@@ -71,10 +72,10 @@ def measured(options: argparse.Namespace, kind: str, model: str, method: str, se
     }
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row) -> tuple[str, ...]:
     """The cells of a row in the table."""
     planned, found = row["planned_bytes"], row["measured_bytes"]
-    return [
+    return (
         *(row["model"], row["method"], str(row["seeds"])),
         f"{row['steps_per_s']:.2f}",
         f"{row['tokens_per_s']:,.0f}",
@@ -82,13 +83,13 @@ def cells(row: Row) -> list[str]:
         f"{planned / 2**20:,.0f} MiB",
         "" if found is None else f"{found / 2**20:,.0f} MiB",
         "" if found is None else f"{found / planned:.3f}",
-    ]
+    )
 
 
 def table(rows: list[Row]) -> str:
     """Returns the Markdown table."""
-    ruler = ["---", "---", *["--:"] * (len(HEAD) - 2)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ruler, *map(cells, rows)))
+    entries = [tuple(map(name_entry, cells(row))) for row in rows]
+    return Table(HEAD, entries, left=frozenset({"method"})).markdown()
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ from jaxft.config import config_module
 from jaxft.io import replace_text
 from jaxft.planning import targets
 from jaxft.planning.planner import plan
+from jaxft.reporting.formats import MINUS
+from jaxft.reporting.table import Entry, Table, name_entry
 from jaxft.run import build, plans
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -38,6 +40,7 @@ BATCHES = (8, 32)
 REMATS = ("none", "dots", "layer")
 LENGTH, STEPS = 128, 5
 WITHIN = 6  # percent, of the median
+HEAD = ("method", "batch", "remat", "planned", "measured", "above", "above, MiB")
 
 Row = dict[str, Any]
 
@@ -87,23 +90,17 @@ def markdown(rows: Sequence[Row]) -> str:
         "set grew at its peak while it made the state and took the steps.",
         f"Median of the difference: {off:.1f} % ({statistics.median(above):+.1f} % with its sign), "
         f"over {len(rows)} rows; the aim is at most {WITHIN} %.",
-        "\n".join(
-            [
-                "| method | batch | remat | planned | measured | above | above, MiB |",
-                "|---|--:|---|--:|--:|--:|--:|",
-                *map(line, rows),
-            ]
-        ),
+        Table(HEAD, list(map(entries, rows)), left=frozenset({"remat"})).markdown(),
     ]
     return "\n\n".join(lines) + "\n"
 
 
-def line(row: Row) -> str:
+def entries(row: Row) -> tuple[Entry, ...]:
     """A row of the table."""
     planned, found = row["planned"] / 2**20, row["measured"] / 2**20
     cells = row["label"], str(row["batch"]), row["remat"], f"{planned:,.1f}", f"{found:,.1f}"
     rest = f"{row['above_percent']:+.1f} %", f"{found - planned:.1f}"
-    return f"| {' | '.join((*cells, *rest))} |".replace("-", "\N{MINUS SIGN}")
+    return tuple(name_entry(text.replace("-", MINUS)) for text in (*cells, *rest))
 
 
 def main() -> None:
@@ -131,7 +128,7 @@ def main() -> None:
             continue
         rows.append(in_a_process(method, batch, remat))
         replace_text(file, json.dumps(rows, indent=1) + "\n")
-        print(line(rows[-1]), flush=True)
+        print(*(one.text for one in entries(rows[-1])), sep=" | ", flush=True)
     replace_text(args.output.with_suffix(".md"), markdown(rows))
     print(f"median difference {statistics.median(abs(r['above_percent']) for r in rows):.1f} %")
 
