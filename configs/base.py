@@ -23,7 +23,8 @@ def add_data(config: ConfigDict) -> None:
     config.data.few_shot = 32  # training examples of a _fs task
     config.data.max_length = 128  # tokens kept of a text, special tokens included
     config.data.split_seed = 2022  # seed of every split that jaxft draws itself
-    config.data.batches = "by_length"  # by_length | packed (all lengths, several texts in a row)
+    # packed: all lengths, several texts in a row; auto: packed where the model can.
+    config.data.batches = "auto"  # auto | packed | by_length (one length, a text in a row)
     config.data.hub = ""  # task "custom": a dataset on the hub, "org/name" or "org/name:config"
     config.data.labels = ()  # task "custom": label names in order; () reads them off train
     config.data.columns = ConfigDict()  # task "custom": names of the columns

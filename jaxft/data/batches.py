@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxft.data.encode import Encoded
-from jaxft.data.layout import Layout, rows_of
+from jaxft.data.layout import ROW_MULTIPLE, Layout, rows_of
 
 # The padded lengths hold these shares of the texts.
 BUCKET_SHARES = (0.4, 0.75, 0.95, 1.0)
@@ -161,11 +161,11 @@ def evened_out(groups_BxM: np.ndarray, lengths: np.ndarray, rng: np.random.Gener
 
 
 def most_tokens(order: Sequence[BatchIndices], lengths: np.ndarray) -> int:
-    """Returns the tokens of the longest batch, rounded up to `LENGTH_MULTIPLE`.
+    """Returns the tokens of the longest batch, rounded up to `ROW_MULTIPLE`.
 
     Of `mixed_order` it is the same for every seed and epoch.
     """
-    return round_up(max(int(lengths[one.indices].sum()) for one in order), LENGTH_MULTIPLE)
+    return round_up(max(int(lengths[one.indices].sum()) for one in order), ROW_MULTIPLE)
 
 
 def mixed_eval_order(
@@ -209,11 +209,11 @@ def fill(
     """Returns `ids`, `mask`, `types` (int32 RxT), `labels` and `weights` (float32 B, B = R x S).
 
     `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets. If
-    several texts share a row, `layout` is in the batch as well, and if they follow each other
-    without gaps, `source` and `home` (`Route`); so is `hidden` RxTxD if the examples have it.
+    several texts share a row, `layout` is in the batch as well, and `source` and `home` (`Route`);
+    so is `hidden` RxTxD if the examples have it.
 
-    Places without a text are padding: weight 0, label 0, and, where each text is at its place, one
-    visible token, because a text that attends to nothing is a softmax over -inf.
+    Places without a text are padding: weight 0, label 0, and, where a row is a text, one visible
+    token, because a text that attends to nothing is a softmax over -inf.
 
     Args:
       indices: the examples of the whole batch; none is longer than its place.
@@ -221,7 +221,7 @@ def fill(
     """
     share = np.arange(layout.rows) if share is None else share
     shape, slots = (len(share), layout.width), (len(share), layout.in_row)
-    route = Route(layout, len(share)) if layout.tokens_in_row else None
+    route = None if layout.is_plain else Route(layout, len(share))
     arrays = {
         "ids": np.full(shape, encoded.pad_id, np.int32),
         "mask": np.zeros(shape, np.int32),
@@ -233,14 +233,14 @@ def fill(
         first = encoded.hidden[0]
         arrays["hidden"] = np.zeros((*shape, first.shape[1]), first.dtype)
     if route is None:
-        arrays["mask"][:, layout.starts] = 1
+        arrays["mask"][:, 0] = 1
     row_of = {number: r for r, number in enumerate(share.tolist())}
     for i, place in zip(indices, layout.places(len(indices)), strict=True):
         number, slot = divmod(int(place), layout.in_row)
         if (r := row_of.get(number)) is None:
             continue
         count = len(encoded.ids[i])
-        start = layout.starts[slot] if route is None else route.add(r, slot, count)
+        start = 0 if route is None else route.add(r, slot, count)
         tokens = slice(start, start + count)
         arrays["ids"][r, tokens] = encoded.ids[i]
         arrays["mask"][r, tokens] = 1
@@ -258,7 +258,7 @@ def fill(
 
 
 class Route:
-    """Between the tokens of rows without gaps and the places of their texts.
+    """Between the tokens of shared rows and the places of their texts.
 
     Attributes:
       source: int32 RxW, the token of the row that is at each token of the places; -1 at padding.

@@ -1,14 +1,13 @@
 """Where the texts of a batch are in its arrays: a text to a row, or several in one.
 
     layout = rows_of(texts=32, length=64)            # each text has a row, padded to 64 tokens
-    layout = packed(lengths=[9, 9, 20, 31], rows=2)  # two texts a row, of at most 9 and 31 tokens
+    layout = packed(lengths=[9, 9, 20, 31], rows=2)  # two texts a row, of at most 40 tokens
     layout.width, layout.slots                       # 40, 4
-    layout = packed(lengths=[9, 9, 20, 31], rows=1, tokens=64)  # one after the other
 
-A row is divided into parts, and a part into places of one length, each for one text. The division
-is fixed, so a program is compiled for it once. Attention goes part by part, with each text at its
-place; all else sees tokens. These may follow each other without gaps: only attention, a small part
-of the work, then computes padding.
+Texts that share a row follow each other without gaps, and rows are as equal as can be. Only
+attention, a small part of the work, sees each text at a place of its own, padded. The places of a
+row are fixed, so a program is compiled for them once: a row is divided into parts, and a part into
+places of one length, each for one text. Attention goes part by part.
 """
 
 from collections.abc import Sequence
@@ -18,10 +17,12 @@ from itertools import pairwise
 
 import numpy as np
 
-# Values of `data.batches`: texts of nearly one length, each in a row, or of all lengths.
-CHOICES = BY_LENGTH, PACKED = ("by_length", "packed")
-MOST_PARTS = 8  # each is one more attention in a layer, which takes time to compile
-MOST_PARTS_WITHOUT_GAPS = 3  # padding then costs attention alone
+# Values of `data.batches`: texts of nearly one length, each in a row, or of all lengths; `auto` is
+# packed if the model can.
+CHOICES = AUTO, BY_LENGTH, PACKED = ("auto", "by_length", "packed")
+# Each part is one more attention in a layer, which takes time to compile; padding costs only there.
+MOST_PARTS = 3
+ROW_MULTIPLE = 8  # of the tokens of a shared row, which suits vector units
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Layout:
     Attributes:
       rows: R.
       parts: (places, tokens of each) of a row, in order.
-      from_end: whether the texts of a batch take the last places if it has fewer texts than places.
-      tokens_in_row: if texts follow each other without gaps, the tokens of a row; 0 if each is at
-        its place.
+      tokens_in_row: tokens of a row that several texts may share; 0: a row is one text.
+      order: if several share one, the place of each text of a full batch: indices into the R x S. A
+        batch that has fewer texts takes the last ones.
     """
 
     rows: int
     parts: tuple[tuple[int, int], ...]
-    from_end: bool = False
     tokens_in_row: int = 0
+    order: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -74,7 +75,7 @@ class Layout:
     @property
     def is_plain(self) -> bool:
         """Whether it is that of `rows_of`."""
-        return self.in_row == 1 and not self.from_end
+        return not self.tokens_in_row
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -88,12 +89,23 @@ class Layout:
         return np.cumsum(self.lengths) - self.lengths
 
     def places(self, texts: int) -> np.ndarray:
-        """Returns the places of a batch's texts, ascending by length: indices into the R x S.
+        """Returns the places of a batch's texts, ascending by length: indices into the R x S."""
+        if self.is_plain:
+            return np.arange(texts)
+        return np.asarray(self.order[len(self.order) - texts :], int)
 
-        The texts go down the rows first: place 0 of all rows, then place 1.
-        """
-        order = np.arange(self.slots).reshape(self.rows, self.in_row).T.ravel()
-        return order[len(order) - texts :] if self.from_end else order[:texts]
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The number of each place's text in its batch, from its end, RxS; the same on any rows."""
+        found = np.empty(self.slots, np.uint32)
+        found[list(self.order)] = np.arange(self.slots)[::-1]
+        return found.reshape(self.rows, self.in_row)
+
+    @cached_property
+    def token_numbers(self) -> np.ndarray:
+        """The number of each token of the places, RxW: those of a text follow each other."""
+        inside_W = np.arange(self.spread) - np.repeat(self.starts, self.lengths)
+        return np.repeat(self.numbers * self.longest, self.lengths, axis=1) + inside_W
 
 
 def rows_of(texts: int, length: int) -> Layout:
@@ -104,22 +116,42 @@ def rows_of(texts: int, length: int) -> Layout:
 def packed(lengths: Sequence[int] | np.ndarray, rows: int, tokens: int = 0) -> Layout:
     """Returns the layout of several texts a row that holds texts of these lengths, ascending.
 
-    The lengths are divided into parts, with as little padding as their number allows.
-
     Args:
       lengths: the most tokens that the shortest, the second shortest, ... text of a batch has.
       rows: a multiple of the devices that share a batch.
-      tokens: the most that a batch has, if its texts are to follow each other in one row; 0 puts
-        each at its place.
+      tokens: the most that a row has, if it is less than these lengths make.
     """
     in_row = -(-len(lengths) // rows)
-    padded = np.ones(in_row * rows, int)
-    padded[len(padded) - len(lengths) :] = lengths
-    longest_S = padded.reshape(in_row, rows).max(axis=1)
-    most = MOST_PARTS_WITHOUT_GAPS if tokens else MOST_PARTS
-    ends = cheapest_ends(np.maximum.accumulate(longest_S), most)
+    longest_N = np.zeros(in_row * rows, int)
+    longest_N[len(longest_N) - len(lengths) :] = lengths
+    row_N = dealt(longest_N, rows)
+    # Within a row the texts take its places in their order; a place holds that text of any row.
+    place_N = np.argsort(np.argsort(row_N, kind="stable"))
+    longest_S = longest_N[np.argsort(place_N)].reshape(rows, in_row).max(axis=0)
+    ends = cheapest_ends(np.maximum(longest_S, 1), MOST_PARTS)
     parts = tuple((end - start, int(longest_S[end - 1])) for start, end in pairwise([0, *ends]))
-    return Layout(rows, parts, from_end=True, tokens_in_row=tokens)
+    most = max(int(longest_N[row_N == row].sum()) for row in range(rows))
+    width = tokens or -(-most // ROW_MULTIPLE) * ROW_MULTIPLE
+    return Layout(rows, parts, tokens_in_row=width, order=tuple(place_N.tolist()))
+
+
+def dealt(longest_N: np.ndarray, rows: int) -> np.ndarray:
+    """Returns a row for each text, so that rows have nearly as many tokens, and as many texts.
+
+    The longest first, each to the row with the fewest tokens so far (Graham 1969,
+    https://doi.org/10.1137/0117039).
+
+    Args:
+      longest_N: ascending; N is a multiple of the rows.
+    """
+    row_N = np.empty(len(longest_N), int)
+    tokens_R, left_R = np.zeros(rows), np.full(rows, len(longest_N) // rows)
+    for text in reversed(range(len(longest_N))):
+        row = int(np.where(left_R > 0, tokens_R, np.inf).argmin())
+        row_N[text] = row
+        tokens_R[row] += longest_N[text]
+        left_R[row] -= 1
+    return row_N
 
 
 def cheapest_ends(lengths_S: np.ndarray, most: int) -> list[int]:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxft.data.layout import Layout
 from jaxft.errors import InputError
-from jaxft.models.dropout import keep_mask
+from jaxft.models.dropout import Numbers, keep_mask
 
 IMPLEMENTATIONS = ("xla", "cudnn")
 # A layout is no array: what is compiled with one depends on it.
@@ -27,14 +28,13 @@ class Texts(NamedTuple):
 
     Attributes:
       layout: the places of a row.
-      source, home: int32 RxW and RxT, where the texts follow each other without gaps: which token
-        is at each token of the places, and where each token is; -1 is padding. None: each text is
-        at its place.
+      source, home: int32 RxW and RxT: which token is at each token of the places, and where each
+        token is; -1 is padding.
     """
 
     layout: Layout
-    source: jax.Array | None = None
-    home: jax.Array | None = None
+    source: jax.Array
+    home: jax.Array
 
 
 class Tokens(NamedTuple):
@@ -48,6 +48,8 @@ class Tokens(NamedTuple):
       bias: added to the scores, HxLxL; for relative positions.
       prefix: keys and values before those of the tokens, each PxD in the heads' order; every token
         attends to them. For prefix tuning, which adds them in each layer.
+      numbers: of each text in its batch, uint32 B, and the most tokens that any has, to draw the
+        same dropout wherever it is. None: its row and the length of the rows.
     """
 
     mask: jax.Array
@@ -55,6 +57,7 @@ class Tokens(NamedTuple):
     positions: jax.Array | None = None
     bias: jax.Array | None = None
     prefix: tuple[jax.Array, jax.Array] | None = None
+    numbers: tuple[np.ndarray, int] | None = None
 
 
 def attend(
@@ -90,7 +93,8 @@ def attend(
                 "model.attention: cuDNN's attention has no dropout, bias, window or prefix; use "
                 "model.attention=xla"
             )
-        lengths_B = (tokens.mask > 0).sum(-1, dtype=jnp.int32)
+        # At least 1: a place without a text would be a softmax over nothing.
+        lengths_B = jnp.maximum((tokens.mask > 0).sum(-1, dtype=jnp.int32), 1)
         return jax.nn.dot_product_attention(
             q_BxLxHxK,
             k_BxLxHxK,
@@ -110,11 +114,19 @@ def attend(
     scores_BxHxLxL = scores_BxHxLxL + for_prefix(unseen, tokens)
     if drops:
         assert key is not None
-        kept = keep_mask(key, 1.0 - rate, scores_BxHxLxL.shape)
+        kept = kept_weights(key, 1.0 - rate, scores_BxHxLxL.shape, tokens)
         weights_BxHxLxL = dropped_softmax(scores_BxHxLxL, kept, 1.0 - rate)
     else:
         weights_BxHxLxL = softmax(scores_BxHxLxL)
     return jnp.einsum("bhql,blhk->bqhk", weights_BxHxLxL, v_BxLxHxK)
+
+
+def kept_weights(key: jax.Array, keep: float, shape: tuple[int, ...], tokens: Tokens) -> jax.Array:
+    """Returns which attention weights dropout keeps, booleans BxHxLxL or BxHxLx(P+L)."""
+    if tokens.numbers is None:
+        return keep_mask(key, keep, shape)
+    (_, heads, length, keys), (texts_B, longest) = shape, tokens.numbers
+    return keep_mask(key, keep, shape, texts_B, (heads, longest, longest + keys - length))
 
 
 def attend_by_part(
@@ -126,38 +138,45 @@ def attend_by_part(
     **options: Any,
 ) -> jax.Array:
     """Returns the same of rows that several texts share, RxTxHxK: each part as texts by the row."""
-    found = []
+    found, layout = [], texts.layout
     parts = [by_text(x, texts) for x in (*qkv_RxTxHxK, tokens.mask)]
-    for number, (q, k, v, mask) in enumerate(zip(*parts, strict=True)):
+    ends = np.cumsum([count for count, _ in layout.parts])[:-1]
+    numbers = [x_RxS.ravel() for x_RxS in np.split(layout.numbers, ends, axis=1)]
+    for number_B, q, k, v, mask in zip(numbers, *parts, strict=True):
         length = mask.shape[1]
         bias = None if tokens.bias is None else tokens.bias[..., :length, :length]
-        own = Tokens(mask, bias=bias, prefix=tokens.prefix)
-        part_key = None if key is None else jax.random.fold_in(key, number)
-        found.append(attend(q, k, v, own, rate=rate, key=part_key, **options))
+        numbered = (number_B, layout.longest)
+        own = Tokens(mask, bias=bias, prefix=tokens.prefix, numbers=numbered)
+        found.append(attend(q, k, v, own, rate=rate, key=key, **options))
     return by_row(found, texts)
+
+
+def numbers_of(texts: Texts) -> Numbers:
+    """Returns the numbers by which dropout counts the tokens and the texts of shared rows."""
+    layout = texts.layout
+    number_RxW = jnp.asarray(layout.token_numbers.astype(np.uint32))
+    # Padding has any number, since nothing reads it.
+    number_RxT = jnp.take_along_axis(number_RxW, jnp.maximum(texts.home, 0), axis=1)
+    return Numbers(number_RxT, jnp.asarray(layout.numbers.ravel()))
 
 
 def by_text(x_RxTx: jax.Array, texts: Texts) -> list[jax.Array]:
     """Returns each part of a row's places with a row for each text, BxL..., B = rows x places.
 
-    Where texts follow each other without gaps, what is no token is 0.
+    What is no token is 0.
     """
-    if texts.source is not None and texts.home is not None:
-        x_RxTx = moved(x_RxTx, texts.source, texts.home)
+    x_RxWx = moved(x_RxTx, texts.source, texts.home)
     found, start = [], 0
     for count, length in texts.layout.parts:
-        part = x_RxTx[:, start : start + count * length]
-        found.append(part.reshape(-1, length, *x_RxTx.shape[2:]))
+        part = x_RxWx[:, start : start + count * length]
+        found.append(part.reshape(-1, length, *x_RxWx.shape[2:]))
         start += count * length
     return found
 
 
 def by_row(parts: Sequence[jax.Array], texts: Texts) -> jax.Array:
     """Returns the parts of `by_text` as the tokens of the rows again, RxT..."""
-    x_RxWx = side_by_side(parts, texts.layout)
-    if texts.source is None or texts.home is None:
-        return x_RxWx
-    return moved(x_RxWx, texts.home, texts.source)
+    return moved(side_by_side(parts, texts.layout), texts.home, texts.source)
 
 
 def side_by_side(parts: Sequence[jax.Array], layout: Layout) -> jax.Array:
@@ -204,10 +223,7 @@ def first_tokens(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
     if tokens.texts is None:
         return x_BxLxD[:, :1]
     starts, source_RxW = tokens.texts.layout.starts, tokens.texts.source
-    if source_RxW is None:
-        first_RxSxD = x_BxLxD[:, starts]
-    else:
-        first_RxSxD = taken(x_BxLxD, source_RxW[:, starts])
+    first_RxSxD = taken(x_BxLxD, source_RxW[:, starts])
     return first_RxSxD.reshape(-1, 1, x_BxLxD.shape[-1])
 
 

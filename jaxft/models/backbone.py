@@ -34,8 +34,9 @@ from jaxft.models import (  # noqa: F401 families register
     transformers_flax,
 )
 from jaxft.models import attention as attentions
-from jaxft.models.attention import Texts, by_row, by_text
+from jaxft.models.attention import Texts, by_row, by_text, numbers_of
 from jaxft.models.config import Compute, EncoderConfig
+from jaxft.models.dropout import numbered
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
 from jaxft.models.scan import CHOICES as SCANS
@@ -264,7 +265,7 @@ def texts_of(batch: Mapping[str, Any]) -> Texts | None:
     """Returns where a batch's texts are; None if each has a row."""
     if "layout" not in batch:
         return None
-    return Texts(batch["layout"], batch.get("source"), batch.get("home"))
+    return Texts(batch["layout"], batch["source"], batch["home"])
 
 
 def forward(
@@ -282,12 +283,14 @@ def forward(
         `source` and `home`, as `Texts` has them. Logits come in the order of its places.
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
-    logits: Any = module.apply(
-        {"params": nested(params)},
-        *inputs(backbone, batch["ids"], batch["mask"], batch["types"], texts_of(batch)),
-        deterministic=dropout_key is None,
-        rngs=None if dropout_key is None else {"dropout": dropout_key},
-    )
+    texts = texts_of(batch)
+    with numbered(None if texts is None else numbers_of(texts)):
+        logits: Any = module.apply(
+            {"params": nested(params)},
+            *inputs(backbone, batch["ids"], batch["mask"], batch["types"], texts),
+            deterministic=dropout_key is None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
     return logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
 
 

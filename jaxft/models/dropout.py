@@ -2,8 +2,15 @@
 
     Dropout(0.1).apply({}, x_BxLxD, deterministic=False, rngs={"dropout": key})
 
-A mask depends on the key and the shape alone, so it is the same on any mesh of devices.
+A mask depends on the key and the shape alone, so it is the same on any mesh of devices. In rows
+that several texts share it depends on the number of a text in its batch instead of its place
+(`numbered`), because the places are others on another mesh.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +32,73 @@ class Dropout(nn.Module):
         if deterministic or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        kept = keep_mask(self.make_rng("dropout"), keep, x.shape)
+        kept = keep_mask(self.make_rng("dropout"), keep, x.shape, numbers_for(x.shape))
         return jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
 
 
-def keep_mask(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
+class Numbers(NamedTuple):
+    """What distinguishes the texts of shared rows, and their tokens, wherever they are.
+
+    Attributes:
+      tokens: uint32 RxT, of each token of the rows.
+      texts: uint32 N, of each text in the order of its places.
+    """
+
+    tokens: jax.Array
+    texts: jax.Array
+
+
+_NUMBERS: ContextVar[Numbers | None] = ContextVar("numbers", default=None)
+
+
+@contextmanager
+def numbered(numbers: Numbers | None) -> Iterator[None]:
+    """Makes the masks inside depend on these numbers; None: on the places in the array."""
+    token = _NUMBERS.set(numbers)
+    try:
+        yield
+    finally:
+        _NUMBERS.reset(token)
+
+
+def numbers_for(shape: tuple[int, ...]) -> jax.Array | None:
+    """Returns the numbers along the first axes of an array of tokens RxT... or of texts N..."""
+    numbers = _NUMBERS.get()
+    if numbers is None:
+        return None
+    is_tokens = len(shape) > 2 and shape[:2] == numbers.tokens.shape
+    return numbers.tokens if is_tokens else numbers.texts
+
+
+def keep_mask(
+    key: jax.Array,
+    keep: float,
+    shape: tuple[int, ...],
+    first: jax.Array | np.ndarray | None = None,
+    sizes: tuple[int, ...] | None = None,
+) -> jax.Array:
     """Returns booleans of a shape, each True with probability `keep`, to 32 bits.
+
+    Args:
+      first: uint32, the numbers along the first axes; None counts from 0.
+      sizes: what to count the other axes by, if not by their own sizes: an element then has the
+        same bits in arrays that are cut off at different sizes.
 
     Random bits are what dropout costs. A hash of an element's number and the key's bits takes four
     multiplications, where Threefry, `jax.random`'s own, takes twenty rounds: a step of MiniLM takes
     a tenth less processor time. It also fuses with its user, and every device makes its own part.
     """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    start, end = jax.random.bits(key, (2,), jnp.uint32)
+    counted = 0 if first is None else first.ndim
     number, size = jnp.zeros(shape, jnp.uint32), 1
-    for axis in reversed(range(len(shape))):
+    for axis in reversed(range(counted, len(shape))):
         along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         number = number + along * jnp.uint32(size % 2**32)
-        size *= shape[axis]
-    bits = mixed(mixed(number * jnp.uint32(0x9E3779B9) + first) ^ second)
+        size *= shape[axis] if sizes is None else sizes[axis - counted]
+    if first is not None:
+        first = jnp.asarray(first, jnp.uint32) * jnp.uint32(size % 2**32)
+        number = number + jnp.expand_dims(first, tuple(range(counted, len(shape))))
+    bits = mixed(mixed(number * jnp.uint32(0x9E3779B9) + start) ^ end)
     return bits < jnp.uint32(min(round(keep * 2**32), 2**32 - 1))
 
 

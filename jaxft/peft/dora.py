@@ -18,6 +18,7 @@ from flax import linen as nn
 from jaxft.errors import InputError
 from jaxft.models import quantised
 from jaxft.models.backbone import Params
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Axes
 from jaxft.peft import lora
 from jaxft.peft.inject import Call, Insertion
@@ -41,7 +42,7 @@ class DoRA(LoRA):
     def __call__(  # type: ignore[override]  # it needs the layer's kernel and output besides
         self, x_BxLxD: jax.Array, kernel_DxF: jax.Array, y_BxLxF: jax.Array, deterministic: bool
     ) -> jax.Array:
-        x_BxLxD = nn.Dropout(self.dropout)(x_BxLxD, deterministic=deterministic)
+        x_BxLxD = Dropout(self.dropout)(x_BxLxD, deterministic=deterministic)
         update_BxLxF = self.product(x_BxLxD, "a", "b")
         m_F = self.param("m", nn.initializers.ones, (self.features,))  # `init_norms` sets it
         a_Dxr: jax.Array = self.get_variable("params", "a")

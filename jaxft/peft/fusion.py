@@ -23,6 +23,7 @@ from flax import linen as nn
 
 from jaxft.errors import InputError, check_choice
 from jaxft.models import trained as trained_files
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Axes
 from jaxft.peft import bottleneck
 from jaxft.peft.bottleneck import LIKE_BERT, Adapt, BottleneckOptions, Insert
@@ -87,7 +88,7 @@ class Fusion(nn.Module):
         key = nn.Dense(width, dtype=dtype, kernel_init=LIKE_BERT, name="key")
         value = nn.Dense(width, False, dtype=dtype, kernel_init=near_identity, name="value")
         scores_BxLxN = jnp.einsum("bld,blnd->bln", query(x_BxLxD), key(u_BxLxNxD))
-        scores_BxLxN = nn.Dropout(self.dropout)(scores_BxLxN, deterministic=deterministic)
+        scores_BxLxN = Dropout(self.dropout)(scores_BxLxN, deterministic=deterministic)
         weights_BxLxN = jax.nn.softmax(scores_BxLxN.astype(jnp.float32)).astype(dtype)
         return jnp.einsum("bln,blnd->bld", weights_BxLxN, value(u_BxLxNxD))
 

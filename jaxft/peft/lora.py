@@ -27,6 +27,7 @@ from flax import linen as nn
 
 from jaxft.errors import InputError, check_choice
 from jaxft.models.backbone import Params
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Axes
 from jaxft.peft.inject import Call, Insertion
 from jaxft.peft.method import FROZEN, Applied, Method, Options, Site, check_positive
@@ -84,7 +85,7 @@ class LoRA(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, deterministic: bool) -> jax.Array:
-        x_BxLxD = nn.Dropout(self.dropout)(x_BxLxD, deterministic=deterministic)
+        x_BxLxD = Dropout(self.dropout)(x_BxLxD, deterministic=deterministic)
         update_BxLxF = self.product(x_BxLxD, "a", "b")
         if self.has_start:
             # Two products of the same shape, so that they are equal bit for bit at the start.

@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from jaxft.errors import InputError
 from jaxft.models.backbone import Params
+from jaxft.models.dropout import Dropout
 from jaxft.models.family import Axes
 from jaxft.peft.inject import Call, Insertion, Shared
 from jaxft.peft.lora import matching
@@ -65,7 +66,7 @@ class Vera(nn.Module):
         a_Dxr, b_rxF = a[: x_BxLxD.shape[-1]], b[:, : self.features]
         d_r = self.param("d", nn.initializers.constant(D_START), (a.shape[1],))
         v_F = self.param("b", nn.initializers.zeros, (self.features,))
-        x_BxLxD = nn.Dropout(self.dropout)(x_BxLxD, deterministic=deterministic)
+        x_BxLxD = Dropout(self.dropout)(x_BxLxD, deterministic=deterministic)
         x_BxLxD, a_Dxr, b_rxF, d_r, v_F = nn.dtypes.promote_dtype(
             x_BxLxD, a_Dxr, b_rxF, d_r, v_F, dtype=self.dtype
         )

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from jaxft.data import encode, tasks
 from jaxft.data.examples import Columns, Dataset
 from jaxft.data.labels import as_number
-from jaxft.data.layout import PACKED
+from jaxft.data.layout import AUTO, PACKED
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
 from jaxft.errors import InputError
@@ -153,16 +153,17 @@ def load_parts(
 def packs(config: ConfigDict, backbone: backbones.Backbone) -> bool:
     """Returns whether several texts share a row.
 
+    It does not depend on the devices: a run that goes on elsewhere has the same batches.
+
     Raises:
-      InputError: they cannot in this model.
+      InputError: they are to, and cannot in this model.
     """
-    is_asked = config.data.batches == PACKED
-    if is_asked and not backbone.packs:
+    if config.data.batches == PACKED and not backbone.packs:
         raise InputError(
             f"data.batches: 'packed' wants jaxft's own modules, not those of this "
             f"{backbone.family.name} model; use data.batches=by_length"
         )
-    return is_asked
+    return config.data.batches in (AUTO, PACKED) and backbone.packs
 
 
 def check_sources(sources: Sequence[Source], directory: Path) -> None:

@@ -5,8 +5,8 @@ programs.train(state, frozen, batch, keys)
 programs.alone["compiled"]["peak"]              # the step of one run alone
 """
 
+import time
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from jaxft.data.encode import Encoded
@@ -20,7 +20,13 @@ from jaxft.run import build, process
 from jaxft.run.setup import Setup
 from jaxft.run.trials import rates_differ
 from jaxft.training import loop
-from jaxft.training.programs import CompiledByLength, Shape, eval_program, train_program
+from jaxft.training.programs import (
+    CompiledByLength,
+    Shape,
+    compiling,
+    eval_program,
+    train_program,
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class Programs:
 
     Attributes:
       alone: the memory of the step of one run alone, `memory.plan` in results.json.
+      compile_s: seconds until they were compiled and checked.
       ready_s: the age of the process when they were compiled.
     """
 
     train: CompiledByLength
     evaluate: CompiledByLength
     alone: dict[str, Any] | None
+    compile_s: float
     ready_s: float
 
 
@@ -61,18 +69,18 @@ def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLengt
 
 def compile_programs(setup: Setup, runs: int) -> Programs:
     """Returns the two programs, compiled for every batch length of the run."""
+    start = time.perf_counter()
     run_train, run_eval = programs(setup, runs)
-    alone = plan_alone(setup, run_train if runs == 1 else None)
-    run_train.compile_all(
-        train_lengths(setup.loop_config, setup.data["train"], setup.loop_config.epochs)
-    )
-    evaluated = (eval_lengths(setup.loop_config, setup.data[split]) for split in ("dev", "test"))
-    run_eval.compile_all(chain.from_iterable(evaluated))
+    loop_config, data, model = setup.loop_config, setup.data, setup.parts.model
+    with compiling() as begin:
+        for split in ("dev", "test"):
+            begin(run_eval, eval_lengths(loop_config, data[split]))
+        alone = plan_alone(setup, run_train if runs == 1 else None)
+        begin(run_train, train_lengths(loop_config, data["train"], loop_config.epochs))
     one = programs(setup, 1)[0].shapes(run_train.longest())
-    model, losses = setup.parts.model, setup.losses
-    frozen_gradients.check(run_train.largest(), model, one, runs, losses)
+    frozen_gradients.check(run_train.largest(), model, one, runs, setup.losses)
     give_back()
-    return Programs(run_train, run_eval, alone, process.age_s())
+    return Programs(run_train, run_eval, alone, time.perf_counter() - start, process.age_s())
 
 
 def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from jaxft.planning.compiled import has_glibc
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-LARGEST = 2**31 - 1
+NEVER = -1  # as a threshold: the kernel is never given the top of the heap
 # Programs that compile faster than this are not worth a file.
 LEAST_COMPILE_S = 0.3
 
@@ -52,7 +52,7 @@ def keep_heap() -> bool:
         for name, value in (
             (M_ARENA_MAX, 1),
             (M_MMAP_MAX, 0),
-            (M_TRIM_THRESHOLD, LARGEST),
+            (M_TRIM_THRESHOLD, NEVER),
             (M_TOP_PAD, 2**26),
         )
     )

@@ -156,7 +156,7 @@ def timing(
     seconds = runs * loop.own_seconds(record, runs)
     return {
         "start_s": programs.ready_s,
-        "compile_s": run_train.compile_s + run_eval.compile_s,
+        "compile_s": programs.compile_s,
         "train_s": seconds,
         "seeds_together": runs,
         "examples_per_s": runs * epochs * len(data.ids) / seconds,

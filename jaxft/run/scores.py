@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.data.examples import Dataset, Example
-from jaxft.training.metrics import from_confusion, not_finite
+from jaxft.training.metrics import confusion_of, from_confusion, not_finite
 from jaxft.training.objectives import SINGLE_LABEL, Objective
 
 
@@ -68,8 +68,7 @@ def part_scores(
     """Scores over some of the classes; all None if a logit is not finite."""
     if not np.isfinite(logits_NxC).all():
         return not_finite()
-    confusion = np.zeros((len(names),) * 2, int)
-    np.add.at(confusion, (labels_N, logits_NxC.argmax(-1)), 1)
+    confusion = confusion_of(labels_N, logits_NxC.argmax(-1), len(names))
     return from_confusion(confusion, names, classes)
 
 

@@ -25,20 +25,30 @@ from jaxft.training.step import losses
 OWN = ("accuracy", "micro_f1", "macro_f1")
 
 
-def mcc(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
-    """Matthews' correlation coefficient, in [-1, 1] (Gorodkin 2004 for several classes)."""
-    if len(np.unique([labels_N, predicted_N])) == 1:
-        return 0.0  # scikit-learn's as well, but with a warning
-    from sklearn.metrics import matthews_corrcoef  # here: it takes a second to import
+def mcc(confusion_CxC: np.ndarray) -> float:
+    """Matthews' correlation coefficient, in [-1, 1]; 0 if one class is true or predicted alone.
 
-    return float(matthews_corrcoef(labels_N, predicted_N))
+    R_K of Gorodkin (2004, https://doi.org/10.1016/j.compbiolchem.2004.09.006) for several classes.
+    """
+    counts = confusion_CxC.astype(float)
+    total, true_C, predicted_C = counts.sum(), counts.sum(1), counts.sum(0)
+    covariance = np.trace(counts) * total - true_C @ predicted_C
+    spread = (total**2 - true_C @ true_C) * (total**2 - predicted_C @ predicted_C)
+    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-def weighted_f1(labels_N: np.ndarray, predicted_N: np.ndarray) -> float:
+def weighted_f1(confusion_CxC: np.ndarray) -> float:
     """The mean of the classes' F1, each weighted by its examples."""
-    from sklearn.metrics import f1_score
+    true_C = confusion_CxC.sum(1)
+    f1_C = divide(2 * np.diag(confusion_CxC), confusion_CxC.sum(0) + true_C)
+    return float(f1_C @ true_C / true_C.sum())
 
-    return float(f1_score(labels_N, predicted_N, average="weighted", zero_division=0))
+
+def confusion_of(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the counts of (true class, predicted class), int CxC."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels_N, predicted_N), 1)
+    return counts
 
 
 def further_names() -> list[str]:
@@ -76,6 +86,17 @@ class Gathered(clu.metrics.Collection):
     confusion: Confusion
 
 
+@jax.jit  # one program for a split: operation by operation each of forty would be compiled
+def gather(logits_NxC: jax.Array, labels_N: jax.Array) -> Gathered:
+    """Returns what is gathered over all examples of a split."""
+    return Gathered.single_from_model_output(
+        logits=logits_NxC,
+        labels=labels_N,
+        losses=losses(logits_NxC, labels_N),
+        mask=jnp.ones(len(labels_N), bool),
+    )
+
+
 def score(
     logits_NxC: np.ndarray, labels_N: np.ndarray, names: Sequence[str], majority: int
 ) -> dict[str, Any]:
@@ -99,13 +120,7 @@ def score(
     majority_accuracy = {"majority_accuracy": float(np.mean(labels_N == majority))}
     if not np.isfinite(logits_NxC).all():
         return {"examples": len(labels_N), **not_finite(), "loss": None, **majority_accuracy}
-    logits, labels = jnp.asarray(logits_NxC), jnp.asarray(labels_N)
-    gathered = Gathered.single_from_model_output(
-        logits=logits,
-        labels=labels,
-        losses=losses(logits, labels),
-        mask=jnp.ones(len(labels_N), bool),
-    ).compute()
+    gathered = gather(jnp.asarray(logits_NxC), jnp.asarray(labels_N)).compute()
     confusion = np.asarray(gathered["confusion"])
     return {
         "examples": len(labels_N),

@@ -11,8 +11,11 @@ the step times, gives XLA's account of the program's memory before the first ste
 of shapes explicit.
 """
 
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -49,7 +52,7 @@ class CompiledByLength:
     Attributes:
       function: what is compiled.
       executables: length or layout -> compiled function.
-      compile_s: seconds spent compiling.
+      compile_s: seconds that `compile` took.
     """
 
     def __init__(
@@ -100,15 +103,13 @@ class CompiledByLength:
         """
         if length not in self.executables:
             start = time.perf_counter()
-            lowered = self._jitted.lower(*self.shapes(length))
-            self.executables[length] = lowered.compile(compiler_options=options)
+            self.executables[length] = self.lowered(length).compile(compiler_options=options)
             self.compile_s += time.perf_counter() - start
         return self.executables[length]
 
-    def compile_all(self, lengths: Iterable[Shape]) -> None:
-        """Compiles for all of these lengths or layouts."""
-        for length in sorted(set(lengths), key=width):
-            self.compile(length)
+    def lowered(self, length: Shape) -> Any:
+        """Returns the traced program for batches of this length or layout; compiles nothing."""
+        return self._jitted.lower(*self.shapes(length))
 
     def longest(self) -> Shape:
         """The length or layout of the longest batches, which need the most memory."""
@@ -121,6 +122,27 @@ class CompiledByLength:
     def __call__(self, *args: Any) -> Any:
         batch = args[len(self._before)]
         return self.compile(batch.get("layout", batch["ids"].shape[-1]))(*args)
+
+
+@contextmanager
+def compiling() -> Iterator[Callable[[CompiledByLength, Iterable[Shape]], None]]:
+    """Yields a function that compiles a program for some lengths or layouts; waits at the end.
+
+    Beside the caller, because a compiler uses one core most of the time. On a GPU it times kernels,
+    so there one program is compiled after the other.
+    """
+    begun: dict[tuple[CompiledByLength, Shape], Future[Any]] = {}
+
+    def start(program: CompiledByLength, lengths: Iterable[Shape]) -> None:
+        for length in sorted(set(lengths) - set(program.executables), key=width):
+            if (program, length) not in begun:
+                lowered = program.lowered(length)
+                begun[program, length] = pool.submit(lowered.compile)
+
+    with ThreadPoolExecutor(1 if jax.default_backend() == "gpu" else os.cpu_count()) as pool:
+        yield start
+    for (program, length), executable in begun.items():
+        program.executables[length] = executable.result()
 
 
 def width(shape: Shape) -> int:
@@ -267,7 +289,7 @@ def batch_shapes(
         "labels": shape((labels, *target.shape), jnp.dtype(target.dtype)),
         "weights": shape((labels,), jnp.float32),
     }
-    if layout.tokens_in_row:
+    if not layout.is_plain:
         arrays["source"] = shape((layout.rows, layout.spread), jnp.int32)
         arrays["home"] = shape((layout.rows, layout.width), jnp.int32)
     if hidden is not None:

@@ -15,7 +15,7 @@ from jaxft.data.batches import (
     mixed_order,
     most_tokens,
 )
-from jaxft.data.layout import Layout, cheapest_ends, packed, rows_of
+from jaxft.data.layout import ROW_MULTIPLE, Layout, cheapest_ends, packed, rows_of
 
 rows_of_a_batch = st.integers(1, 8)
 
@@ -72,28 +72,64 @@ def test_the_tokens_of_the_longest_batch_do_not_depend_on_seed_or_epoch(
     assert most_tokens(first, np.asarray(lengths)) == most_tokens(second, np.asarray(lengths))
 
 
-@given(some_lengths, st.integers(0, 10))
+@given(some_lengths, rows_of_a_batch, st.integers(0, 10))
 def test_texts_follow_each_other_and_are_found_again_at_their_places(
-    lengths: list[int], fewer: int
+    lengths: list[int], rows: int, fewer: int
 ) -> None:
-    spread = packed(np.sort(lengths), 1)
-    layout = packed(np.sort(lengths), 1, tokens=sum(lengths) + 3)
-    data = encoded(lengths)
+    layout, data = packed(np.sort(lengths), rows), encoded(lengths)
     indices = np.argsort(lengths, kind="stable")[min(fewer, len(lengths) - 1) :]
-    batch, wanted = fill(data, indices, layout), fill(data, indices, spread)
-    count = sum(lengths[i] for i in indices)
-    assert batch["ids"].shape == (1, sum(lengths) + 3)
-    assert batch["mask"].sum() == batch["mask"][0, :count].sum() == count
-    for name in ("labels", "weights"):
-        assert (batch[name] == wanted[name]).all()
-    source, home = batch["source"][0], batch["home"][0]
-    assert (source[home[:count]] == np.arange(count)).all()
-    assert (home[count:] == -1).all()
-    assert (source >= 0).sum() == count
+    batch = fill(data, indices, layout)
+    assert batch["layout"] == layout
+    assert batch["ids"].shape == batch["home"].shape == (rows, layout.width)
+    for row in range(rows):
+        source, home = batch["source"][row], batch["home"][row]
+        count = batch["mask"][row].sum()
+        assert batch["mask"][row, :count].all()
+        assert (source[home[:count]] == np.arange(count)).all()
+        assert (home[count:] == -1).all()
+        assert (source >= 0).sum() == count
+        assert not batch["ids"][row, count:].any()
     for i, place in zip(indices, layout.places(len(indices)), strict=True):
-        at = source[layout.starts[place] : layout.starts[place] + lengths[i]]
-        assert (batch["ids"][0, at] == i + 1).all()
-        assert (batch["types"][0, at] == data.types[i]).all()
+        row, slot = divmod(int(place), layout.in_row)
+        at = batch["source"][row, layout.starts[slot] : layout.starts[slot] + lengths[i]]
+        assert (batch["ids"][row, at] == i + 1).all()
+        assert (batch["types"][row, at] == data.types[i]).all()
+        assert batch["labels"][place] == data.labels[i]
+        assert batch["weights"][place] == 1
+    assert batch["mask"].sum() == sum(lengths[i] for i in indices)
+    assert batch["weights"].sum() == len(indices)
+    # A host's rows are those of the whole batch.
+    share = np.arange(layout.rows)[::2]
+    part = fill(data, indices, layout, share)
+    for name in ("ids", "mask", "source", "home"):
+        assert (part[name] == batch[name][share]).all()
+    by_row = batch["weights"].reshape(layout.rows, -1)
+    assert (part["weights"] == by_row[share].reshape(-1)).all()
+
+
+@given(some_lengths, rows_of_a_batch, st.integers(0, 10))
+def test_a_text_and_its_tokens_have_the_same_numbers_on_any_rows(
+    lengths: list[int], rows: int, fewer: int
+) -> None:
+    """So that dropout's masks do not depend on the devices that share a batch."""
+    count = max(1, len(lengths) - fewer)
+    one, several = packed(np.sort(lengths), 1), packed(np.sort(lengths), rows)
+    assert one.longest == several.longest
+    for layout in (one, several):
+        found = layout.numbers.ravel()[layout.places(count)]
+        assert found.tolist() == list(range(count))[::-1]
+        starts_RxS = layout.token_numbers[:, layout.starts]
+        assert (starts_RxS == layout.numbers * layout.longest).all()
+    assert len(np.unique(several.token_numbers)) == several.token_numbers.size
+
+
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=64), rows_of_a_batch)
+def test_no_row_has_much_more_than_its_share(lengths: list[int], rows: int) -> None:
+    longest = np.sort(lengths)
+    layout = packed(longest, rows)
+    # A row that has its number of texts takes no more, so this is not Graham's bound of a third.
+    share = sum(lengths) / rows
+    assert share <= layout.width <= share + longest[-1] + ROW_MULTIPLE
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 4))
@@ -111,39 +147,6 @@ def test_no_other_division_into_parts_has_fewer_tokens(lengths: list[int], most:
     ends = cheapest_ends(longest_S, most)
     assert len(ends) <= most
     assert tokens(tuple(ends)) == min(map(tokens, every))
-
-
-@given(some_lengths, rows_of_a_batch, st.integers(0, 10))
-def test_a_batch_has_each_text_at_its_place_and_is_padding_elsewhere(
-    lengths: list[int], rows: int, fewer: int
-) -> None:
-    layout = packed(np.sort(lengths), rows)
-    data = encoded(lengths)
-    indices = np.argsort(lengths, kind="stable")[min(fewer, len(lengths) - 1) :]
-    batch = fill(data, indices, layout)
-    assert batch["layout"] == layout
-    assert batch["ids"].shape == (layout.rows, layout.width)
-    free = np.ones_like(batch["ids"], bool)
-    for i, place in zip(indices, layout.places(len(indices)), strict=True):
-        row, slot = divmod(place, layout.in_row)
-        where = row, slice(layout.starts[slot], layout.starts[slot] + lengths[i])
-        assert (batch["ids"][where] == i + 1).all()
-        assert (batch["types"][where] == data.types[i]).all()
-        assert (batch["mask"][where] == 1).all()
-        assert batch["labels"][place] == data.labels[i]
-        assert batch["weights"][place] == 1
-        assert free[where].all()
-        free[where] = False
-    assert not batch["ids"][free].any()
-    assert batch["weights"].sum() == len(indices)
-    # A text that attends to nothing would be a softmax over -inf.
-    assert (batch["mask"][:, layout.starts] == 1).all()
-    # A host's rows are those of the whole batch.
-    share = np.arange(layout.rows)[::2]
-    part = fill(data, indices, layout, share)
-    assert (part["ids"] == batch["ids"][share]).all()
-    by_row = batch["weights"].reshape(layout.rows, -1)
-    assert (part["weights"] == by_row[share].reshape(-1)).all()
 
 
 def test_one_text_a_row_is_a_layout_as_well() -> None:

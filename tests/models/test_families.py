@@ -190,12 +190,11 @@ def test_texts_in_one_row_are_as_they_are_alone(family: str, rows: int) -> None:
     backbone = backbones.from_config(config, num_labels=3)
     lengths = (2, 3, 6, 7, 9)
     alone = batch_of(family, config, backbone.pad_id, lengths)
-    # In one row they follow each other without gaps, and some padding comes last.
-    layout = packed(longest_by_rank(lengths, len(lengths)), rows, tokens=30 if rows == 1 else 0)
+    layout = packed(longest_by_rank(lengths, len(lengths)), rows)
     assert layout.parts == (
         ((2, 3), (2, 7), (1, 9))
         if rows == 1
-        else ((1, 2), (1, 6), (1, 9))  # of a short, a middle and a long text each
+        else ((1, 2), (1, 6), (1, 9))  # 2, 3 and 9 tokens in one row, 6 and 7 in the other
     )
     texts = Encoded(
         ids=[ids[:n] for ids, n in zip(alone["ids"], lengths, strict=True)],

@@ -105,10 +105,10 @@ class SingleLabel(Objective):
         """Returns MCC, the weighted F1, and the scores that were registered."""
         from jaxft.training import metrics  # here: it imports JAX
 
-        predicted_N = self.predicted(logits_NxC)
+        counts = metrics.confusion_of(targets, self.predicted(logits_NxC), logits_NxC.shape[-1])
         return {
-            "mcc": metrics.mcc(targets, predicted_N),
-            "weighted_f1": metrics.weighted_f1(targets, predicted_N),
+            "mcc": metrics.mcc(counts),
+            "weighted_f1": metrics.weighted_f1(counts),
             **super().further_figures(logits_NxC, targets),
         }
 
