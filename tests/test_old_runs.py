@@ -43,6 +43,7 @@ def train(method: str, workdir: str, folder: Path, options: Sequence[str] = ()) 
     fields = [
         *("data.source=sample", "data.max_length=32", "model.name=base", "batch_size=18"),
         *("epochs=8", "optim.learning_rate=1e-2", "method.rank=2", "method.size=4"),
+        "data.batches=by_length",  # as it was by default
         *(options or RUNS[method][0]),
     ]
     config = f"{ROOT}/configs/acl.py:{method}"

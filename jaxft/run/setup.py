@@ -4,7 +4,7 @@ setup = set_up(config, sys.argv)         # loads, checks and prints everything
 setup.data["train"], setup.parts.model, setup.shapes
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from jaxft.data.batches import (
 )
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
-from jaxft.data.layout import packed, rows_of
+from jaxft.data.layout import Layout, packed, rows_of
 from jaxft.distributed import processes
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.reporting import tables
@@ -178,14 +178,19 @@ def packed_into_rows(
     """
     size, eval_size = loop_config.batch_size, loop_config.eval_batch_size
     longest_B, tokens = needed(data["train"], size, rows, partial(mixed_order, seed=0, epoch=0))
-    evaluated = [needed(data[name], eval_size, rows, mixed_eval_order) for name in ("dev", "test")]
-    longest_eval, eval_tokens = zip(*evaluated, strict=True)
     return replace(
         loop_config,
         layout=packed(longest_B, rows, tokens),
         # One program evaluates both splits.
-        eval_layout=packed(np.maximum(*longest_eval), rows, max(eval_tokens)),
+        eval_layout=eval_layout((data["dev"], data["test"]), eval_size, rows),
     )
+
+
+def eval_layout(splits: Iterable[Encoded], size: int, rows: int) -> Layout:
+    """Returns a layout for the batches of `mixed_eval_order` of each of these splits."""
+    found = (needed(encoded, size, rows, mixed_eval_order) for encoded in splits)
+    longest, tokens = zip(*found, strict=True)
+    return packed(np.max(longest, axis=0), rows, max(tokens))
 
 
 def padding_note(loop_config: loop.LoopConfig, train: Encoded) -> str:

@@ -21,7 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import adapters
 import numpy as np
 import psutil
 import torch
@@ -82,6 +81,8 @@ def add_lora(model: torch.nn.Module) -> torch.nn.Module:
 
 def add_houlsby(model: torch.nn.Module) -> torch.nn.Module:
     """Insert two bottlenecks a layer and freeze all but these and the classifier."""
+    import adapters  # here: the other methods need not wait for it
+
     config = adapters.DoubleSeqBnConfig(reduction_factor=model.config.hidden_size / BOTTLENECK)
     adapters.init(model)
     model.add_adapter("houlsby", config=config)

@@ -25,6 +25,7 @@ from typing import Any
 from quality import JAXFT_METHOD, JAXFT_OPTIM, LEARNING_RATES, REPOSITORY
 
 from jaxft.io import read_json, write_json
+from jaxft.reporting.table import Table, name_entry
 
 SIDES = ("peer", "jaxft", "jaxft again")
 BATCH_SIZE = 32
@@ -134,14 +135,15 @@ def text_of(values: list[float]) -> str:
 
 def table(rounds: dict[str, list[dict[str, Row]]]) -> str:
     """Returns the Markdown table."""
-    head = ["method", "side", *(f"{name}, {unit}" for name, unit in COLUMNS.items()), "to peer"]
-    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2)]
+    heads = ["method", "side", *(f"{name}, {unit}" for name, unit in COLUMNS.items()), "to peer"]
+    rows = []
     for method, found in rounds.items():
         for side in SIDES:
             cells = [text_of([one[side][name] for one in found]) for name in COLUMNS]
             ratios = [one[side]["command_s"] / one["peer"]["command_s"] for one in found]
-            lines.append([method, side, *cells, f"{statistics.median(ratios):.2f}"])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+            cells = [method, side, *cells, f"{statistics.median(ratios):.2f}"]
+            rows.append(list(map(name_entry, cells)))
+    return Table(heads, rows, left=frozenset({"side"})).markdown()
 
 
 def parse_options() -> argparse.Namespace:
