@@ -33,6 +33,7 @@ def check(
     arguments: tuple[Any, ...],
     seeds: int = 1,
     losses: Losses = losses,
+    needed: float | None = None,
 ) -> None:
     """Raises InputError if a step does the operations of the frozen leaves' gradients as well.
 
@@ -41,13 +42,14 @@ def check(
       arguments: its `(state, frozen, batch, key, ...)` as ShapeDtypeStructs; those of one seed.
       seeds: how many train together.
       losses: of each example, which the step minimises.
+      needed: `gradient_flops` of the model and the arguments, if they have been counted.
     """
     trained, frozen = split(of_steps(model, model.shapes), model.labels)
     found = flops(executable)
     if not frozen or found is None:
         return
     tokens, devices = arguments[2]["ids"].size, len(arguments[2]["ids"].sharding.device_set)
-    needed = gradient_flops(model, arguments, losses)
+    needed = needed or gradient_flops(model, arguments, losses)
     allowed = (1 + SLACK) * needed + OPTIMIZER_FLOPS * sum(x.size for x in trained.values())
     # The gradient of a Dense kernel takes a product over all tokens. Half of these operations are
     # the threshold.

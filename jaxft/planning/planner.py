@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from jaxft.planning.compiled import (
     give_back,
 )
 from jaxft.planning.compilers import FLAGS, quick_options, versions
+from jaxft.planning.frozen_gradients import gradient_flops
 from jaxft.planning.overhead import overhead
 from jaxft.planning.targets import Target
 from jaxft.syntax import digest_files
@@ -125,6 +127,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         None, like the breakdown, if the compiler refuses the program as too large for the device.
       breakdown: the peak by what the bytes are for (`breakdown`).
       flops: floating-point operations of a step over all devices, before XLA optimizes it.
+      gradient_flops: those of the loss and its gradient by the trained leaves, if the caller has
+        made the step, to compare with its program (`jaxft.planning.frozen_gradients`).
       flops_per_device: those that XLA counts on one device, recomputation included; None where
         layers are looped over, whose operations it counts once.
       collectives: what one device's program exchanges with others, a dict for each
@@ -143,11 +147,15 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     model = make_model(job)
     check_tensor(model.backbone.heads, mesh.shape["tensor"])
     optimizer = make_adamw(job, model)
-    program = program or make_program(job, model, optimizer, mesh)
+    is_own, program = program is not None, program or make_program(job, model, optimizer, mesh)
     shapes = program.shapes(job.shape)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
-    executable, hlo = compile_for(job, program)
+    # They are counted in traced programs, and the compiler leaves Python's lock to the tracer.
+    with ThreadPoolExecutor(1) as beside:
+        of_step = beside.submit(flops_of_a_step, job, model, optimizer, shapes)
+        of_gradients = beside.submit(gradient_flops, model, shapes) if is_own else None
+        executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
     return {
@@ -156,7 +164,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         "partitions": partitions,
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
-        "flops": flops_of_a_step(job, model, optimizer, shapes),
+        "flops": of_step.result(),
+        "gradient_flops": of_gradients.result() if of_gradients else None,
         "flops_per_device": (
             flops(executable) if executable and not model.backbone.scans else None
         ),

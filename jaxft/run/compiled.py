@@ -78,7 +78,8 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
         alone = plan_alone(setup, run_train if runs == 1 else None)
         begin(run_train, train_lengths(loop_config, data["train"], loop_config.epochs))
     one = programs(setup, 1)[0].shapes(run_train.longest())
-    frozen_gradients.check(run_train.largest(), model, one, runs, setup.losses)
+    needed = alone.pop("gradient_flops") if alone else None
+    frozen_gradients.check(run_train.largest(), model, one, runs, setup.losses, needed)
     give_back()
     return Programs(run_train, run_eval, alone, time.perf_counter() - start, process.age_s())
 

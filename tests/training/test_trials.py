@@ -95,6 +95,17 @@ def trained_by(
     return group, state, np.array(losses), logits.reshape(count, BATCH, -1)
 
 
+def squared_gradients(state: State, path: str) -> np.ndarray:
+    """Adam's mean of a leaf's squared gradients."""
+    found = [
+        fetch(x)
+        for key, x in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if f".nu['{path}']" in jax.tree_util.keystr(key)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
 @pytest.mark.parametrize("method", ["lora", "houlsby", "full"])
 def test_each_seed_trains_as_if_alone(method: str) -> None:
     members, mesh = [Trial(seed, RATE) for seed in SEEDS], make_mesh(1)
@@ -109,7 +120,12 @@ def test_each_seed_trains_as_if_alone(method: str) -> None:
             assert taken.trained[path].sharding == x.sharding
             if path.endswith("/key/bias"):  # no gradient: Adam makes steps of rounding
                 continue
-            np.testing.assert_allclose(taken.trained[path], x, rtol=1e-3, atol=3e-4)
+            # So it does of a single element whose gradients cancel all but for rounding.
+            squares = squared_gradients(alone, path)
+            is_rounding = (squares > 0) & (squares < 1e-10 * squares.max())
+            assert is_rounding.mean() < 0.01
+            close = np.isclose(taken.trained[path], x, rtol=1e-3, atol=3e-4)
+            assert (close | is_rounding).all(), path
     # Another seed is another run.
     assert np.ptp(losses, axis=1).min() > 1e-4
 
