@@ -52,7 +52,7 @@ def test_losses_and_predictions_are_those_of_all_layers_at_each_step(
     fields = TOP | {"data.batches": batches}
     whole = jaxft.finetune("acl_sup", str(checkpoint), workdir=tmp_path / "whole", **fields)
     kept = run.directory
-    if batches == "packed":
+    if batches == "by_length":  # `run` has the default
         fields |= {"model.keep_frozen": True}
         kept = tmp_path / "kept"
         jaxft.finetune("acl_sup", str(checkpoint), workdir=kept, **fields)

@@ -107,6 +107,13 @@ def scores(
     )
 
 
+def assert_same_scores(found: dict[str, Any], of_run: dict[str, Any]) -> None:
+    """A run evaluates with several texts in a row, a classifier with one: that rounds otherwise."""
+    assert found["loss"] == pytest.approx(of_run["loss"], rel=1e-6)
+    assert found | {"loss": 0} == of_run | {"loss": 0}
+
+
+
 def test_lists_of_classes_make_a_multi_label_run(topics: tuple[Path, list[jaxft.Run]]) -> None:
     data, (run, other) = topics
     results = read(run.directory / "results.json")
@@ -131,7 +138,7 @@ def test_lists_of_classes_make_a_multi_label_run(topics: tuple[Path, list[jaxft.
     for row, found in zip(rows, predictions, strict=True):
         assert list(found.labels) == row["prediction"]
         assert row["prediction"] == [n for n, p in row["probabilities"].items() if p > 0.5]
-    assert run.classifier.evaluate(data / "test.jsonl") == results["test"]
+    assert_same_scores(run.classifier.evaluate(data / "test.jsonl"), results["test"])
     with pytest.raises(InputError, match="unknown value 'travel'"):
         run.classifier.evaluate([("a text", ["travel"])])
 
@@ -264,7 +271,7 @@ def test_an_objective_outside_the_package_trains_resumes_and_predicts(
     rows = lines_of(whole.directory / "predictions_test.jsonl")
     assert [one.prediction for one in answers] == [row["prediction"] for row in rows]
     assert whole.classifier.logits(texts[:2]).shape == (2, 3)
-    assert whole.classifier.evaluate(data / "test.jsonl") == results["test"]
+    assert_same_scores(whole.classifier.evaluate(data / "test.jsonl"), results["test"])
 
     # A report needs the run alone, not the objective.
     del objectives.OBJECTIVES["ordinal"]

@@ -4,8 +4,9 @@
         --data data/restaurant --model models/all-MiniLM-L6-v2 \
         --method lora --seed 0 --output peer-lora-0.json
 
-Methods are `full` (transformers alone), `lora` (peft) and `houlsby` (adapters). The input is the
-pair (term, sentence). The output is one JSON file with the test metrics of the last weights
+Methods are `full` and `head` (transformers alone; the head with its pooler), `lora`, `lora_top2`
+(peft, the latter in the top two layers) and `houlsby` (adapters). The input is the pair (term,
+sentence). The output is one JSON file with the test metrics of the last weights
 (`test_last`) and of the epoch with the best macro-F1 on dev (`test_best`). `train_seconds` is the
 wall time of training without the evaluations on dev, `start_seconds` the time from the start of
 the process to the first step, `tokens` those that were trained on, without padding. Nothing else is
@@ -39,7 +40,7 @@ from transformers import (
 )
 
 LABELS = ("negative", "neutral", "positive")
-LEARNING_RATES = {"full": 1e-4, "lora": 1e-3, "houlsby": 5e-4}
+LEARNING_RATES = {"full": 1e-4, "head": 1e-3, "lora": 1e-3, "lora_top2": 1e-3, "houlsby": 5e-4}
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
 BOTTLENECK = 64
 MAX_LENGTH = 128
@@ -75,8 +76,21 @@ def read_split(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     ]
 
 
-def add_lora(model: torch.nn.Module) -> torch.nn.Module:
-    return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, **LORA))
+def add_lora(model: torch.nn.Module, layers: list[int] | None = None) -> torch.nn.Module:
+    options = {**LORA, "layers_to_transform": layers}
+    return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, **options))
+
+
+def add_lora_top2(model: torch.nn.Module) -> torch.nn.Module:
+    top = model.config.num_hidden_layers
+    return add_lora(model, [top - 2, top - 1])
+
+
+def freeze_body(model: torch.nn.Module) -> torch.nn.Module:
+    """Freeze all but the classifier and the pooler."""
+    for name, parameter in model.base_model.named_parameters():
+        parameter.requires_grad = name.startswith("pooler.")
+    return model
 
 
 def add_houlsby(model: torch.nn.Module) -> torch.nn.Module:
@@ -95,7 +109,13 @@ def build_model(directory: Path, method: str) -> torch.nn.Module:
     model = AutoModelForSequenceClassification.from_pretrained(
         directory, num_labels=len(LABELS), dtype=torch.float32
     )
-    insert = {"full": lambda same: same, "lora": add_lora, "houlsby": add_houlsby}
+    insert = {
+        "full": lambda same: same,
+        "head": freeze_body,
+        "lora": add_lora,
+        "lora_top2": add_lora_top2,
+        "houlsby": add_houlsby,
+    }
     return insert[method](model)
 
 
@@ -224,7 +244,8 @@ def run(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    method = {"full": {}, "lora": LORA, "houlsby": {"bottleneck": BOTTLENECK}}[options.method]
+    own = {"lora": LORA, "lora_top2": LORA, "houlsby": {"bottleneck": BOTTLENECK}}
+    method = own.get(options.method, {})
     return {
         "epochs": options.epochs,
         "batch_size": options.batch_size,

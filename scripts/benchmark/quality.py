@@ -32,12 +32,15 @@ SIDES = ("peer", "jaxft")
 EPOCHS = 3
 BATCH_SIZE = 32
 # Given to both sides on the command line, so that neither side's default can make a difference.
-LEARNING_RATES = {"full": 1e-4, "lora": 1e-3, "houlsby": 5e-4}
+LEARNING_RATES = {"full": 1e-4, "head": 1e-3, "lora": 1e-3, "lora_top2": 1e-3, "houlsby": 5e-4}
 # What peer.py holds as constants, for jaxft.
+LORA = {"rank": 8, "alpha": 16, "dropout": 0.1}
 JAXFT_METHOD = {
-    "full": {},
-    "lora": {"rank": 8, "alpha": 16, "dropout": 0.1},
-    "houlsby": {"size": 64},
+    "full": {"name": "full"},
+    "head": {"name": "head"},
+    "lora": {"name": "lora", **LORA},
+    "lora_top2": {"name": "lora", **LORA, "layers": "-1,-2"},
+    "houlsby": {"name": "houlsby", "size": 64},
 }
 JAXFT_OPTIM = {"warmup": 0.06, "weight_decay": 0.01}
 MISSING = "-"
@@ -66,7 +69,7 @@ def jaxft_command(options: argparse.Namespace, method: str, seed: int, workdir: 
         sys.executable,
         "-m",
         "jaxft.train",
-        f"--config=configs/restaurant.py:{method}",
+        f"--config=configs/restaurant.py:{JAXFT_METHOD[method]['name']}",
         f"--workdir={workdir}",
         "--config.model.name=minilm",
         f"--config.seed={seed}",

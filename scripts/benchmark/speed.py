@@ -29,6 +29,7 @@ from jaxft.reporting.table import Table, name_entry
 
 SIDES = ("peer", "jaxft", "jaxft again")
 BATCH_SIZE = 32
+KEPT = ("head", "lora_top2")  # of these, jaxft computes the frozen layers below once
 # Column -> its unit; each is of the whole process.
 COLUMNS = {
     "command_s": "s",
@@ -53,12 +54,14 @@ def peer_command(options: argparse.Namespace, method: str, output: Path) -> list
 
 def jaxft_command(options: argparse.Namespace, method: str, workdir: Path) -> list[str]:
     optim = {"learning_rate": LEARNING_RATES[method]} | JAXFT_OPTIM
+    name = JAXFT_METHOD[method]["name"]
     return [
-        *(sys.executable, "-m", "jaxft.train", f"--config=configs/restaurant.py:{method}"),
+        *(sys.executable, "-m", "jaxft.train", f"--config=configs/restaurant.py:{name}"),
         *(f"--workdir={workdir}", f"--config.model.name={options.model}", "--config.seed=0"),
         *(f"--config.epochs={options.epochs}", f"--config.batch_size={BATCH_SIZE}"),
         *(f"--config.optim.{name}={value}" for name, value in optim.items()),
         *(f"--config.method.{name}={value}" for name, value in JAXFT_METHOD[method].items()),
+        f"--config.model.keep_frozen={method in KEPT}",
         *("--config.select=last", *options.jaxft_flags),
     ]
 
