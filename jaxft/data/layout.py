@@ -136,7 +136,7 @@ def packed(lengths: Sequence[int] | np.ndarray, rows: int, tokens: int = 0) -> L
 
 
 def dealt(longest_N: np.ndarray, rows: int) -> np.ndarray:
-    """Returns a row for each text, so that rows have nearly as many tokens, and as many texts.
+    """Returns a row for each text; all have the same number of texts and nearly equal tokens.
 
     The longest first, each to the row with the fewest tokens so far (Graham 1969,
     https://doi.org/10.1137/0117039).
