@@ -7,12 +7,15 @@
 """
 
 import argparse
+import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from jaxft import plugins
@@ -21,6 +24,7 @@ from jaxft.config import (
     add_options,
     check_fields,
     check_values,
+    config_module,
     make_importable,
 )
 from jaxft.errors import InputError, nearest
@@ -78,7 +82,7 @@ def parse_config(
     plugins.load([given(argv, "config.plugins")])
     argv = config_first(argv)
     file = found_config(argv, example)
-    argv = [argv[0], "--config", file, *without_config(argv)]
+    argv = [argv[0], "--config", file, *map(quoted, without_config(argv))]
     own = [name for name in flag_values if name != "config"]
     config_flag = config_flags.DEFINE_config_file(
         "config",
@@ -121,6 +125,30 @@ def config_first(argv: list[str]) -> list[str]:
 def without_config(argv: list[str]) -> list[str]:
     """The arguments after `--config FILE`, which comes first (`config_first`)."""
     return argv[3:] if re.fullmatch(r"--?config", argv[1]) else argv[2:]
+
+
+def quoted(argument: str) -> str:
+    """Returns `--config.FIELD=/a,/b` of a field with several values as `--config.FIELD=('/a,/b',)`.
+
+    ml_collections does that to names, but it takes paths and regexes with a comma for Python.
+    `jaxft.run.build.method_options` splits all of them.
+    """
+    found = re.fullmatch(r"(--?config\.([\w.]+)=)(.*,.*)", argument, re.DOTALL)
+    if found and found[2].removeprefix("overrides.") in list_fields():
+        try:
+            ast.literal_eval(found[3])
+        except SyntaxError:
+            return f"{found[1]}{(found[3],)}"
+        except ValueError:
+            pass  # names
+    return argument
+
+
+@cache
+def list_fields() -> frozenset[str]:
+    """The fields that take several values."""
+    fields = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    return frozenset(name for name, x in fields.items() if isinstance(x, tuple))
 
 
 def found_config(argv: list[str], example: str) -> str:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from jaxft import cli
 from jaxft.__main__ import COMMANDS
 from jaxft.peft.methods import METHODS
+from jaxft.run.build import method_options
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,3 +132,27 @@ def run_here(
     monkeypatch.delitem(sys.modules, "config_config", raising=False)
     code = cli.guarded(importlib.import_module(f"jaxft.{argv[0]}").main, argv)
     return (code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("method.adapters=/runs/a,/runs/b", ("/runs/a", "/runs/b")),
+        ("method.adapters=runs/a-1,../b", ("runs/a-1", "../b")),
+        ("method.adapters=/runs/a", ("/runs/a",)),
+        ("method.targets=query,value", ("query", "value")),
+        (r"method.targets=.*/query,.*/layer/\d{1,2}/key", (".*/query", r".*/layer/\d{1,2}/key")),
+        ("method.targets=('.*/query', 'key')", (".*/query", "key")),
+        ("method.rank_pattern=value=16,key=4", ("value=16", "key=4")),
+    ],
+)
+def test_a_list_is_split_at_its_commas(argument: str, expected: tuple[str, ...]) -> None:
+    field = argument.removeprefix("method.").partition("=")[0]
+    argv = ["train", f"--config=acl:{'fusion' if field == 'adapters' else 'lora'}"]
+    config = cli.parse_config([*argv, f"--config.{argument}"], flags.FlagValues())
+    assert method_options(config)[field] == expected
+
+
+def test_a_text_with_a_comma_is_left_as_it_is() -> None:
+    argv = ["train", "--config=acl:lora", "--config.data.dir=/data/a,b"]
+    assert cli.parse_config(argv, flags.FlagValues()).data.dir == "/data/a,b"

@@ -113,7 +113,6 @@ def assert_same_scores(found: dict[str, Any], of_run: dict[str, Any]) -> None:
     assert found | {"loss": 0} == of_run | {"loss": 0}
 
 
-
 def test_lists_of_classes_make_a_multi_label_run(topics: tuple[Path, list[jaxft.Run]]) -> None:
     data, (run, other) = topics
     results = read(run.directory / "results.json")

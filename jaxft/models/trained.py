@@ -82,7 +82,8 @@ def read_settings(directory: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as err:
-        raise InputError(f"{path}: not there; is {directory.parent} a finished run?") from err
+        run = directory.parent if directory.name in ("adapter", "model") else directory
+        raise InputError(f"{path}: not there; is {run} a finished run?") from err
     except (OSError, ValueError) as err:
         raise InputError(f"{path}: not valid JSON ({str(err).splitlines()[0]})") from err
     if not isinstance(settings, dict) or "labels" not in settings:
