@@ -154,7 +154,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     # They are counted in traced programs, and the compiler leaves Python's lock to the tracer.
     with ThreadPoolExecutor(1) as beside:
         of_step = beside.submit(flops_of_a_step, job, model, optimizer, shapes)
-        of_gradients = beside.submit(gradient_flops, model, shapes) if is_own else None
+        losses = objectives.find(job.objective).losses
+        of_gradients = beside.submit(gradient_flops, model, shapes, losses) if is_own else None
         executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
