@@ -151,11 +151,8 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
     shapes = program.shapes(job.shape)
     state, frozen, *_ = shapes
     partitions = bytes_by_partition(model.labels, state.trained | frozen, state.opt_state)
-    # They are counted in traced programs, and the compiler leaves Python's lock to the tracer.
-    with ThreadPoolExecutor(1) as beside:
-        of_step = beside.submit(flops_of_a_step, job, model, optimizer, shapes)
-        losses = objectives.find(job.objective).losses
-        of_gradients = beside.submit(gradient_flops, model, shapes, losses) if is_own else None
+    with ThreadPoolExecutor(1) as beside:  # tracing takes Python's lock, which compiling leaves
+        counted = beside.submit(operations, job, model, optimizer, shapes, is_own)
         executable, hlo = compile_for(job, program)
     compiled = compiled_bytes(executable) if executable else None
     exchanged = collectives(executable.as_text()) if executable else None
@@ -165,8 +162,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         "partitions": partitions,
         "compiled": compiled,
         "breakdown": breakdown(partitions, compiled, hlo) if compiled else None,
-        "flops": of_step.result(),
-        "gradient_flops": of_gradients.result() if of_gradients else None,
+        **counted.result(),
         "flops_per_device": (
             flops(executable) if executable and not model.backbone.scans else None
         ),
@@ -175,6 +171,21 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
         "overhead": overhead(job.target, shapes, compiled, exchanged or ()) if compiled else [],
         "compile_s": program.compile_s,
         "measured": measure(executable, shapes, job.steps) if executable and job.steps else None,
+    }
+
+
+def operations(
+    job: Job,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    shapes: tuple[Any, ...],
+    with_gradients: bool,
+) -> dict[str, float | None]:
+    """Returns a plan's `flops` and `gradient_flops`."""
+    losses = objectives.find(job.objective).losses
+    return {
+        "flops": flops_of_a_step(job, model, optimizer, shapes),
+        "gradient_flops": gradient_flops(model, shapes, losses) if with_gradients else None,
     }
 
 
