@@ -78,7 +78,8 @@ def test_an_old_interrupted_run_is_continued_with_our_own_modules(method: str, o
     assert last["train_loss"] == pytest.approx(at_the_end["train_loss"], rel=0.2)
 
 
-@pytest.mark.parametrize("method", RUNS)
+# LoRA has a dropout of its own, whose masks are others now; houlsby has transformers' alone.
+@pytest.mark.parametrize("method", ["houlsby"])
 def test_an_old_interrupted_run_is_continued_and_ends_as_the_old_code_ended(
     method: str, flax_transformers: None, old: Path
 ) -> None:
