@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxft.data.encode import Encoded
-from jaxft.data.layout import ROW_MULTIPLE, Layout, rows_of
+from jaxft.data.layout import LENGTH_MULTIPLE, Layout, round_up, rows_of
 
 # The padded lengths hold these shares of the texts.
 BUCKET_SHARES = (0.4, 0.75, 0.95, 1.0)
-# Multiples of 8 suit vector units and keep nearly equal lengths in one bucket.
-LENGTH_MULTIPLE = 8
 
 Batch = dict[str, Any]
 
@@ -50,10 +48,6 @@ def choose_buckets(lengths: Sequence[int] | np.ndarray, max_length: int) -> tupl
     quantiles = np.quantile(kept, BUCKET_SHARES)
     rounded = [round_up(float(length), LENGTH_MULTIPLE) for length in quantiles]
     return tuple(sorted({min(length, max_length) for length in rounded}))
-
-
-def round_up(value: float, multiple: int) -> int:
-    return int(-(-value // multiple) * multiple)
 
 
 def buckets_of(lengths: Sequence[int] | np.ndarray, buckets: Sequence[int]) -> np.ndarray:
@@ -161,11 +155,11 @@ def evened_out(groups_BxM: np.ndarray, lengths: np.ndarray, rng: np.random.Gener
 
 
 def most_tokens(order: Sequence[BatchIndices], lengths: np.ndarray) -> int:
-    """Returns the tokens of the longest batch, rounded up to `ROW_MULTIPLE`.
+    """Returns the tokens of the longest batch, rounded up to `LENGTH_MULTIPLE`.
 
     Of `mixed_order` it is the same for every seed and epoch.
     """
-    return round_up(max(int(lengths[one.indices].sum()) for one in order), ROW_MULTIPLE)
+    return round_up(max(int(lengths[one.indices].sum()) for one in order), LENGTH_MULTIPLE)
 
 
 def mixed_eval_order(

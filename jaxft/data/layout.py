@@ -22,7 +22,8 @@ import numpy as np
 CHOICES = AUTO, BY_LENGTH, PACKED = ("auto", "by_length", "packed")
 # Each part is one more attention in a layer, which takes time to compile; padding costs only there.
 MOST_PARTS = 3
-ROW_MULTIPLE = 8  # of the tokens of a shared row, which suits vector units
+# Multiples of 8 suit vector units and keep nearly equal lengths in one bucket.
+LENGTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,12 @@ def packed(lengths: Sequence[int] | np.ndarray, rows: int, tokens: int = 0) -> L
     ends = cheapest_ends(np.maximum(longest_S, 1), MOST_PARTS)
     parts = tuple((end - start, int(longest_S[end - 1])) for start, end in pairwise([0, *ends]))
     most = max(int(longest_N[row_N == row].sum()) for row in range(rows))
-    width = tokens or -(-most // ROW_MULTIPLE) * ROW_MULTIPLE
+    width = tokens or round_up(most, LENGTH_MULTIPLE)
     return Layout(rows, parts, tokens_in_row=width, order=tuple(place_N.tolist()))
+
+
+def round_up(value: float, multiple: int) -> int:
+    return int(-(-value // multiple) * multiple)
 
 
 def dealt(longest_N: np.ndarray, rows: int) -> np.ndarray:

@@ -155,9 +155,7 @@ def numbers_of(texts: Texts) -> Numbers:
     """Returns the numbers by which dropout counts the tokens and the texts of shared rows."""
     layout = texts.layout
     number_RxW = jnp.asarray(layout.token_numbers.astype(np.uint32))
-    # Padding has any number, since nothing reads it.
-    number_RxT = jnp.take_along_axis(number_RxW, jnp.maximum(texts.home, 0), axis=1)
-    return Numbers(number_RxT, jnp.asarray(layout.numbers.ravel()))
+    return Numbers(taken(number_RxW, texts.home), jnp.asarray(layout.numbers.ravel()))
 
 
 def by_text(x_RxTx: jax.Array, texts: Texts) -> list[jax.Array]:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxft.data.batches import (
-    LENGTH_MULTIPLE,
     BatchIndices,
     buckets_of,
     choose_buckets,
@@ -16,6 +15,7 @@ from jaxft.data.batches import (
     train_order,
 )
 from jaxft.data.encode import Encoded
+from jaxft.data.layout import LENGTH_MULTIPLE
 
 some_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=200)
 batch_sizes = st.integers(1, 40)

@@ -15,7 +15,7 @@ from jaxft.data.batches import (
     mixed_order,
     most_tokens,
 )
-from jaxft.data.layout import ROW_MULTIPLE, Layout, cheapest_ends, packed, rows_of
+from jaxft.data.layout import LENGTH_MULTIPLE, Layout, cheapest_ends, packed, rows_of
 
 rows_of_a_batch = st.integers(1, 8)
 
@@ -129,7 +129,7 @@ def test_no_row_has_much_more_than_its_share(lengths: list[int], rows: int) -> N
     layout = packed(longest, rows)
     # A row that has its number of texts takes no more, so this is not Graham's bound of a third.
     share = sum(lengths) / rows
-    assert share <= layout.width <= share + longest[-1] + ROW_MULTIPLE
+    assert share <= layout.width <= share + longest[-1] + LENGTH_MULTIPLE
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 4))

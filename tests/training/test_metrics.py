@@ -47,6 +47,11 @@ def test_scores_equal_scikit_learn(split: tuple[np.ndarray, np.ndarray]) -> None
     by_class = sklearn.metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=0
     )
+    assert scores["weighted_f1"] == pytest.approx(sklearn_f1("weighted"))
+    # Of one class alone scikit-learn's is 0 as well, with a warning.
+    is_one = len(np.unique([labels, predicted])) == 1
+    mcc = 0.0 if is_one else sklearn.metrics.matthews_corrcoef(labels, predicted)
+    assert scores["mcc"] == pytest.approx(mcc)
     assert list(scores["per_class"]) == list(names)
     for name, *figures in zip(names, *by_class, strict=True):
         assert list(scores["per_class"][name].values()) == pytest.approx(figures)
