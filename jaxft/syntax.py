@@ -9,13 +9,28 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+DIGEST_LENGTH = 64  # characters of a sha256
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def digest_files(root: Path, patterns: Iterable[str]) -> str:
     """Returns the `digest` of the files below `root` that the glob patterns name."""
-    files = sorted({path for pattern in patterns for path in root.glob(pattern)})
+    files = named_files(root, patterns)
     return digest((str(path.relative_to(root)), path.read_text("utf-8")) for path in files)
+
+
+def digest_bytes(root: Path, patterns: Iterable[str]) -> str:
+    """Returns the sha256 of the same files as they are, which takes a tenth of the time."""
+    total = hashlib.sha256()
+    for path in named_files(root, patterns):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(root)} {content}\n".encode())
+    return total.hexdigest()
+
+
+def named_files(root: Path, patterns: Iterable[str]) -> list[Path]:
+    """Returns the files below `root` that the glob patterns name, in order."""
+    return sorted({path for pattern in patterns for path in root.glob(pattern)})
 
 
 def digest(sources: Iterable[tuple[str, str]]) -> str:

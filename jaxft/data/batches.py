@@ -204,7 +204,7 @@ def fill(
 
     `labels` are those of the examples: int32 B for classes, float32 BxC or B for other targets. If
     several texts share a row, `layout` is in the batch as well, and `source` and `home` (`Route`);
-    so is `hidden` RxTxD if the examples have it.
+    so is `hidden`, RxTxD or Bx1xD, if the examples have it.
 
     Places without a text are padding: weight 0, label 0, and, where a row is a text, one visible
     token, because a text that attends to nothing is a softmax over -inf.
@@ -223,9 +223,12 @@ def fill(
         "labels": np.zeros((*slots, *encoded.labels.shape[1:]), encoded.labels.dtype),
         "weights": np.zeros(slots, np.float32),
     }
+    by_text = ["labels", "weights"]
     if encoded.hidden is not None:
         first = encoded.hidden[0]
-        arrays["hidden"] = np.zeros((*shape, first.shape[1]), first.dtype)
+        by_text += ["hidden"] * (first.ndim == 1)
+        places = (*slots, 1) if "hidden" in by_text else shape
+        arrays["hidden"] = np.zeros((*places, first.shape[-1]), first.dtype)
     if route is None:
         arrays["mask"][:, 0] = 1
     row_of = {number: r for r, number in enumerate(share.tolist())}
@@ -242,10 +245,10 @@ def fill(
         arrays["labels"][r, slot] = encoded.labels[i]
         arrays["weights"][r, slot] = 1.0
         if encoded.hidden is not None:
-            arrays["hidden"][r, tokens] = encoded.hidden[i]
+            arrays["hidden"][r, slot if "hidden" in by_text else tokens] = encoded.hidden[i]
     if arrays["labels"].dtype == np.int32:
         arrays["labels"] = np.maximum(arrays["labels"], 0)  # -1: a text without a label
-    for name in ("labels", "weights"):
+    for name in by_text:
         arrays[name] = arrays[name].reshape(-1, *arrays[name].shape[2:])
     arrays |= route.arrays() if route else {}
     return arrays if layout.is_plain else arrays | {"layout": layout}

@@ -1,4 +1,4 @@
-"""Examples -> token ids, through the checkpoint's own fast tokenizer.
+"""Examples -> token ids, through the checkpoint's own tokenizer (`jaxft.data.tokenizer`).
 
     tokenizer = load_tokenizer(directory)
     encoded = encode(tokenizer, dataset.train, dataset.labels, max_length=128)
@@ -6,10 +6,7 @@
 An aspect task is encoded as the pair (term, sentence), which BERT distinguishes by token types.
 """
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +32,8 @@ class Encoded:
         for a text without a label), 0 or 1 for each class (float32 NxC), or numbers (float32 N).
       lengths: int32 N, tokens before truncation.
       pad_id: the id that fills a row up.
-      hidden: N arrays LxD, the outputs of a model's frozen layers for each text, where they are
-        kept (`jaxft.run.keep`); None where they are not.
+      hidden: N arrays, the outputs of a model's frozen layers for each text, where they are kept
+        (`jaxft.run.keep`): LxD, or D where that of the first token is enough. None otherwise.
     """
 
     ids: list[np.ndarray]
@@ -50,49 +47,6 @@ class Encoded:
     def kept_lengths(self) -> np.ndarray:
         """int N, tokens after truncation."""
         return np.asarray([len(row) for row in self.ids], int)
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """Returns the fast tokenizer of a checkpoint directory.
-
-    Raises:
-      InputError: its files are missing; transformers would build an empty one or ask the hub.
-    """
-    if not any(
-        (directory / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")
-    ):
-        raise InputError(
-            f"{directory}: no tokenizer; expected tokenizer.json, vocab.txt or vocab.json"
-        )
-    tokenizer = tokenizer_class().from_pretrained(directory, use_fast=True, local_files_only=True)
-    if tokenizer.pad_token_id is None:
-        raise InputError(f"{directory}: the tokenizer has no padding token")
-    return tokenizer
-
-
-def tokenizer_class() -> Any:
-    """Returns transformers' AutoTokenizer, imported at the first call: that takes seconds."""
-    with torch_hidden():
-        from transformers import AutoTokenizer
-
-    return AutoTokenizer
-
-
-@contextmanager
-def torch_hidden() -> Iterator[None]:
-    """Hides torch from transformers while it is imported, if $USE_TORCH is 0.
-
-    Importing torch takes seconds, and tokenizers do not need it. transformers 4 reads the variable
-    itself; version 5 imports torch wherever it is installed. It asks once and keeps the answer.
-    """
-    hides = os.environ.get("USE_TORCH") == "0" and "torch" not in sys.modules
-    if hides:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # as Python marks what is not there
-    try:
-        yield
-    finally:
-        if hides:
-            del sys.modules["torch"]  # scipy takes a None there for a module
 
 
 def check_vocabulary(tokenizer: Any, size: int, directory: Path) -> None:

@@ -13,12 +13,12 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Texts, Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, queried
 from jaxft.models.bert import BUFFERS
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
-from jaxft.models.layers import BlockEnd, Embeddings, attended, dense, layer_norm
+from jaxft.models.layers import BlockEnd, Embeddings, attended, dense, layer_norm, on_first
 from jaxft.models.remat import rematerialised
 
 
@@ -57,8 +57,9 @@ class AlbertAttention(nn.Module):
         self.end = BlockEnd(self.dense, self.LayerNorm, config.hidden_dropout_prob)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        parts = (self.query(x_BxLxD), self.key(x_BxLxD), self.value(x_BxLxD))
-        return self.end(attended(self, parts, tokens, deterministic), x_BxLxD, deterministic)
+        residual_BxLxD = queried(x_BxLxD, tokens)
+        parts = (self.query(residual_BxLxD), self.key(x_BxLxD), self.value(x_BxLxD))
+        return self.end(attended(self, parts, tokens, deterministic), residual_BxLxD, deterministic)
 
 
 class AlbertLayer(nn.Module):
@@ -93,9 +94,9 @@ class SharedLayer(nn.Module):
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         layer = rematerialised(AlbertLayer, self.compute.remat)
         module = layer(self.config, self.compute, name="0")
-        for _ in range(self.config.num_hidden_layers):
+        for _ in range(self.config.num_hidden_layers - 1):
             x_BxLxD = module(x_BxLxD, tokens, deterministic)
-        return x_BxLxD
+        return on_first(module, x_BxLxD, tokens, deterministic, self.compute)
 
 
 class Groups(nn.Module):
@@ -156,8 +157,8 @@ class AlbertBody(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        x_BxLxD = self.encoder(x_BxLxD, tokens, deterministic)
-        return nn.tanh(self.pooler(first_tokens(x_BxLxD, tokens)[:, 0]))
+        x_Bx1xD = self.encoder(x_BxLxD, tokens, deterministic)
+        return nn.tanh(self.pooler(x_Bx1xD[:, 0]))
 
 
 class AlbertClassifier(nn.Module):

@@ -8,11 +8,13 @@ in torch: each head and each row has a mask of its own.
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from jaxft.data.layout import Layout
 from jaxft.errors import InputError
@@ -37,7 +39,8 @@ class Texts(NamedTuple):
     home: jax.Array
 
 
-class Tokens(NamedTuple):
+@struct.dataclass
+class Tokens:
     """What attention must know of a batch's tokens.
 
     Attributes:
@@ -50,6 +53,8 @@ class Tokens(NamedTuple):
         attends to them. For prefix tuning, which adds them in each layer.
       numbers: of each text in its batch, uint32 B, and the most tokens that any has, to draw the
         same dropout wherever it is. None: its row and the length of the rows.
+      first_only: whether a layer computes its output for the first token of each text alone,
+        because nothing reads those of the others (`queried`).
     """
 
     mask: jax.Array
@@ -58,6 +63,7 @@ class Tokens(NamedTuple):
     bias: jax.Array | None = None
     prefix: tuple[jax.Array, jax.Array] | None = None
     numbers: tuple[np.ndarray, int] | None = None
+    first_only: bool = struct.field(pytree_node=False, default=False)
 
 
 def attend(
@@ -73,6 +79,8 @@ def attend(
     implementation: str = "xla",
 ) -> jax.Array:
     """Returns `dropout(softmax(q k' / sqrt(K) + bias)) v`, BxLxHxK, in the dtype of `q`.
+
+    With `tokens.first_only` the queries and the result are those of `first_tokens`, Bx1xHxK.
 
     Args:
       rate: of dropout on the attention weights.
@@ -93,24 +101,17 @@ def attend(
                 "model.attention: cuDNN's attention has no dropout, bias, window or prefix; use "
                 "model.attention=xla"
             )
-        # At least 1: a place without a text would be a softmax over nothing.
-        lengths_B = jnp.maximum((tokens.mask > 0).sum(-1, dtype=jnp.int32), 1)
-        return jax.nn.dot_product_attention(
-            q_BxLxHxK,
-            k_BxLxHxK,
-            v_BxLxHxK,
-            key_value_seq_lengths=lengths_B,
-            is_causal=causal,
-            implementation="cudnn",
-        )
+        return attend_with_cudnn(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, tokens.mask, causal)
     dtype = q_BxLxHxK.dtype
     if tokens.prefix is not None:
         k_BxLxHxK, v_BxLxHxK = map(after_prefix, tokens.prefix, (k_BxLxHxK, v_BxLxHxK))
     scale = jnp.sqrt(q_BxLxHxK.shape[-1]).astype(dtype)
     scores_BxHxLxL = jnp.einsum("bqhk,blhk->bhql", q_BxLxHxK / scale, k_BxLxHxK)
+    queries = q_BxLxHxK.shape[1]  # the first ones
     if tokens.bias is not None:
-        scores_BxHxLxL = scores_BxHxLxL + for_prefix(tokens.bias.astype(dtype), tokens)
-    unseen = padding_bias(tokens, dtype, window, causal)
+        bias_HxLxL = tokens.bias[:, :queries].astype(dtype)
+        scores_BxHxLxL = scores_BxHxLxL + for_prefix(bias_HxLxL, tokens)
+    unseen = padding_bias(tokens, dtype, queries, window, causal)
     scores_BxHxLxL = scores_BxHxLxL + for_prefix(unseen, tokens)
     if drops:
         assert key is not None
@@ -121,11 +122,30 @@ def attend(
     return jnp.einsum("bhql,blhk->bqhk", weights_BxHxLxL, v_BxLxHxK)
 
 
+def attend_with_cudnn(
+    q_BxLxHxK: jax.Array,
+    k_BxLxHxK: jax.Array,
+    v_BxLxHxK: jax.Array,
+    mask_BxL: jax.Array,
+    causal: bool,
+) -> jax.Array:
+    """Returns cuDNN's attention, BxLxHxK; tokens are at the start of their rows."""
+    # At least 1: a place without a text would be a softmax over nothing.
+    lengths_B = jnp.maximum((mask_BxL > 0).sum(-1, dtype=jnp.int32), 1)
+    return jax.nn.dot_product_attention(
+        q_BxLxHxK,
+        k_BxLxHxK,
+        v_BxLxHxK,
+        key_value_seq_lengths=lengths_B,
+        is_causal=causal,
+        implementation="cudnn",
+    )
+
+
 def kept_weights(key: jax.Array, keep: float, shape: tuple[int, ...], tokens: Tokens) -> jax.Array:
     """Returns which attention weights dropout keeps, booleans BxHxLxL or BxHxLx(P+L)."""
-    if tokens.numbers is None:
-        return keep_mask(key, keep, shape)
-    (_, heads, length, keys), (texts_B, longest) = shape, tokens.numbers
+    (rows, heads, _, keys), length = shape, tokens.mask.shape[1]
+    texts_B, longest = tokens.numbers or (jnp.arange(rows), length)
     return keep_mask(key, keep, shape, texts_B, (heads, longest, longest + keys - length))
 
 
@@ -139,23 +159,40 @@ def attend_by_part(
 ) -> jax.Array:
     """Returns the same of rows that several texts share, RxTxHxK: each part as texts by the row."""
     found, layout = [], texts.layout
-    parts = [by_text(x, texts) for x in (*qkv_RxTxHxK, tokens.mask)]
-    ends = np.cumsum([count for count, _ in layout.parts])[:-1]
-    numbers = [x_RxS.ravel() for x_RxS in np.split(layout.numbers, ends, axis=1)]
+    q, *others = (*qkv_RxTxHxK, tokens.mask)
+    queries = of_parts(q, layout) if tokens.first_only else by_text(q, texts)
+    parts = [queries, *(by_text(x, texts) for x in others)]
+    numbers = of_parts(layout.numbers.ravel(), layout)
     for number_B, q, k, v, mask in zip(numbers, *parts, strict=True):
         length = mask.shape[1]
         bias = None if tokens.bias is None else tokens.bias[..., :length, :length]
         numbered = (number_B, layout.longest)
         own = Tokens(mask, bias=bias, prefix=tokens.prefix, numbers=numbered)
         found.append(attend(q, k, v, own, rate=rate, key=key, **options))
+    if tokens.first_only:
+        return side_by_side(found, layout).reshape(-1, *found[0].shape[1:])
     return by_row(found, texts)
 
 
-def numbers_of(texts: Texts) -> Numbers:
-    """Returns the numbers by which dropout counts the tokens and the texts of shared rows."""
+def of_parts(x_Nx: Any, layout: Layout) -> list[Any]:
+    """Returns the places of each part, B..., of an array with a row for each place of all rows."""
+    ends = np.cumsum([count for count, _ in layout.parts])
+    x_RxSx = x_Nx.reshape(layout.rows, layout.in_row, *x_Nx.shape[1:])
+    parts = [x_RxSx[:, start:end] for start, end in pairwise([0, *ends])]
+    return [part.reshape(-1, *x_Nx.shape[1:]) for part in parts]
+
+
+def numbers_of(ids_BxL: jax.Array, texts: Texts | None) -> Numbers:
+    """Returns the numbers by which dropout counts the tokens and the texts of a batch."""
+    if texts is None:
+        rows, length = ids_BxL.shape
+        start_B = jnp.arange(rows, dtype=jnp.uint32) * length
+        token_BxL = start_B[:, None] + jnp.arange(length, dtype=jnp.uint32)
+        return Numbers(token_BxL, start_B, jnp.arange(rows, dtype=jnp.uint32))
     layout = texts.layout
     number_RxW = jnp.asarray(layout.token_numbers.astype(np.uint32))
-    return Numbers(taken(number_RxW, texts.home), jnp.asarray(layout.numbers.ravel()))
+    number_N = jnp.asarray(layout.numbers.ravel())
+    return Numbers(taken(number_RxW, texts.home), number_N * layout.longest, number_N)
 
 
 def by_text(x_RxTx: jax.Array, texts: Texts) -> list[jax.Array]:
@@ -178,7 +215,7 @@ def by_row(parts: Sequence[jax.Array], texts: Texts) -> jax.Array:
 
 
 def side_by_side(parts: Sequence[jax.Array], layout: Layout) -> jax.Array:
-    """Returns parts BxL... as rows, RxW..."""
+    """Returns parts BxL... as rows, RxW..., or Bx1... as RxS..."""
     rows = [part.reshape(layout.rows, -1, *part.shape[2:]) for part in parts]
     return jnp.concatenate(rows, axis=1)
 
@@ -216,13 +253,22 @@ def taken(x_RxTx: jax.Array, places_RxW: jax.Array) -> jax.Array:
     return jnp.where(places_RxWx >= 0, found_RxWx, jnp.zeros((), x_RxTx.dtype))
 
 
-def first_tokens(x_BxLxD: jax.Array, tokens: Tokens) -> jax.Array:
-    """Returns each text's first token, Bx1xD; those of a shared row in the order of its places."""
+def first_tokens(x_BxLx: jax.Array, tokens: Tokens) -> jax.Array:
+    """Returns each text's first token, Bx1...; those of a shared row in the order of its places."""
     if tokens.texts is None:
-        return x_BxLxD[:, :1]
+        return x_BxLx[:, :1]
     starts, source_RxW = tokens.texts.layout.starts, tokens.texts.source
-    first_RxSxD = taken(x_BxLxD, source_RxW[:, starts])
-    return first_RxSxD.reshape(-1, 1, x_BxLxD.shape[-1])
+    first_RxSx = taken(x_BxLx, source_RxW[:, starts])
+    return first_RxSx.reshape(-1, 1, *x_BxLx.shape[2:])
+
+
+def queried(x_BxLx: jax.Array, tokens: Tokens) -> jax.Array:
+    """Returns the tokens whose outputs a layer computes: all, or the first of each text alone.
+
+    A classifier on the first token reads no other output of the last layer. There, only keys and
+    values are needed of all tokens: a sixth of the layer's multiplications.
+    """
+    return first_tokens(x_BxLx, tokens) if tokens.first_only else x_BxLx
 
 
 def after_prefix(prefix_PxD: jax.Array, x_BxLxHxK: jax.Array) -> jax.Array:
@@ -252,14 +298,17 @@ def rotated(x_BxLxHxK: jax.Array, positions_BxL: jax.Array, theta: float) -> jax
     return found.astype(x_BxLxHxK.dtype)
 
 
-def padding_bias(tokens: Tokens, dtype: Any, window: int | None, causal: bool) -> jax.Array:
+def padding_bias(
+    tokens: Tokens, dtype: Any, queries: int, window: int | None, causal: bool
+) -> jax.Array:
     """Returns 0 where a query sees a key and the least number of `dtype` elsewhere, Bx1x?xL."""
     sees = (tokens.mask > 0)[:, None, None, :]
     places_L = jnp.arange(tokens.mask.shape[1])
+    query_Qx1 = places_L[:queries, None]
     if causal:
-        sees = sees & (places_L[:, None] >= places_L)
+        sees = sees & (query_Qx1 >= places_L)
     if window is not None:
-        sees = sees & (jnp.abs(places_L[:, None] - places_L) <= window)
+        sees = sees & (jnp.abs(query_Qx1 - places_L) <= window)
     # Half of float16's: added to a negative score, its least number would be -inf.
     least = jnp.finfo(dtype).min / (2 if dtype == jnp.float16 else 1)
     return jnp.where(sees, 0.0, least).astype(dtype)

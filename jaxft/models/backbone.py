@@ -284,7 +284,7 @@ def forward(
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
     texts = texts_of(batch)
-    with numbered(None if texts is None else numbers_of(texts)):
+    with numbered(numbers_of(batch["ids"], texts)):
         logits: Any = module.apply(
             {"params": nested(params)},
             *inputs(backbone, batch["ids"], batch["mask"], batch["types"], texts),

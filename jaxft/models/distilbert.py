@@ -12,7 +12,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Texts, Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, queried
 from jaxft.models.config import ACTIVATIONS, ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.dropout import Dropout
 from jaxft.models.family import Block, Family, register
@@ -52,7 +52,8 @@ class SelfAttention(nn.Module):
         self.q_lin, self.k_lin, self.v_lin, self.out_lin = (linear() for _ in range(4))
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        parts = (self.q_lin(x_BxLxD), self.k_lin(x_BxLxD), self.v_lin(x_BxLxD))
+        q_BxLxD = self.q_lin(queried(x_BxLxD, tokens))
+        parts = (q_BxLxD, self.k_lin(x_BxLxD), self.v_lin(x_BxLxD))
         return attended(self, parts, tokens, deterministic)
 
 
@@ -87,7 +88,7 @@ class DistilBertLayer(nn.Module):
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         context_BxLxD = self.attention(x_BxLxD, tokens, deterministic)
-        x_BxLxD = self.attention_end(context_BxLxD, x_BxLxD, deterministic)
+        x_BxLxD = self.attention_end(context_BxLxD, queried(x_BxLxD, tokens), deterministic)
         return self.ffn_end(self.ffn(x_BxLxD), x_BxLxD, deterministic)
 
 
@@ -119,7 +120,7 @@ class DistilBertBody(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        return first_tokens(self.transformer(x_BxLxD, tokens, deterministic), tokens)
+        return self.transformer(x_BxLxD, tokens, deterministic)
 
 
 class DistilBertClassifier(nn.Module):

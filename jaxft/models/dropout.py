@@ -37,14 +37,16 @@ class Dropout(nn.Module):
 
 
 class Numbers(NamedTuple):
-    """What distinguishes the texts of shared rows, and their tokens, wherever they are.
+    """What distinguishes the texts of a batch, and their tokens, wherever they are.
 
     Attributes:
       tokens: uint32 RxT, of each token of the rows.
-      texts: uint32 N, of each text in the order of its places.
+      first: uint32 N, those of each text's first token, in the order of the texts' places.
+      texts: uint32 N, of each text.
     """
 
     tokens: jax.Array
+    first: jax.Array
     texts: jax.Array
 
 
@@ -62,12 +64,11 @@ def numbered(numbers: Numbers | None) -> Iterator[None]:
 
 
 def numbers_for(shape: tuple[int, ...]) -> jax.Array | None:
-    """Returns the numbers along the first axes of an array of tokens RxT... or of texts N..."""
+    """Returns those along the first axes of an array: RxT..., first tokens Nx1..., or texts NxD."""
     numbers = _NUMBERS.get()
-    if numbers is None:
-        return None
-    is_tokens = len(shape) > 2 and shape[:2] == numbers.tokens.shape
-    return numbers.tokens if is_tokens else numbers.texts
+    if numbers is None or len(shape) < 3:
+        return numbers and numbers.texts
+    return numbers.tokens if shape[:2] == numbers.tokens.shape else numbers.first[:, None]
 
 
 def keep_mask(

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Texts, Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens
 from jaxft.models.bert import BLOCKS, BUFFERS, LAYER_AXES, TARGETS
 from jaxft.models.config import Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Family, register
@@ -54,7 +54,7 @@ class ElectraBody(nn.Module):
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
         if self.config.embedding_size != self.config.hidden_size:
             x_BxLxD = self.embeddings_project(x_BxLxD)
-        return first_tokens(self.encoder(x_BxLxD, tokens, deterministic), tokens)
+        return self.encoder(x_BxLxD, tokens, deterministic)
 
 
 class ElectraClassifier(nn.Module):

@@ -32,7 +32,8 @@ class Kept:
 
     Attributes:
       layers: the number of the lowest layers, all of them if only the head is trained.
-      hidden: ShapeDtypeStruct of a layer's output for one text, 1xLxD.
+      hidden: ShapeDtypeStruct of a layer's output for one text, 1xLxD; 1x1xD if the layer is the
+        last, of which only the first token is computed.
       below: path -> ShapeDtypeStruct of the parameters that these outputs depend on.
       unused: the same of those that no step needs. A position bias that all layers share is in
         `below` alone.
@@ -112,6 +113,8 @@ def outputs(
 ) -> jax.Array:
     """Returns the output of the highest of the lowest `layers` layers, BxLxD, with dropout off.
 
+    Of the last layer it is that of each text's first token, Bx1xD (`Kept.hidden`).
+
     Args:
       shapes: path -> ShapeDtypeStruct of all parameters.
       params: those of `Kept.below`.
@@ -144,7 +147,7 @@ def forward(
 
     Args:
       unused, params: path -> ShapeDtypeStruct of `Kept.unused`, and the other parameters.
-      batch: with `hidden`, BxLxD.
+      batch: with `hidden`, the result of `outputs`.
     """
 
     def around(path: str, call: Callable[[], Any], x: Any) -> Any:

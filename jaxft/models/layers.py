@@ -8,13 +8,14 @@ are float32 whatever the computation's dtype. The names of attributes are parts 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 from flax import linen as nn
 
-from jaxft.models.attention import Tokens, attend, first_tokens
+from jaxft.models.attention import Tokens, attend, first_tokens, queried
 from jaxft.models.config import ACTIVATIONS, Compute, EncoderConfig
 from jaxft.models.dropout import Dropout
 from jaxft.models.remat import rematerialised
@@ -88,7 +89,8 @@ class SelfAttention(nn.Module):
         self.value = dense(self.config, self.compute, width)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        parts = (self.query(x_BxLxD), self.key(x_BxLxD), self.value(x_BxLxD))
+        q_BxLxD = self.query(queried(x_BxLxD, tokens))
+        parts = (q_BxLxD, self.key(x_BxLxD), self.value(x_BxLxD))
         return attended(self, parts, tokens, deterministic)
 
 
@@ -181,7 +183,8 @@ class Attention(nn.Module):
         self.output = Output(self.config, self.compute)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        return self.output(self.self(x_BxLxD, tokens, deterministic), x_BxLxD, deterministic)
+        context_BxLxD = self.self(x_BxLxD, tokens, deterministic)
+        return self.output(context_BxLxD, queried(x_BxLxD, tokens), deterministic)
 
 
 class Intermediate(nn.Module):
@@ -216,28 +219,38 @@ class Layer(nn.Module):
 class LayerStack(nn.Module):
     """A config's number of layers, one after the other; their names are 0, 1, 2, ...
 
+    Returns the outputs of each text's first token, Bx1xD, or of all tokens, BxLxD.
+
     Attributes:
       layer: a class of modules `layer(config, compute)(x_BxLxD, tokens, deterministic)`.
       kinds: of each layer, given to it as `kind`, for a family whose layers differ (local and
         global attention); empty if they do not differ.
+      first_only: whether what follows reads each text's first token alone.
     """
 
     config: EncoderConfig
     compute: Compute
     layer: type[nn.Module] = Layer
     kinds: tuple[str, ...] = ()
+    first_only: bool = True
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         count = self.config.num_hidden_layers
         if scans(self.compute, count) and not self.is_initializing():
             members = [self.member(number) for number in range(count)]
-            return scanned(self, members, x_BxLxD, tokens, deterministic, self.compute)
+            x_BxLxD = scanned(self, members, x_BxLxD, tokens, deterministic, self.compute)
+            return first_tokens(x_BxLxD, tokens) if self.first_only else x_BxLxD
         layer = rematerialised(self.layer, self.compute.remat)
-        for number in range(count):
-            module = layer(self.config, self.compute, **self.own(number), name=str(number))
+        *lower, last = (
+            layer(self.config, self.compute, **self.own(number), name=str(number))
+            for number in range(count)
+        )
+        for module in lower:
             x_BxLxD = module(x_BxLxD, tokens, deterministic)
-        return x_BxLxD
+        if not self.first_only:
+            return last(x_BxLxD, tokens, deterministic)
+        return on_first(last, x_BxLxD, tokens, deterministic, self.compute)
 
     def own(self, number: int) -> dict[str, str]:
         """What a layer is given of its own."""
@@ -248,6 +261,15 @@ class LayerStack(nn.Module):
         own = self.own(number)
         make = partial(self.layer, self.config, self.compute, **own)
         return Member(number, str(own), make, self.variables["params"][str(number)])
+
+
+def on_first(
+    layer: nn.Module, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool, compute: Compute
+) -> jax.Array:
+    """Returns a last layer's outputs of each text's first token, Bx1xD."""
+    if compute.attention == "cudnn":  # which wants as many queries as keys
+        return first_tokens(layer(x_BxLxD, tokens, deterministic), tokens)
+    return layer(x_BxLxD, replace(tokens, first_only=True), deterministic)
 
 
 class Encoder(nn.Module):
@@ -294,7 +316,7 @@ class Body(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        x_Bx1xD = first_tokens(self.encoder(x_BxLxD, tokens, deterministic), tokens)
+        x_Bx1xD = self.encoder(x_BxLxD, tokens, deterministic)
         return self.pooler(x_Bx1xD) if self.has_pooler else x_Bx1xD
 
 

@@ -138,7 +138,7 @@ class LlamaBody(nn.Module):
 
     def setup(self) -> None:
         self.embed_tokens = table(self.config, self.compute, self.config.vocab_size)
-        self.layers = LayerStack(self.config, self.compute, LlamaLayer)
+        self.layers = LayerStack(self.config, self.compute, LlamaLayer, first_only=False)
         self.norm = RMSNorm(self.config, self.compute)
 
     def __call__(self, ids_BxL: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:

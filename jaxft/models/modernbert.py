@@ -21,7 +21,7 @@ from jaxft.models.attention import (
     Tokens,
     attend,
     by_text,
-    first_tokens,
+    queried,
     rotated,
     side_by_side,
 )
@@ -173,8 +173,9 @@ class ModernBertAttention(nn.Module):
         theta = (is_local and config.local_rope_theta) or config.global_rope_theta
         parts_BxLxD = jnp.split(self.Wqkv(x_BxLxD), 3, axis=-1)
         q, k, v = (split_heads(part_BxLxD, config) for part_BxLxD in parts_BxLxD)
+        q = queried(q, tokens)
         out_BxLxHxK = attend(
-            rotated(q, places, theta),
+            rotated(q, queried(places, tokens), theta),
             rotated(k, places, theta),
             v,
             tokens,
@@ -183,7 +184,7 @@ class ModernBertAttention(nn.Module):
             window=config.local_attention // 2 if is_local else None,
             implementation=self.compute.attention,
         )
-        out_BxLxD = self.Wo(out_BxLxHxK.reshape(x_BxLxD.shape))
+        out_BxLxD = self.Wo(out_BxLxHxK.reshape(*out_BxLxHxK.shape[:2], -1))
         return self.out_drop(out_BxLxD, deterministic=deterministic)
 
 
@@ -230,7 +231,7 @@ class ModernBertLayer(nn.Module):
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         normed_BxLxD = x_BxLxD if self.is_first else self.attn_norm(x_BxLxD)
-        x_BxLxD = x_BxLxD + self.attn(normed_BxLxD, tokens, deterministic)
+        x_BxLxD = queried(x_BxLxD, tokens) + self.attn(normed_BxLxD, tokens, deterministic)
         return x_BxLxD + self.mlp(self.mlp_norm(x_BxLxD), deterministic)
 
 
@@ -245,7 +246,8 @@ class ModernBertBody(nn.Module):
         first, *others = config.kinds
         kinds = (f"first {first}", *others)
         self.embeddings = ModernBertEmbeddings(config, compute)
-        self.layers = LayerStack(config, compute, ModernBertLayer, kinds)
+        first_only = config.classifier_pooling == "cls"
+        self.layers = LayerStack(config, compute, ModernBertLayer, kinds, first_only)
         self.final_norm = norm(config, compute)
 
     def __call__(self, ids_BxL: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
@@ -293,8 +295,9 @@ class ModernBertClassifier(nn.Module):
         del types_BxL
         tokens = Tokens(mask_BxL, texts, positions_BxL)
         x_BxLxD = self.model(ids_BxL, tokens, deterministic)
-        is_mean = self.config.classifier_pooling == "mean"
-        x_BxD = (means if is_mean else first_tokens)(x_BxLxD, tokens)[:, 0]
+        if self.config.classifier_pooling == "mean":
+            x_BxLxD = means(x_BxLxD, tokens)
+        x_BxD = x_BxLxD[:, 0]
         return self.classifier(self.drop(self.head(x_BxD), deterministic=deterministic))
 
 

@@ -8,13 +8,14 @@ their attention score. The parameters' paths are torch's names, with slashes.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxft.models.attention import Texts, Tokens, first_tokens
+from jaxft.models.attention import Texts, Tokens, queried
 from jaxft.models.bert import LAYER_AXES
 from jaxft.models.config import ONLY, Compute, EncoderConfig, read_config_of
 from jaxft.models.family import Block, Family, register
@@ -63,7 +64,8 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (linear() for _ in range(4))
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        parts = (self.q(x_BxLxD), self.k(x_BxLxD), self.v(x_BxLxD))
+        q_BxLxD = self.q(queried(x_BxLxD, tokens))
+        parts = (q_BxLxD, self.k(x_BxLxD), self.v(x_BxLxD))
         return attended(self, parts, tokens, deterministic)
 
 
@@ -79,7 +81,8 @@ class MPNetAttention(nn.Module):
         self.end = BlockEnd(self.attn.o, self.LayerNorm, self.config.hidden_dropout_prob)
 
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
-        return self.end(self.attn(x_BxLxD, tokens, deterministic), x_BxLxD, deterministic)
+        context_BxLxD = self.attn(x_BxLxD, tokens, deterministic)
+        return self.end(context_BxLxD, queried(x_BxLxD, tokens), deterministic)
 
 
 class MPNetLayer(nn.Module):
@@ -112,7 +115,7 @@ class MPNetEncoder(nn.Module):
     def __call__(self, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool) -> jax.Array:
         longest = tokens.texts.layout.longest if tokens.texts else x_BxLxD.shape[1]
         bias_LxLxH = self.relative_attention_bias(relative_buckets(longest))
-        tokens = tokens._replace(bias=bias_LxLxH.transpose(2, 0, 1))
+        tokens = replace(tokens, bias=bias_LxLxH.transpose(2, 0, 1))
         return self.layer(x_BxLxD, tokens, deterministic)
 
 
@@ -131,7 +134,7 @@ class MPNetBody(nn.Module):
     ) -> jax.Array:
         assert tokens.positions is not None
         x_BxLxD = self.embeddings(ids_BxL, types_BxL, tokens.positions, deterministic)
-        return first_tokens(self.encoder(x_BxLxD, tokens, deterministic), tokens)
+        return self.encoder(x_BxLxD, tokens, deterministic)
 
 
 class MPNetClassifier(nn.Module):

@@ -11,7 +11,7 @@ It does not start as the backbone: whatever the keys are, they take a share of t
 
 import re
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from flax import linen as nn
@@ -68,7 +68,7 @@ def before(attention_paths: Set[str], length: int) -> Insertion:
             )
         parent = call.module.scope.push("prefix", reuse=True)
         prefix = Prefix(length, x_BxLxD.shape[-1], parent=parent)()
-        return call.next_fun(x_BxLxD, tokens._replace(prefix=prefix), *others, **call.kwargs)
+        return call.next_fun(x_BxLxD, replace(tokens, prefix=prefix), *others, **call.kwargs)
 
     return Insertion(frozenset(attention_paths), forward, wraps=True)
 

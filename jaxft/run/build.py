@@ -27,6 +27,7 @@ from jaxft.data.labels import as_number
 from jaxft.data.layout import AUTO, PACKED
 from jaxft.data.readers import ASPECT_COLUMNS
 from jaxft.data.sources import sha256
+from jaxft.data.tokenizer import load_tokenizer
 from jaxft.errors import InputError
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
@@ -139,13 +140,14 @@ def load_parts(
     directory = directory or hub.locate(config.model.name)
     outputs = objective.outputs(labels)
     backbone = backbones.load(directory, outputs, **model_options(config))
-    tokenizer = encode.load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     encode.check_vocabulary(tokenizer, backbone.config.vocab_size, directory)
     encode.check_max_length(config.data.max_length, backbone.max_length)
     shapes = backbones.parameter_shapes(backbone)
     read = ({}, []) if trained else weights.read(directory, shapes, backbone.family, labels)
     arrays, newly_initialised = read
-    model = build_model(backbone, newly_initialised, config.method.name, method_options(config))
+    options = method_options(config)
+    model = build_model(backbone, newly_initialised, config.method.name, options, shapes)
     check_sources(model.applied.sources, directory)
     return Parts(directory, tokenizer, arrays, newly_initialised, model)
 

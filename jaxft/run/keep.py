@@ -32,8 +32,9 @@ def keep(setup: Setup, frozen: Params) -> tuple[Setup, Params]:
         return setup, frozen
     size = model.kept.hidden.shape[-1] * model.kept.hidden.dtype.itemsize
     config, splits = setup.loop_config, setup.data.values()
-    tokens = sum(int(encoded.kept_lengths.sum()) for encoded in splits)
     texts = sum(len(encoded.ids) for encoded in splits)
+    of_texts = model.kept.hidden.shape[1] == 1  # and not of all their tokens
+    tokens = texts if of_texts else sum(int(encoded.kept_lengths.sum()) for encoded in splits)
     print(
         f"keeping the outputs of the lowest {model.kept.layers} layers for {texts:,} texts: "
         f"{human_bytes(tokens * size)} of the host's memory"
@@ -44,25 +45,37 @@ def keep(setup: Setup, frozen: Params) -> tuple[Setup, Params]:
     run = kept_program(model, setup.devices, config.eval_batch_size)
     params = {path: frozen[path] for path in model.kept.below}
     data = {
-        name: with_hidden(config, encoded, run, params, setup.devices)
+        name: with_hidden(config, encoded, run, params, setup.devices, of_texts)
         for name, encoded in setup.data.items()
     }
     return replace(setup, data=data), of_steps(model, frozen)
 
 
 def with_hidden(
-    config: LoopConfig, encoded: Encoded, run: CompiledByLength, params: Params, mesh: Mesh
+    config: LoopConfig,
+    encoded: Encoded,
+    run: CompiledByLength,
+    params: Params,
+    mesh: Mesh,
+    of_texts: bool,
 ) -> Encoded:
-    """Returns a split with what `run`, a `kept_program`, computes for each text."""
+    """Returns a split with what `run`, a `kept_program`, computes.
+
+    Args:
+      of_texts: whether that is an output for each text, and not for each of its tokens.
+    """
     hidden: list[np.ndarray] = [np.empty(0)] * len(encoded.ids)
     for one in config.eval_order(encoded):
         batch = device_batch(encoded, [one], config.eval_batch_size, mesh)
-        hidden_RxTxD = fetch(run(params, batch))
-        layout = layout_of(one, len(hidden_RxTxD))
+        found = fetch(run(params, batch))  # RxTxD, or Bx1xD of each place
+        layout = layout_of(one, len(batch["ids"]))
         source_RxW = None if layout.is_plain else fetch(batch["source"])
         for text, place in zip(one.indices, layout.places(len(one.indices)), strict=True):
+            # A copy, because a view would keep the whole batch.
+            if of_texts:
+                hidden[text] = found[place, 0].copy()
+                continue
             row, slot = divmod(int(place), layout.in_row)
             start = 0 if source_RxW is None else source_RxW[row, layout.starts[slot]]
-            # A copy, because a view would keep the whole batch.
-            hidden[text] = hidden_RxTxD[row, start : start + len(encoded.ids[text])].copy()
+            hidden[text] = found[row, start : start + len(encoded.ids[text])].copy()
     return replace(encoded, hidden=hidden)

@@ -8,10 +8,10 @@ created.
 
 import signal
 
-from jaxft.data import encode
+from jaxft.data import tokenizer
 from jaxft.run import command  # noqa: F401 imported for the processes that fork from here
 
-encode.tokenizer_class()  # transformers is imported when it is first asked for
+tokenizer.tokenizer_class()  # transformers is imported when it is first asked for
 
 # The fork server ignores SIGTERM so that it outlives the workers that are still saving; it exits
 # after the last one. `worker.begin` restores the default in a worker.

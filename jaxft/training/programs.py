@@ -293,5 +293,7 @@ def batch_shapes(
         arrays["source"] = shape((layout.rows, layout.spread), jnp.int32)
         arrays["home"] = shape((layout.rows, layout.width), jnp.int32)
     if hidden is not None:
-        arrays["hidden"] = shape((layout.rows, layout.width, hidden.shape[-1]), hidden.dtype)
+        of_texts = hidden.shape[1] == 1  # and not of tokens
+        places = (layout.slots, 1) if of_texts else (layout.rows, layout.width)
+        arrays["hidden"] = shape((*places, hidden.shape[-1]), hidden.dtype)
     return tokens | arrays | ({} if layout.is_plain else {"layout": layout})

@@ -64,18 +64,25 @@ class Model:
 
 
 def build_model(
-    backbone: Backbone, newly_initialised: list[str], method: str, options: Mapping[str, Any]
+    backbone: Backbone,
+    newly_initialised: list[str],
+    method: str,
+    options: Mapping[str, Any],
+    own: Params | None = None,
 ) -> Model:
     """Returns the model of a method; computes shapes only.
 
     Args:
       newly_initialised: paths that the checkpoint lacks (`jaxft.models.weights.read`).
       options: of the method, by name.
+      own: the shapes of the backbone's parameters, if the caller has them: to trace a model for
+        them takes a fifth of a second.
     """
-    own = backbones.parameter_shapes(backbone)
+    own = own or backbones.parameter_shapes(backbone)
     applied = build(method, backbone.family, own, newly_initialised, options)
     module = Injected(backbone.module, applied.insertions, applied.shared)
-    shapes = backbones.parameter_shapes(backbone, module)
+    is_changed = applied.insertions or applied.shared
+    shapes = backbones.parameter_shapes(backbone, module) if is_changed else dict(own)
     labels = label_tree(shapes, applied.rules)
     axes_of = backbone.family.axes_of
     axes = {

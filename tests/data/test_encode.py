@@ -12,8 +12,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer, BertTokenizerFast, RobertaTokenizerFast
 
-from jaxft.data.encode import check_max_length, check_vocabulary, encode, load_tokenizer
+from jaxft.data.encode import check_max_length, check_vocabulary, encode
 from jaxft.data.examples import Example
+from jaxft.data.tokenizer import FastTokenizer, load_tokenizer, tokenizer_class
 from jaxft.errors import InputError
 
 LABELS = ("a", "b")
@@ -35,12 +36,12 @@ example_lists = st.lists(
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_checkpoint: Path) -> Any:
-    return load_tokenizer(tiny_checkpoint)
+    return tokenizer_class().from_pretrained(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")
 def real_tokenizer(minilm: Path) -> Any:
-    return load_tokenizer(minilm)
+    return tokenizer_class().from_pretrained(minilm)
 
 
 def one_by_one(tokenizer: Any, example: Example, **options: Any) -> dict[str, list[int]]:
@@ -130,8 +131,10 @@ def test_mixed_singles_and_pairs_equal_minilms_tokenizer_one_by_one(
     check_one_by_one(real_tokenizer, examples, max_length)
 
 
-def check_one_by_one(tokenizer: Any, examples: list[Example], max_length: int) -> None:
-    encoded = encode(tokenizer, examples, LABELS, max_length)
+def check_one_by_one(
+    tokenizer: Any, examples: list[Example], max_length: int, ours: Any = None
+) -> None:
+    encoded = encode(ours or tokenizer, examples, LABELS, max_length)
     assert len(encoded.ids) == len(encoded.types) == len(encoded.labels) == len(examples)
     for i, example in enumerate(examples):
         cut = one_by_one(tokenizer, example, truncation="longest_first", max_length=max_length)
@@ -141,6 +144,59 @@ def check_one_by_one(tokenizer: Any, examples: list[Example], max_length: int) -
         assert encoded.lengths[i] == len(whole["input_ids"])
         assert len(encoded.ids[i]) == min(max_length, encoded.lengths[i])
         assert LABELS[encoded.labels[i]] == example.label
+
+
+# ---------------------------------------------------------------- the kept tokenizer
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JAXFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tokenizers"
+
+
+EXAMPLES = [
+    Example("0", "service", "The service was unbelievable, né?", "a", "t", "t:1"),
+    Example("1", "[MASK] tokenization 你 \u00a0 x", None, "b", "t", "t:2"),
+    Example("2", "", "", "b", "t", "t:3"),
+]
+
+
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS] + ["minilm"])
+def test_a_kept_tokenizer_is_the_one_that_was_read(
+    kind: str, tokenizers: dict[str, Any], minilm: Path, tmp_path: Path, cache: Path
+) -> None:
+    directory = minilm
+    if kind != "minilm":
+        directory = tmp_path / "model"
+        tokenizers[kind].save_pretrained(directory)
+    theirs = tokenizer_class().from_pretrained(directory)
+    first, kept = load_tokenizer(directory), load_tokenizer(directory)
+    assert isinstance(kept, FastTokenizer)
+    assert len(list(cache.iterdir())) == 1
+    assert kept.backend_tokenizer is not first.backend_tokenizer
+    assert (len(kept), kept.pad_token_id) == (len(theirs), theirs.pad_token_id)
+    for max_length in (4, 6, 64):
+        check_one_by_one(theirs, EXAMPLES, max_length, first)
+        check_one_by_one(theirs, EXAMPLES, max_length, kept)
+
+
+def test_a_changed_checkpoint_and_a_damaged_file_are_read_anew(
+    tokenizers: dict[str, Any], tmp_path: Path, cache: Path
+) -> None:
+    tokenizers["bert_like"].save_pretrained(tmp_path / "model")
+    load_tokenizer(tmp_path / "model")
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    for damaged in (whole.replace(b"service", b"servise"), whole[:-9], b"[]", b"", b"\xff"):
+        kept.write_bytes(damaged)
+        load_tokenizer(tmp_path / "model")
+        assert kept.read_bytes() == whole
+    settings_file = tmp_path / "model" / "tokenizer_config.json"
+    changed = {**json.loads(settings_file.read_text()), "truncation_side": "left"}
+    settings_file.write_text(json.dumps(changed))
+    assert load_tokenizer(tmp_path / "model").truncation_side == "left"
+    assert len(list(cache.iterdir())) == 2
 
 
 @settings(deadline=None)

@@ -89,6 +89,8 @@ def test_the_whole_files_are_read(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 @FEW
 @given(noise=st.binary(max_size=40), place=st.floats(0, 1), replaced=st.integers(0, 40))
+# A column's name in a parquet file that is not UTF-8.
+@example(noise=b"\x00\x80", place=0.296875, replaced=2)
 def test_fuzz_a_damaged_file(
     name: str, noise: bytes, place: float, replaced: int, tmp_path: Path
 ) -> None:

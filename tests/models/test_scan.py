@@ -71,8 +71,16 @@ def test_a_loop_gives_the_loss_and_gradients_of_layers_one_by_one(
     (loss, grads), (loss_scanned, grads_scanned) = found
     np.testing.assert_allclose(loss_scanned, loss, rtol=1e-6)
     assert grads_scanned.keys() == grads.keys()
+    largest = max(float(jnp.abs(grad).max()) for grad in grads.values())
     for path, grad in grads.items():
         least = 1e-5 * float(jnp.abs(grad).max())
+        if path.endswith("/key/bias"):
+            # It adds the same to all scores of a query, so its gradient is 0 but for rounding,
+            # which differs where the last layer computes the first tokens alone.
+            assert (
+                max(float(jnp.abs(x[path]).max()) for x in (grads, grads_scanned)) < 1e-7 * largest
+            )
+            continue
         np.testing.assert_allclose(grads_scanned[path], grad, atol=least, rtol=1e-5, err_msg=path)
 
 

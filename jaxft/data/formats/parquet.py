@@ -6,7 +6,8 @@ A column that `datasets` wrote as a ClassLabel has its class names in the file: 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def rows_parquet(path: Path, *, wanted: Sequence[str] = ()) -> list[Row]:
       InputError: naming the file and, where there is one, the row.
     """
     file = _open(path)
-    names = file.schema_arrow.names
+    with _naming(path):
+        names = file.schema_arrow.names
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}:1: the column {name!r} is there twice")
@@ -34,7 +36,8 @@ def rows_parquet(path: Path, *, wanted: Sequence[str] = ()) -> list[Row]:
             has = f"no column {name!r}; it has {show_names(names)}"
             raise InputError(f"{path}:1: {has}{nearest(name, names)}")
     chosen = list(dict.fromkeys(wanted)) or names
-    table = _read(path, file, chosen)
+    with _naming(path):
+        table = file.read(columns=chosen)
     if not table.num_rows:
         raise InputError(f"{path}:1: no examples in this file")
     classes = _class_names(file)
@@ -71,18 +74,18 @@ def _open(path: Path) -> Any:  # pyarrow is untyped
     import pyarrow.parquet
 
     data = read_bytes(path)  # its errors name a missing file's folder
-    try:
+    with _naming(path):
         return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}:1: broken parquet: {_one_line(error)}") from None
 
 
-def _read(path: Path, file: Any, columns: list[str]) -> Any:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Makes an error of pyarrow an InputError that names the file."""
     import pyarrow
 
     try:
-        return file.read(columns=columns)
-    except (pyarrow.ArrowException, OSError) as error:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}:1: broken parquet: {_one_line(error)}") from None
 
 
