@@ -115,9 +115,15 @@ def read_with_transformers(directory: Path) -> Any:
     """Returns the tokenizer that transformers makes of a directory, of a fast one its fast part.
 
     Raises:
-      InputError: it has no padding token.
+      InputError: its files cannot be read, or it has no padding token.
     """
-    found = tokenizer_class().from_pretrained(directory, use_fast=True, local_files_only=True)
+    read = tokenizer_class().from_pretrained
+    try:
+        found = read(directory, use_fast=True, local_files_only=True)
+    except Exception as err:  # of any kind, `Exception` itself from the Rust tokenizers
+        said = " ".join(str(err).split())[:150] or type(err).__name__
+        said = said if said.isprintable() else ascii(said)  # it may quote a broken file
+        raise InputError(f"{directory}: not a readable tokenizer ({said})") from err
     if found.pad_token_id is None:
         raise InputError(f"{directory}: the tokenizer has no padding token")
     if not found.is_fast:

@@ -91,7 +91,10 @@ RENAMED = {
 
 def read_modernbert(given: Mapping[str, Any], num_labels: int) -> ModernBertConfig:
     """Returns ModernBERT's config, as transformers 4 or 5 writes it."""
-    values = {**given, **rope_thetas(given.get("rope_parameters") or {})}
+    rope = given.get("rope_parameters") or {}
+    if not (isinstance(rope, dict) and all(isinstance(own, dict) for own in rope.values())):
+        raise InputError(f"config.json: rope_parameters {rope!r}; expected an object of objects")
+    values = {**given, **rope_thetas(rope)}
     kinds = values.pop("layer_types", None) or []
     only = {**ONLY, "rope_scaling": None}
     config = read_config_of(ModernBertConfig, values, num_labels, renamed=RENAMED, only=only)
@@ -100,8 +103,15 @@ def read_modernbert(given: Mapping[str, Any], num_labels: int) -> ModernBertConf
         raise InputError(
             f"config.json: local_attention {config.local_attention}; expected a number above 0"
         )
+    if config.head_size % 2:
+        raise InputError(
+            f"config.json: hidden_size {config.hidden_size} over {config.num_attention_heads} "
+            f"attention heads are {config.head_size} each; rotary positions need an even number"
+        )
     if not kinds:
         return config
+    if not isinstance(kinds, list):
+        raise InputError(f"config.json: layer_types {kinds!r}; expected a list")
     if len(kinds) != config.num_hidden_layers:
         raise InputError(
             f"config.json: layer_types has {len(kinds)} entries, num_hidden_layers is "
