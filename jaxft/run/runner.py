@@ -30,6 +30,7 @@ from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
 from jaxft.run.keep import keep
 from jaxft.run.phases import Phases
+from jaxft.run.process import collected_often
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
 from jaxft.run.setup import Setup, set_up
@@ -79,8 +80,9 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         frozen_paths = split(model.shapes, model.labels)[1]
         frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
         setup, frozen = keep(setup, frozen)
-        for group in groups:
-            train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, phases)
+        with collected_often():
+            for group in groups:
+                train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, phases)
     return 0
 
 

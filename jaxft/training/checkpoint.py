@@ -19,13 +19,10 @@ writer at a time (`jaxft.run.workdir`).
 import copy
 import hashlib
 import json
-import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +37,7 @@ from jaxft.distributed import processes
 from jaxft.errors import InputError, OutputError
 from jaxft.io import unwritable
 from jaxft.training.mesh import fetch
+from jaxft.training.private_orbax import say_damage_once, skip_metrics
 from jaxft.training.step import State
 
 Leaves = dict[str, dict[str, Any]]  # item -> name -> array or its shape
@@ -79,6 +77,7 @@ class Checkpoints:
             any mesh.
         """
         say_damage_once()
+        skip_metrics()
         self._shapes = shapes
         self._directory = directory.resolve()  # orbax wants an absolute path
         self._damaged = False
@@ -304,37 +303,6 @@ def saving(directory: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise OutputError(f"{directory}: a checkpoint cannot be written: {reason}") from err
-
-
-@cache
-def say_damage_once() -> None:
-    """Drops the hundreds of lines that libraries print about a checkpoint that is damaged, or that
-    cannot be written.
-
-    Orbax logs each metadata file that is not JSON. When one array cannot be read, it also closes
-    its event loop while other reads are running. Those then fail when they report, and asyncio logs
-    each error that nobody has fetched.
-    """
-    noise = (
-        ("absl", "Failed to json parse Metadata file"),
-        ("absl", "[process="),  # what a thread could not write; it is raised as well
-        ("asyncio", "Future exception was never retrieved"),
-        ("asyncio", "Task exception was never retrieved"),
-    )
-    for name, start in noise:
-        logging.getLogger(name).addFilter(partial(is_other, start))
-    before = sys.unraisablehook
-
-    def hook(args: Any) -> None:
-        if not (type(args.exc_value) is RuntimeError and "Event loop is closed" in str(args[1])):
-            before(args)
-
-    sys.unraisablehook = hook
-
-
-def is_other(start: str, record: logging.LogRecord) -> bool:
-    """Whether a log record starts with none of these texts."""
-    return not str(record.msg).startswith(start)
 
 
 def newest_in(folder: Path) -> int | None:

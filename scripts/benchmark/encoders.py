@@ -1,11 +1,14 @@
-"""A training step of jaxft's encoder beside one of transformers' Flax classes, in one process.
+"""A training step of jaxft's encoder beside one of transformers' Flax classes, or of torch.
 
-    scripts/test_transformers4.sh --collect-only -q        # makes the environment with both
+    scripts/test_transformers4.sh --collect-only -q        # makes the environment with all of them
     .venv-transformers4/bin/python scripts/benchmark/encoders.py --output encoders.json
+    .venv-transformers4/bin/python scripts/benchmark/encoders.py --against torch \
+        --methods lora,houlsby,full --output torch.json
 
-Both implementations train MiniLM with the same method, batch and dropout rates. Their steps are
-taken in turn, so that whatever else the machine does meets both. The output is the median of the
-seconds, the ratio of each pair of steps, and what XLA planned for each program.
+Both train MiniLM with the same method, batch and dropout rates, in one process; torch with peft and
+adapters (`peer.py`). Their steps are taken in turn, so that whatever else the machine does meets
+both. The output is the median of the seconds, the ratio of each pair of steps, and what XLA planned
+for each program.
 """
 
 import argparse
@@ -23,12 +26,13 @@ import numpy as np
 from jaxft.models import backbone as backbones
 from jaxft.models import hub, weights
 from jaxft.planning.compiled import compiled_bytes
+from jaxft.run.process import keep_heap
 from jaxft.training.mesh import by_row, make_mesh, put_batch
 from jaxft.training.optimizer import make_optimizer, make_schedule
 from jaxft.training.programs import train_program
 from jaxft.training.state import build_model, init_state, run_keys
 
-IMPLEMENTATIONS = ("jaxft", "transformers")
+AGAINST = ("transformers", "torch")
 
 
 class Stepper:
@@ -63,6 +67,42 @@ class Stepper:
         return time.perf_counter() - start
 
 
+class TorchStepper:
+    """The peer's model, optimizer and batch."""
+
+    def __init__(self, method: str, rows: int, length: int) -> None:
+        import torch  # here: Flax classes are compared without it
+        from peer import SCHEDULE, build_model
+
+        torch.manual_seed(0)
+        self.torch, self.clip, self.bytes, self.compile_s = (
+            torch,
+            SCHEDULE["max_grad_norm"],
+            None,
+            0.0,
+        )
+        self.model = build_model(hub.locate("minilm"), method).train()
+        self.trained = [x for x in self.model.parameters() if x.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=1e-4, weight_decay=SCHEDULE["weight_decay"]
+        )
+        batch = make_batch(rows, length, self.model.config.vocab_size)
+        names = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types"}
+        self.batch = {
+            name: torch.tensor(batch[own]).long()
+            for name, own in {**names, "labels": "labels"}.items()
+        }
+
+    def step(self) -> float:
+        """Takes one step and returns its seconds."""
+        start = time.perf_counter()
+        self.model(**self.batch).loss.backward()
+        self.torch.nn.utils.clip_grad_norm_(self.trained, self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return time.perf_counter() - start
+
+
 def make_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
     """Returns random ids_BxL without padding, and labels_B."""
     rng = np.random.default_rng(0)
@@ -76,17 +116,25 @@ def make_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]
     }
 
 
-def compare(method: str, rows: int, length: int, steps: int) -> dict[str, Any]:
+def compare(against: str, method: str, rows: int, length: int, steps: int) -> dict[str, Any]:
     """Returns both implementations' figures for one shape."""
-    steppers = {name: Stepper(name, method, rows, length) for name in IMPLEMENTATIONS}
+    names = ("jaxft", against)
+    steppers = {
+        name: (
+            TorchStepper(method, rows, length)
+            if name == "torch"
+            else Stepper(name, method, rows, length)
+        )
+        for name in names
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
     for stepper in steppers.values():
         stepper.step()
     for number in range(steps):
         # The first of a pair finds the caches cold; each is first as often.
-        for name in IMPLEMENTATIONS if number % 2 else IMPLEMENTATIONS[::-1]:
+        for name in names if number % 2 else names[::-1]:
             seconds[name].append(steppers[name].step())
-    ratios = [a / b for a, b in zip(*(seconds[name] for name in IMPLEMENTATIONS), strict=True)]
+    ratios = [a / b for a, b in zip(*(seconds[name] for name in names), strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     return {
@@ -104,17 +152,20 @@ def compare(method: str, rows: int, length: int, steps: int) -> dict[str, Any]:
 def summary(row: dict[str, Any]) -> str:
     """Returns a line on one shape."""
     (low, high), time_ratio = row["ratio"]["quartiles"], row["ratio"]["median"]
-    peaks = [row["bytes"][name]["peak"] for name in IMPLEMENTATIONS]
+    other, bytes_ = list(row["bytes"])[1], list(row["bytes"].values())
+    memory = f", {bytes_[0]['peak'] / bytes_[1]['peak']:.3f} of its memory" if bytes_[1] else ""
     return (
         f"{row['method']} {row['batch_size']} x {row['length']}: {time_ratio:.3f} "
-        f"({low:.3f} to {high:.3f}) of transformers' time, {peaks[0] / peaks[1]:.3f} of its memory"
+        f"({low:.3f} to {high:.3f}) of the time of {other}{memory}"
     )
 
 
 def main() -> None:
     """Parses the flags, compares, prints each row and writes all of them."""
+    keep_heap()  # as jaxft.train does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--against", choices=AGAINST, default=AGAINST[0])
     parser.add_argument("--methods", default="lora,full", help="of fine-tuning, with commas")
     parser.add_argument("--lengths", default="32,64,128", help="of the texts, with commas")
     parser.add_argument("--batch_size", type=int, default=32, help="texts a step")
@@ -123,10 +174,11 @@ def main() -> None:
     rows = []
     for method in args.methods.split(","):
         for length in map(int, args.lengths.split(",")):
-            row = compare(method, args.batch_size, length, args.steps)
+            row = compare(args.against, method, args.batch_size, length, args.steps)
             rows.append(row)
             print(summary(row), flush=True)
-    versions = {name: metadata.version(name) for name in ("jax", "flax", "transformers")}
+    packages = ["jax", "flax", "transformers", *(["torch"] if args.against == "torch" else [])]
+    versions = {name: metadata.version(name) for name in packages}
     record = {"cores": os.cpu_count(), "versions": versions, "rows": rows}
     args.output.write_text(json.dumps(record, indent=1) + "\n")
 
