@@ -10,7 +10,7 @@ step) alone: a resumed run knows its next batch from its step. Its length is one
 alone, so that several seeds can take the same step at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,6 +171,25 @@ def mixed_eval_order(
     # Of the sorted texts each batch takes every `count`th: from each group of `longest_by_rank`.
     batches = [order[start::count] for start in range(count)]
     return [BatchIndices(batch, layout.width, layout) for batch in batches]
+
+
+def needed(
+    encoded: Encoded, size: int, rows: int, order: Callable[..., list[BatchIndices]]
+) -> tuple[np.ndarray, int]:
+    """Returns the most tokens that each text of a batch has, and that a batch has in one row.
+
+    On several rows, the second is 0: how long a row is at most then follows from the first.
+
+    Args:
+      order: `(lengths, layout, batch size) -> batches`.
+    """
+    lengths = encoded.kept_lengths
+    longest_B = longest_by_rank(lengths, size)
+    if rows > 1:
+        return longest_B, 0
+    # Which texts share a batch does not depend on where they are in it.
+    batches = order(lengths, rows_of(size, int(longest_B.max())), size)
+    return longest_B, most_tokens(batches, lengths)
 
 
 def eval_order(

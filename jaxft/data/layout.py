@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,18 @@ class Layout:
         """First of the W tokens of each place of a row."""
         return np.cumsum(self.lengths) - self.lengths
 
+    def holds(self, longest_B: np.ndarray, tokens: int) -> bool:
+        """Whether the one row that batches share has a place for each text of them.
+
+        Args:
+          longest_B: of the shortest, the second shortest, ... text of a full batch.
+          tokens: the most of a batch.
+        """
+        if self.rows != 1 or len(longest_B) != len(self.order):
+            return False
+        place_B = self.lengths[list(self.order)]
+        return tokens <= self.tokens_in_row and bool((longest_B <= place_B).all())
+
     def places(self, texts: int) -> np.ndarray:
         """Returns the places of a batch's texts, ascending by length: indices into the R x S."""
         if self.is_plain:
@@ -107,6 +120,23 @@ class Layout:
         """The number of each token of the places, RxW: those of a text follow each other."""
         inside_W = np.arange(self.spread) - np.repeat(self.starts, self.lengths)
         return np.repeat(self.numbers * self.longest, self.lengths, axis=1) + inside_W
+
+
+def from_json(fields: Any) -> Layout | None:
+    """Returns the layout whose `dataclasses.asdict` JSON has; None if it is none of `packed`."""
+    try:
+        rows, tokens, order = fields["rows"], fields["tokens_in_row"], tuple(fields["order"])
+        parts = tuple((count, length) for count, length in fields["parts"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    numbers = [rows, tokens, *(number for part in parts for number in part)]
+    if not all(type(number) is int and 0 < number < 2**20 for number in numbers):
+        return None
+    if not (order and all(type(place) is int for place in order)):
+        return None
+    layout = Layout(rows, parts, tokens_in_row=tokens, order=order)
+    is_whole = layout.slots == len(order) < 2**20 and set(order) == set(range(len(order)))
+    return layout if is_whole and layout.rows * layout.spread < 2**24 else None
 
 
 def rows_of(texts: int, length: int) -> Layout:

@@ -3,7 +3,8 @@
     seal(workdir)                        # writes DONE, which comes last
     changed(workdir)                     # ["results.json"]; [] for a run of an older jaxft
 
-The trained leaves are not among them: settings.json beside them has their sha256 and its own.
+The trained leaves are not among them: settings.json beside them has their sha256. DONE has its own
+under its name.
 """
 
 import hashlib
@@ -16,14 +17,16 @@ from jaxft.io import write_json
 DONE = "DONE"
 NAMES = (
     *("config.json", "env.json", "launches.jsonl", "metrics.jsonl", "predictions_test.jsonl"),
-    *("results.json", "README.md"),
+    *("results.json", "README.md", "adapter/settings.json", "model/settings.json"),
 )
 FOLDERS = ("plots", "tb")
+SINCE = ".second_copy.json"  # a run that has one was finished by a jaxft that seals
 
 
 def seal(workdir: Path) -> None:
     """Writes DONE: the name and the sha256 of each file."""
-    write_json(workdir / DONE, {name: digest(workdir / name) for name in files(workdir)})
+    known = {name: digest(workdir / name) for name in files(workdir)}
+    write_json(workdir / DONE, known | {DONE: own_digest(known)})
 
 
 def changed(workdir: Path) -> list[str]:
@@ -31,11 +34,19 @@ def changed(workdir: Path) -> list[str]:
     try:
         text = (workdir / DONE).read_text("utf-8")
         if not text:  # of an older jaxft
-            return []
-        known = {name: x for name, x in json.loads(text).items() if is_sealed(name)}
+            return [DONE] if (workdir / SINCE).exists() else []
+        found = json.loads(text)
+        if found.pop(DONE, own_digest(found)) != own_digest(found):
+            return [DONE]
+        known = {name: x for name, x in found.items() if is_sealed(name)}
         return [name for name in known if digest(workdir / name) != known[name]]
     except (OSError, ValueError, AttributeError):
         return [DONE]
+
+
+def own_digest(known: dict[str, str | None]) -> str:
+    """The sha256 of the names and digests that DONE holds."""
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def files(workdir: Path) -> Iterator[str]:

@@ -6,14 +6,18 @@ predictor.scores(logits_NxC, data.labels)["macro_f1"]
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxft.data import layout as layouts
+from jaxft.data.batches import mixed_eval_order, needed
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Example
+from jaxft.data.layout import Layout
 from jaxft.errors import InputError
 from jaxft.models import trained as trained_files
 from jaxft.run import build
@@ -69,7 +73,8 @@ class Predictor:
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
 
-        On the run's own test split the batches are those of the run, and so are the bits.
+        On the run's own test split the batches are those of the run, and so are the bits. Others
+        share rows like these if they fit its layout.
 
         Raises:
           InputError: a logit is not finite.
@@ -78,9 +83,8 @@ class Predictor:
         if not examples:
             return np.zeros((0, self.objective.outputs(self.labels)), np.float32), data
         trained, frozen = split({**self.frozen, **self.leaves}, self.parts.model.labels)
-        logits_NxC = loop.logits_of(
-            self.loop_config, data, self._program, trained, frozen, self.devices
-        )
+        config = replace(self.loop_config, eval_layout=self._layout_for(data))
+        logits_NxC = loop.logits_of(config, data, self._program, trained, frozen, self.devices)
         check_finite(logits_NxC)
         return logits_NxC, data
 
@@ -119,6 +123,14 @@ class Predictor:
             # New texts may be longer than those that the buckets were chosen for.
             buckets=tuple(sorted({*settings["buckets"], settings["max_length"]})),
         )
+
+    def _layout_for(self, data: Encoded) -> Layout | None:
+        """Returns the layout of the run's evaluations if it has room for these texts."""
+        layout = layouts.from_json(self.run.settings.get("eval_layout"))
+        if layout is None or layout.rows != self.devices.size:
+            return None
+        size = self.loop_config.eval_batch_size
+        return layout if layout.holds(*needed(data, size, layout.rows, mixed_eval_order)) else None
 
     @cached_property
     def _program(self) -> CompiledByLength:

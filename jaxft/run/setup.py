@@ -4,7 +4,7 @@ setup = set_up(config, sys.argv)         # loads, checks and prints everything
 setup.data["train"], setup.parts.model, setup.shapes
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,16 +16,14 @@ from ml_collections import ConfigDict
 
 from jaxft.data import checks
 from jaxft.data.batches import (
-    BatchIndices,
     choose_buckets,
-    longest_by_rank,
     mixed_eval_order,
     mixed_order,
-    most_tokens,
+    needed,
 )
 from jaxft.data.encode import Encoded, encode
 from jaxft.data.examples import Dataset
-from jaxft.data.layout import Layout, packed, rows_of
+from jaxft.data.layout import Layout, packed
 from jaxft.distributed import processes
 from jaxft.planning.accounting import bytes_by_partition
 from jaxft.reporting import tables
@@ -205,25 +203,6 @@ def padding_note(loop_config: loop.LoopConfig, train: Encoded) -> str:
         f"note: {padding:.0%} of the tokens are padding, with {layout.in_row} texts to a row on "
         f"{layout.rows} devices; a larger batch_size has less, or data.batches=by_length\n"
     )
-
-
-def needed(
-    encoded: Encoded, size: int, rows: int, order: Callable[..., list[BatchIndices]]
-) -> tuple[np.ndarray, int]:
-    """Returns the most tokens that each text of a batch has, and that a batch has in one row.
-
-    On several rows, the second is 0: how long a row is at most then follows from the first.
-
-    Args:
-      order: `(lengths, layout, batch size) -> batches`.
-    """
-    lengths = encoded.kept_lengths
-    longest_B = longest_by_rank(lengths, size)
-    if rows > 1:
-        return longest_B, 0
-    # Which texts share a batch does not depend on where they are in it.
-    batches = order(lengths, rows_of(size, int(longest_B.max())), size)
-    return longest_B, most_tokens(batches, lengths)
 
 
 def make_rates(

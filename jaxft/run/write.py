@@ -3,6 +3,7 @@
 finish(setup, member, results, leaves, test_logits_NxC)       # DONE comes last
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,6 +57,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
     """
     config, env, dataset = to_json(setup.config), setup.env, setup.dataset
     is_pair = any(example.pair is not None for example in dataset.test)
+    eval_layout = setup.loop_config.eval_layout
     settings = {
         "task": setup.config.task,
         "labels": dataset.labels,
@@ -71,6 +73,7 @@ def write_trained(workdir: Path, trained: dict[str, np.ndarray], setup: Setup) -
         "buckets": setup.loop_config.buckets,
         "max_length": setup.config.data.max_length,
         "eval_batch_size": setup.loop_config.eval_batch_size,
+        "eval_layout": eval_layout and asdict(eval_layout),
         "weights_sha256": env["weights_sha256"],
     }
     folder = workdir / build.trained_folder(setup.config.method.name)

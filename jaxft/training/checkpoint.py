@@ -223,7 +223,13 @@ class Checkpoints:
 
     def _restore_items(self, where: Path, **items: Any) -> Any:
         """Returns items of a checkpoint, as orbax reads them."""
-        return self._reader.restore(where, args=ocp.args.Composite(**items))
+        try:
+            return self._reader.restore(where, args=ocp.args.Composite(**items))
+        except Exception as err:
+            if type(err) is not Exception:
+                raise
+            # Orbax raises a bare one if the chunk of an array is cut short.
+            raise ValueError(str(err)) from err
 
     def _saved_names(self, where: Path, record: Any) -> Leaves:
         """Returns the shapes of the run's leaves under the names that the checkpoint has for them.

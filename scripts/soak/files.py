@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxft.reporting import sealed
 from soak.bench import Bench
 from soak.compare import differences, steps
 from soak.trial import Record, Trial
@@ -134,16 +135,22 @@ def damaged_finished(bench: Bench, directory: Path, chance: random.Random, numbe
         said += text
         wrong += [f"{name}: exit code {code}"] * (code not in (0, 2))
         wrong += [f"{name}: a traceback"] * ("Traceback" in text)
-    is_changed = not (run / file).exists() or (
-        (run / file).read_bytes() != (whole / file).read_bytes()
-    )
-    is_silent = is_changed and str(file) not in said and str(file) not in UNREAD
+    is_silent = not is_whole(run, whole, file) and str(file) not in said and str(file) not in UNREAD
     wrong += ["silent"] * is_silent
     (run / "DONE").unlink(missing_ok=True)
     bench.end(bench.command(run), directory / "again.log")
     # A log that is lost is lost: it was of training, which is over.
     wrong += [x for x in differences(run, whole) if x != str(file) or x != "metrics.jsonl"]
     return {"wrong": wrong, "file": shown(file), "damage": kind}
+
+
+def is_whole(run: Path, whole: Path, file: Path) -> bool:
+    """Whether a file is there as the run wrote it, and DONE as it would write it for the others."""
+    if not (run / file).exists():
+        return False
+    if file.name == sealed.DONE:
+        return not sealed.changed(run)
+    return (run / file).read_bytes() == (whole / file).read_bytes()
 
 
 def finished_cases(bench: Bench) -> int:

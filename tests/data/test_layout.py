@@ -1,5 +1,7 @@
 """Several texts in a row: batches of all lengths, each text in a place that holds it."""
 
+import dataclasses
+import json
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -14,8 +16,16 @@ from jaxft.data.batches import (
     mixed_eval_order,
     mixed_order,
     most_tokens,
+    needed,
 )
-from jaxft.data.layout import LENGTH_MULTIPLE, Layout, cheapest_ends, packed, rows_of
+from jaxft.data.layout import (
+    LENGTH_MULTIPLE,
+    Layout,
+    cheapest_ends,
+    from_json,
+    packed,
+    rows_of,
+)
 
 rows_of_a_batch = st.integers(1, 8)
 
@@ -155,3 +165,37 @@ def test_one_text_a_row_is_a_layout_as_well() -> None:
     assert layout.is_plain
     assert layout.places(3).tolist() == [0, 1, 2]
     assert (layout.slots, layout.width, layout.tokens) == (4, 16, 64)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40),
+    batch_size=st.integers(1, 12),
+    rows=st.integers(1, 3),
+)
+def test_json_keeps_a_layout(lengths: list[int], batch_size: int, rows: int) -> None:
+    layout = packed(longest_by_rank(lengths, batch_size), rows)
+    kept = json.loads(json.dumps(dataclasses.asdict(layout)))
+    assert from_json(kept) == layout
+    for name in kept:
+        for other in (None, "x", [], -1, [[0, 1]], [True], 2**40):
+            found = from_json({**kept, name: other})
+            assert found is None or found == dataclasses.replace(layout, **{name: other})
+    assert from_json(None) is None
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40),
+    others=st.lists(st.integers(1, 60), min_size=1, max_size=60),
+    batch_size=st.integers(1, 12),
+)
+def test_a_row_that_holds_texts_has_a_place_for_each(
+    lengths: list[int], others: list[int], batch_size: int
+) -> None:
+    own, new = encoded(lengths), encoded(others)
+    longest_B, tokens = needed(own, batch_size, 1, mixed_eval_order)
+    layout = packed(longest_B, 1, tokens)
+    assert layout.holds(longest_B, tokens)
+    if layout.holds(*needed(new, batch_size, 1, mixed_eval_order)):
+        for one in mixed_eval_order(others, layout, batch_size):
+            batch = fill(new, one.indices, layout)
+            assert batch["mask"].sum() == sum(others[i] for i in one.indices)
