@@ -1,6 +1,5 @@
 """Examples -> token ids, through the checkpoint's own tokenizer (`jaxft.data.tokenizer`).
 
-    tokenizer = load_tokenizer(directory)
     encoded = encode(tokenizer, dataset.train, dataset.labels, max_length=128)
 
 An aspect task is encoded as the pair (term, sentence), which BERT distinguishes by token types.

@@ -128,8 +128,8 @@ def test_what_a_compiler_keeps_to_itself_is_left_undivided() -> None:
 
 
 def test_a_step_within_memory_uses_what_was_planned() -> None:
-    """Full fine-tuning of MiniLM at batch 16, 1.25 GB, six steps on the present device."""
-    found = plan(make_job(MINILM, method="full", batch_size=16, length=128, steps=6))
+    """Full fine-tuning of MiniLM at batch 22, 1.25 GB, six steps on the present device."""
+    found = plan(make_job(MINILM, method="full", batch_size=22, length=128, steps=6))
     assert found["compiled"]["peak"] > 1e9
     if found["measured"]["bytes"] is None:
         pytest.skip("this kernel does not tell a process's resident set")
