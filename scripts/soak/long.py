@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from soak.bench import Bench, Process
+from soak.bench import LIMIT_S, Bench, Process
 from soak.compare import differences, logged_step
 from soak.trial import Record, Trial
 
@@ -56,7 +56,7 @@ def long(
                 samples.append({**found, "step": step, "at": time.monotonic()})
         return False
 
-    process.until(look)
+    process.until(look, 4 * LIMIT_S)
     wrong = [f"exit code {process.wait()}"] * bool(process.wait())
     quarter = 30 * epochs
     early = [x for x in samples if quarter <= x["step"] < 2 * quarter]
