@@ -40,7 +40,7 @@ def changed(workdir: Path) -> list[str]:
             return [DONE]
         known = {name: x for name, x in found.items() if is_sealed(name)}
         return [name for name in known if digest(workdir / name) != known[name]]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError):
         return [DONE]
 
 

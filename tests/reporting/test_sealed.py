@@ -31,6 +31,22 @@ def test_a_run_of_an_older_jaxft_has_an_empty_seal(run: Path) -> None:
     (run / "DONE").write_text("")
     (run / "results.json").write_text("{}")
     assert sealed.changed(run) == []
+    (run / sealed.SINCE).write_text("{}")  # of a jaxft that seals
+    assert sealed.changed(run) == ["DONE"]
+
+
+def test_a_seal_knows_itself(run: Path) -> None:
+    whole = json.loads((run / "DONE").read_text())
+    for name in whole:
+        digit = "1" if whole[name][0] == "0" else "0"
+        (run / "DONE").write_text(json.dumps({**whole, name: digit + whole[name][1:]}))
+        assert sealed.changed(run) == ["DONE"]
+    others = {name: x for name, x in whole.items() if name != "tb/events.out.tfevents.1.x"}
+    (run / "DONE").write_text(json.dumps(others))
+    assert sealed.changed(run) == ["DONE"]
+    # Before it had its own digest, a seal was believed.
+    (run / "DONE").write_text(json.dumps({n: x for n, x in whole.items() if n != "DONE"}))
+    assert sealed.changed(run) == []
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", '{"results.json": '])
