@@ -267,7 +267,7 @@ def on_first(
     layer: nn.Module, x_BxLxD: jax.Array, tokens: Tokens, deterministic: bool, compute: Compute
 ) -> jax.Array:
     """Returns a last layer's outputs of each text's first token, Bx1xD."""
-    if compute.attention == "cudnn":  # which wants as many queries as keys
+    if compute.attention == "cudnn":  # which wants the same number of queries and keys
         return first_tokens(layer(x_BxLxD, tokens, deterministic), tokens)
     return layer(x_BxLxD, replace(tokens, first_only=True), deterministic)
 
