@@ -146,3 +146,21 @@ def torch_model(auto_class: Any, config: Config) -> Any:
         for x in model.parameters():
             x.add_(torch.randn(x.shape) * 0.1)
     return model
+
+
+def assert_same_gradients(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compares the gradients of each leaf, to 1e-5 of its largest.
+
+    A key's bias adds the same to all scores of a query, so its gradient is 0 but for rounding, which
+    differs where the last layer computes the first tokens alone.
+    """
+    assert found.keys() == wanted.keys()
+    largest = max(float(np.abs(x).max()) for x in wanted.values())
+    for path, x in wanted.items():
+        if path.endswith("/key/bias"):
+            assert (
+                max(float(np.abs(grads[path]).max()) for grads in (found, wanted)) < 1e-7 * largest
+            )
+            continue
+        least = 1e-5 * float(np.abs(x).max())
+        np.testing.assert_allclose(found[path], x, atol=least, rtol=1e-5, err_msg=path)

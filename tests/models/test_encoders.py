@@ -18,6 +18,7 @@ from jaxft.peft.methods import COMMON
 from jaxft.training.partition import split
 from jaxft.training.state import Model
 from jaxft.training.step import loss_and_grads
+from tests.families import assert_same_gradients
 
 Config = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -73,12 +74,7 @@ def test_a_step_has_the_gradients_of_transformers_flax_classes(
     (logits, loss, grads), (logits_theirs, loss_theirs, grads_theirs) = found
     np.testing.assert_allclose(logits, logits_theirs, atol=1e-6, rtol=0)
     np.testing.assert_allclose(loss, loss_theirs, rtol=1e-6)
-    assert grads.keys() == grads_theirs.keys()
-    for path, grad in grads.items():
-        size = float(jnp.abs(grads_theirs[path]).max())
-        np.testing.assert_allclose(
-            grad, grads_theirs[path], atol=1e-5 * size, rtol=1e-5, err_msg=path
-        )
+    assert_same_gradients(grads, grads_theirs)
 
 
 # ---------------------------------------------------------------- dropout
