@@ -151,7 +151,7 @@ def torch_model(auto_class: Any, config: Config) -> Any:
 def assert_same_gradients(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compares the gradients of each leaf, to 1e-5 of its largest.
 
-    A key's bias adds the same to all scores of a query, so its gradient is 0 but for rounding, which
+    A key's bias adds the same to all scores of a query, so its gradient is 0 but for rounding. That
     differs where the last layer computes the first tokens alone.
     """
     assert found.keys() == wanted.keys()
