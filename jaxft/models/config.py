@@ -171,6 +171,8 @@ def check_config(config: EncoderConfig, as_given: Mapping[str, str]) -> None:
             raise InputError(f"config.json: {name} {value}; expected a rate in [0, 1)")
         if field.name.endswith(("_eps", "_theta")) and not 0 < value < math.inf:
             raise InputError(f"config.json: {name} {value}; expected a number above 0")
+        if field.name == "initializer_range" and not 0 <= value < 1e6:  # float32 has no 1e39
+            raise InputError(f"config.json: {name} {value}; expected a number from 0, such as 0.02")
         if field.name.endswith(("_act", "_activation")):
             check_choice(value, ACTIVATIONS, f"config.json: {name}")
     if config.hidden_size % config.num_attention_heads:

@@ -139,6 +139,12 @@ def shapes_of(directory: Path) -> Params:
     return backbones.parameter_shapes(backbones.load(directory, 3))
 
 
+@pytest.mark.parametrize("value", [-1.0, 3.5e38, float("inf"), float("nan")])
+def test_an_initialisation_that_float32_does_not_hold_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"config\.json: initializer_range .*such as 0\.02"):
+        backbones.from_config({**CONFIG, "initializer_range": value}, 3)
+
+
 @FEW
 @given(content=st.binary(max_size=100) | JSON.map(lambda x: json.dumps(x).encode()))
 def test_fuzz_a_config_of_any_bytes(content: bytes, tmp_path: Path) -> None:
