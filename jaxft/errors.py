@@ -44,3 +44,11 @@ def check_choice(value: str, valid: Iterable[str], field: str) -> str:
             f"{field}: unknown value {value!r}; expected one of {', '.join(names)}{hint}"
         )
     return value
+
+
+def one_line(error: object, most: int = 150) -> str:
+    """What another library says, in one printable line; dots are in place of more characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    # It may quote a byte of a broken file.
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= most else f"{text[:most]}..."

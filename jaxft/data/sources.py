@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 
 from jaxft import locks
 from jaxft.data.formats.text import describe_folder
-from jaxft.errors import InputError, check_choice
+from jaxft.errors import InputError, check_choice, one_line
 
 SOURCES = ("auto", "local", "download", "sample")
 SPLITS = ("train", "dev", "test")
@@ -244,7 +244,9 @@ def fetch(file: RemoteFile, target: Path) -> None:
             print(f"jaxft: downloading {url}", file=sys.stderr, flush=True)
             _retrieve(url, file.sha256, target)
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or _one_line(error)}") from None
+        raise InputError(
+            f"cannot write {target}: {error.strerror or one_line(error, most=2000)}"
+        ) from None
 
 
 def _holds(path: Path, file: RemoteFile) -> bool:
@@ -287,12 +289,12 @@ def _retrieve(url: str, digest: str, target: Path) -> None:
         if cut:
             raise InputError(f"{url}: the connection ended after {cut}; run again") from None
         if isinstance(error, Unreachable):
-            raise InputError(f"{url}: unreachable ({_one_line(error)})") from None
-        raise InputError(f"{url}: {_one_line(error)}; run again") from None
+            raise InputError(f"{url}: unreachable ({one_line(error, most=2000)})") from None
+        raise InputError(f"{url}: {one_line(error, most=2000)}; run again") from None
     except ValueError as error:  # pooch's message for a wrong sha256
         found = re.search(r"but got ([0-9a-f]{64})", str(error))
         if not found:
-            raise InputError(f"{url}: {_one_line(error)}") from None
+            raise InputError(f"{url}: {one_line(error, most=2000)}") from None
         differ = f"expected sha256 {digest}, got {found[1]}"
         raise InputError(f"{url}: {differ}; the file was deleted, try again") from None
 
@@ -318,7 +320,3 @@ def _bytes_missing(error: Exception) -> str:
             return f"{got} of {got + missing} bytes"
         cause = next((x for x in reversed(cause.args) if isinstance(x, Exception)), None)
     return ""
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

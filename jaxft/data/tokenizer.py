@@ -22,7 +22,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from jaxft.data.sources import cache_dir
-from jaxft.errors import InputError
+from jaxft.errors import InputError, one_line
 from jaxft.io import read_json, write_json
 
 # Of a checkpoint's directory, all that a tokenizer may be made of; config.json names its class.
@@ -121,9 +121,7 @@ def read_with_transformers(directory: Path) -> Any:
     try:
         found = read(directory, use_fast=True, local_files_only=True)
     except Exception as err:  # of any kind, `Exception` itself from the Rust tokenizers
-        said = " ".join(str(err).split())[:150] or type(err).__name__
-        said = said if said.isprintable() else ascii(said)  # it may quote a broken file
-        raise InputError(f"{directory}: not a readable tokenizer ({said})") from err
+        raise InputError(f"{directory}: not a readable tokenizer ({one_line(err)})") from err
     if found.pad_token_id is None:
         raise InputError(f"{directory}: the tokenizer has no padding token")
     if not found.is_fast:

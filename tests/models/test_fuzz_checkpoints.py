@@ -7,7 +7,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flax.serialization import msgpack_serialize
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -33,13 +32,8 @@ from jaxft.models.names import torch_name
 from tests import tiny
 from tests.families import FAMILIES, SIZES
 from tests.families import tiny as config_of
+from tests.fuzzing import EXAMPLES, FEW, read_or_refused
 
-EXAMPLES = int(os.environ.get("JAXFT_FUZZ", "60"))
-FEW = settings(
-    max_examples=EXAMPLES,
-    deadline=10_000,  # milliseconds: nothing hangs
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 SOME = settings(
     FEW, max_examples=max(EXAMPLES // 100, 5)
 )  # to trace a model takes a tenth of a second
@@ -53,17 +47,6 @@ SMALL = NUMBER | st.lists(NUMBER, max_size=2) | st.dictionaries(st.text(max_size
 SMALL |= st.sampled_from([{"full_attention": {"rope_theta": "x"}}, ["full_attention"], {"0": "x"}])
 # Of config.json, what a family reads beside the fields of its own config.
 OTHERS = ("layer_types", "rope_parameters", "rope_scaling", "id2label", "label2id", "problem_type")
-
-
-def read_or_refused(read: Callable[[], Any], *named: str) -> Any:
-    """What was read; None after a refusal of one line that has these words."""
-    try:
-        return read()
-    except InputError as err:
-        message = str(err)
-    assert all(word in message for word in named), message
-    assert "\n" not in message
-    return None
 
 
 @pytest.fixture(scope="module")

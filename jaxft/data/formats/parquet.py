@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxft.data.formats.row import Row, show_names
 from jaxft.data.formats.text import read_bytes
-from jaxft.errors import InputError, nearest
+from jaxft.errors import InputError, nearest, one_line
 
 
 def rows_parquet(path: Path, *, wanted: Sequence[str] = ()) -> list[Row]:
@@ -86,7 +86,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}:1: broken parquet: {_one_line(error)}") from None
+        raise InputError(f"{path}:1: broken parquet: {one_line(error)}") from None
 
 
 def _values(path: Path, name: str, column: Any) -> list[object]:
@@ -115,10 +115,3 @@ def _class_names(file: Any) -> dict[str, tuple[str, ...]]:
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
             found[name] = tuple(feature["names"])
     return found
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    # It may quote a byte of the broken file.
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 150 else f"{text[:150]}..."

@@ -30,7 +30,7 @@ from jaxft.data.tasks.registry import (
     make_dataset,
     register,
 )
-from jaxft.errors import InputError, check_choice, nearest
+from jaxft.errors import InputError, check_choice, nearest, one_line
 
 # The names that a split may have, if the user gives none.
 NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -225,15 +225,10 @@ def _load_from_hub(name: str, config: str) -> Any:  # datasets is untyped
         raise InputError(f"data.hub: {name}: {reason}") from None
     except (ConnectionError, TimeoutError, OSError) as error:
         reason = "the Hugging Face hub cannot be reached"
-        raise InputError(f"data.hub: {name}: {reason}: {_one_line(error)}") from None
+        raise InputError(f"data.hub: {name}: {reason}: {one_line(error, most=300)}") from None
     # Other errors of `datasets` (an unknown config, a broken file) concern the dataset.
     except Exception as error:
-        raise InputError(f"data.hub: {name}: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}..."
+        raise InputError(f"data.hub: {name}: {one_line(error, most=300)}") from None
 
 
 register(TaskSpec(name="custom", title="custom", load=load_custom, takes_settings=True))
