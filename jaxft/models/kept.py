@@ -44,6 +44,11 @@ class Kept:
     below: Params
     unused: Params
 
+    @property
+    def by_text(self) -> bool:
+        """Whether a text has one output, that of its first token, and not one for each token."""
+        return self.hidden.shape[1] == 1
+
 
 def below(backbone: Backbone, module: nn.Module, shapes: Params, trained: Collection[str]) -> Kept:
     """Returns what is below the lowest trained layer; computes shapes only.

@@ -188,7 +188,8 @@ class Timing(TypedDict, total=False):
     """Times of a run, in seconds, together with those that trained with it.
 
     Attributes:
-      start_s: from the process's start to the first step: imports, data, weights, compilation.
+      start_s: from the process's start to the first step: imports, data, weights, compilation, and
+        the outputs of the layers that `model.keep_frozen` computes once.
       seeds_together: the number of these runs.
       examples_per_s, tokens_per_s: over all of them.
       padding_fraction: the share of the computed tokens that are padding.

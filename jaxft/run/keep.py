@@ -1,15 +1,21 @@
 """The outputs of the frozen layers, computed once for all texts and kept in the host's memory.
 
-setup, frozen = keep(setup, frozen)          # setup.data["train"].hidden, a LxD array for each text
+program = keep_program(setup)               # None if nothing is kept
+setup, frozen = keep(setup, frozen, program)  # setup.data["train"].hidden: LxD for each text
 
 For `model.keep_frozen`: a step then starts from them (`jaxft.models.kept`).
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxft.data.batches import BatchIndices
 from jaxft.data.encode import Encoded
 from jaxft.reporting.formats import human_bytes
 from jaxft.run.setup import Setup, eval_layout
@@ -18,64 +24,90 @@ from jaxft.training.loop import LoopConfig
 from jaxft.training.mesh import fetch
 from jaxft.training.programs import CompiledByLength, kept_program
 from jaxft.training.state import of_steps
-from jaxft.training.step import Params
+from jaxft.training.step import Batch, Params
 
 
-def keep(setup: Setup, frozen: Params) -> tuple[Setup, Params]:
+def keep_program(setup: Setup) -> CompiledByLength | None:
+    """Returns what computes the outputs that are kept, if any are; compiles nothing."""
+    model, config = setup.parts.model, setup.loop_config
+    if model.kept is None:
+        return None
+    return kept_program(model, setup.devices, config.eval_batch_size)
+
+
+def for_all_splits(setup: Setup) -> LoopConfig:
+    """Returns the loop's settings with evaluation batches that train's texts fit in as well."""
+    config = setup.loop_config
+    if config.eval_layout is None:
+        return config
+    layout = eval_layout(setup.data.values(), config.eval_batch_size, config.eval_layout.rows)
+    return replace(config, eval_layout=layout)
+
+
+def keep(setup: Setup, frozen: Params, program: CompiledByLength | None) -> tuple[Setup, Params]:
     """Returns the setup with the outputs of the layers that are kept, and what steps still need.
 
     Args:
       frozen: all frozen parameters, on the devices.
+      program: that of `keep_program`.
     """
     model = setup.parts.model
-    if model.kept is None:
+    if model.kept is None or program is None:
         return setup, frozen
+    start = time.perf_counter()
     size = model.kept.hidden.shape[-1] * model.kept.hidden.dtype.itemsize
-    config, splits = setup.loop_config, setup.data.values()
+    config, splits = for_all_splits(setup), setup.data.values()
     texts = sum(len(encoded.ids) for encoded in splits)
-    of_texts = model.kept.hidden.shape[1] == 1  # and not of all their tokens
-    tokens = texts if of_texts else sum(int(encoded.kept_lengths.sum()) for encoded in splits)
+    tokens = sum(int(encoded.kept_lengths.sum()) for encoded in splits)
+    outputs = texts if model.kept.by_text else tokens
     print(
         f"keeping the outputs of the lowest {model.kept.layers} layers for {texts:,} texts: "
-        f"{human_bytes(tokens * size)} of the host's memory"
+        f"{human_bytes(outputs * size)} of the host's memory"
     )
-    if config.eval_layout is not None:  # of texts as long as those of train, too
-        layout = eval_layout(splits, config.eval_batch_size, config.eval_layout.rows)
-        config = replace(config, eval_layout=layout)
-    run = kept_program(model, setup.devices, config.eval_batch_size)
     params = {path: frozen[path] for path in model.kept.below}
+    run = partial(program, params)
     data = {
-        name: with_hidden(config, encoded, run, params, setup.devices, of_texts)
+        name: with_hidden(config, encoded, run, setup.devices, model.kept.by_text)
         for name, encoded in setup.data.items()
     }
-    return replace(setup, data=data), of_steps(model, frozen)
+    keep_s = time.perf_counter() - start
+    return replace(setup, data=data, keep_s=keep_s), of_steps(model, frozen)
 
 
 def with_hidden(
     config: LoopConfig,
     encoded: Encoded,
-    run: CompiledByLength,
-    params: Params,
+    run: Callable[[Batch], jax.Array],
     mesh: Mesh,
-    of_texts: bool,
+    by_text: bool,
 ) -> Encoded:
-    """Returns a split with what `run`, a `kept_program`, computes.
+    """Returns a split with what `run` computes of its batches.
 
     Args:
-      of_texts: whether that is an output for each text, and not for each of its tokens.
+      by_text: whether that is an output for each text, Bx1xD in the order of their places, and not
+        for each of its tokens, RxTxD.
     """
     hidden: list[np.ndarray] = [np.empty(0)] * len(encoded.ids)
-    for one in config.eval_order(encoded):
-        batch = device_batch(encoded, [one], config.eval_batch_size, mesh)
-        found = fetch(run(params, batch))  # RxTxD, or Bx1xD of each place
-        layout = layout_of(one, len(batch["ids"]))
+
+    def read(one: BatchIndices, batch: Batch, found: jax.Array) -> None:
+        layout, outputs = layout_of(one, len(batch["ids"])), fetch(found)
         source_RxW = None if layout.is_plain else fetch(batch["source"])
         for text, place in zip(one.indices, layout.places(len(one.indices)), strict=True):
             # A copy, because a view would keep the whole batch.
-            if of_texts:
-                hidden[text] = found[place, 0].copy()
+            if by_text:
+                hidden[text] = outputs[place, 0].copy()
                 continue
             row, slot = divmod(int(place), layout.in_row)
             start = 0 if source_RxW is None else source_RxW[row, layout.starts[slot]]
-            hidden[text] = found[row, start : start + len(encoded.ids[text])].copy()
+            hidden[text] = outputs[row, start : start + len(encoded.ids[text])].copy()
+
+    # A batch is read while the device computes the next one.
+    computed: list[tuple[BatchIndices, Batch, jax.Array]] = []
+    for one in config.eval_order(encoded):
+        batch = device_batch(encoded, [one], config.eval_batch_size, mesh)
+        computed.append((one, batch, run(batch)))
+        if len(computed) == 2:
+            read(*computed.pop(0))
+    for last in computed:
+        read(*last)
     return replace(encoded, hidden=hidden)

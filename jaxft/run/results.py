@@ -155,7 +155,7 @@ def timing(
     tokens = epochs * sum(map(len, data.ids))
     seconds = runs * loop.own_seconds(record, runs)
     return {
-        "start_s": programs.ready_s,
+        "start_s": programs.ready_s + setup.keep_s,
         "compile_s": programs.compile_s,
         "train_s": seconds,
         "seeds_together": runs,

@@ -74,12 +74,12 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         # Sequential runs share one compilation. It comes before any array is made, so that it is
         # not counted in the memory of the arrays and the steps.
         compiled = cache(partial(compile_programs, setup))
-        compiled(len(groups[0]))
+        programs = compiled(len(groups[0]))
         phases = Phases(ResidentGrowth())
         model, weights = setup.parts.model, setup.parts.weights
         frozen_paths = split(model.shapes, model.labels)[1]
         frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
-        setup, frozen = keep(setup, frozen)
+        setup, frozen = keep(setup, frozen, programs.keep)
         with collected_often():
             for group in groups:
                 train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, phases)

@@ -55,6 +55,7 @@ class Setup:
       losses: of each example, which training minimises.
       shapes: of one run's State, with shardings.
       parameters, memory: those of results.json that follow from shapes.
+      keep_s: seconds that `model.keep_frozen` took before the first step.
     """
 
     config: ConfigDict
@@ -71,6 +72,7 @@ class Setup:
     shapes: State
     parameters: dict[str, int]
     memory: dict[str, Any]
+    keep_s: float = 0.0
 
 
 def set_up(config: ConfigDict, argv: list[str]) -> Setup:

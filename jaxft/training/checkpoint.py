@@ -37,7 +37,7 @@ from jaxft.distributed import processes
 from jaxft.errors import InputError, OutputError
 from jaxft.io import unwritable
 from jaxft.training.mesh import fetch
-from jaxft.training.private_orbax import say_damage_once, skip_metrics
+from jaxft.training.private_orbax import avoid_leaks, say_damage_once
 from jaxft.training.step import State
 
 Leaves = dict[str, dict[str, Any]]  # item -> name -> array or its shape
@@ -77,7 +77,7 @@ class Checkpoints:
             any mesh.
         """
         say_damage_once()
-        skip_metrics()
+        avoid_leaks()
         self._shapes = shapes
         self._directory = directory.resolve()  # orbax wants an absolute path
         self._damaged = False

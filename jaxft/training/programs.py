@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxft.data.layout import Layout, rows_of
 from jaxft.errors import InputError
-from jaxft.models.kept import outputs
+from jaxft.models.kept import Kept, outputs
 from jaxft.training.mesh import SEEDS, by_row, padded_rows, replicated
 from jaxft.training.objectives import CLASS_INDEX, Losses, Target
 from jaxft.training.sharding import gathering, param_shardings
@@ -68,7 +68,7 @@ class CompiledByLength:
         donate: tuple[int, ...] = (),
         tokens_labelled: bool = False,
         target: Target = CLASS_INDEX,
-        hidden: jax.ShapeDtypeStruct | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Compiles nothing yet.
 
@@ -80,13 +80,13 @@ class CompiledByLength:
           donate: arguments whose buffers the result may reuse.
           tokens_labelled: whether each token has a label, not each row.
           target: the shape and dtype of a label.
-          hidden: the size and dtype of the kept outputs in a batch (`jaxft.models.kept`), if any.
+          kept: whose outputs are in a batch, if any are (`jaxft.models.kept`).
         """
         self.function = function
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
         self._batch_shapes = partial(
-            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target, hidden=hidden
+            batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target, kept=kept
         )
         self.executables: dict[Shape, Any] = {}
         self.compile_s = 0.0
@@ -194,7 +194,7 @@ def train_program(
         donate=(0,),
         tokens_labelled=model.backbone.family.tokens_labelled,
         target=target,
-        hidden=model.kept.hidden if model.kept else None,
+        kept=model.kept,
     )
 
 
@@ -220,7 +220,7 @@ def eval_program(
         mesh=mesh,
         batch_size=batch_size,
         target=target,
-        hidden=model.kept.hidden if model.kept else None,
+        kept=model.kept,
     )
 
 
@@ -273,7 +273,7 @@ def batch_shapes(
     seeds: int | None,
     length: Shape,
     target: Target = CLASS_INDEX,
-    hidden: jax.ShapeDtypeStruct | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """Returns the shapes of a batch, its rows padded for the mesh and spread over it."""
     layout = rows_of(padded_rows(mesh, batch_size), length) if isinstance(length, int) else length
@@ -292,8 +292,7 @@ def batch_shapes(
     if not layout.is_plain:
         arrays["source"] = shape((layout.rows, layout.spread), jnp.int32)
         arrays["home"] = shape((layout.rows, layout.width), jnp.int32)
-    if hidden is not None:
-        of_texts = hidden.shape[1] == 1  # and not of tokens
-        places = (layout.slots, 1) if of_texts else (layout.rows, layout.width)
-        arrays["hidden"] = shape((*places, hidden.shape[-1]), hidden.dtype)
+    if kept is not None:
+        places = (layout.slots, 1) if kept.by_text else (layout.rows, layout.width)
+        arrays["hidden"] = shape((*places, kept.hidden.shape[-1]), kept.hidden.dtype)
     return tokens | arrays | ({} if layout.is_plain else {"layout": layout})

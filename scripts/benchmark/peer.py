@@ -1,4 +1,4 @@
-"""Fine-tune one model on restaurant with the Hugging Face Trainer on torch: the benchmark's peer.
+"""Fine-tune one model with the Hugging Face Trainer on torch: the benchmark's peer.
 
     OMP_NUM_THREADS=2 python scripts/benchmark/peer.py \
         --data data/restaurant --model models/all-MiniLM-L6-v2 \
@@ -6,8 +6,9 @@
 
 Methods are `full` and `head` (transformers alone; the head with its pooler), `lora`, `lora_top2`
 (peft, the latter in the top two layers) and `houlsby` (adapters). The input is the pair (term,
-sentence). The output is one JSON file with the test metrics of the last weights
-(`test_last`) and of the epoch with the best macro-F1 on dev (`test_best`). `train_seconds` is the
+sentence) of restaurant's files, {train,dev,test}.json, or the text of {train,dev,test}.jsonl. The
+output is one JSON file with the test metrics of the last weights (`test_last`) and of the epoch
+with the best macro-F1 on dev (`test_best`), as jaxft has them. `train_seconds` is the
 wall time of training without the evaluations on dev, `start_seconds` the time from the start of
 the process to the first step, `tokens` those that were trained on, without padding. Nothing else is
 written to disk.
@@ -39,7 +40,7 @@ from transformers import (
     set_seed,
 )
 
-LABELS = ("negative", "neutral", "positive")
+RESTAURANT = ("negative", "neutral", "positive")
 LEARNING_RATES = {"full": 1e-4, "head": 1e-3, "lora": 1e-3, "lora_top2": 1e-3, "houlsby": 5e-4}
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
 BOTTLENECK = 64
@@ -55,24 +56,45 @@ SCHEDULE = {
 }
 
 Example = dict[str, Any]
+Splits = dict[str, list[Example]]
 Metrics = dict[str, Any]
 
 
-def read_split(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """Read one restaurant file and tokenize its pairs; padding is left to the collator."""
-    records = list(json.loads(path.read_text(encoding="utf-8")).values())
+def read_rows(path: Path) -> tuple[list[list[str]], list[str]]:
+    """Read one split: its texts, in two columns if they are pairs, and the labels by name."""
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [[row["text"] for row in rows]], [row["label"] for row in rows]
+    rows = list(json.loads(path.read_text(encoding="utf-8")).values())
+    pairs = [[row["term"] for row in rows], [row["sentence"] for row in rows]]
+    return pairs, [row["polarity"] for row in rows]
+
+
+def read_splits(folder: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Splits, tuple[str, ...]]:
+    """Read the splits of a folder, and the names of the classes."""
+    ending = "jsonl" if (folder / "train.jsonl").exists() else "json"
+    found = {name: read_rows(folder / f"{name}.{ending}") for name in ("train", "dev", "test")}
+    labels = RESTAURANT if ending == "json" else tuple(sorted(set(found["train"][1])))
+    return {name: encode(*rows, labels, tokenizer) for name, rows in found.items()}, labels
+
+
+def encode(
+    texts: list[list[str]],
+    names: list[str],
+    labels: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Example]:
+    """Tokenize texts or pairs; padding is left to the collator."""
     encoded = tokenizer(
-        [record["term"] for record in records],
-        [record["sentence"] for record in records],
+        *texts,
         truncation=True,
         max_length=MAX_LENGTH,
         # MiniLM's tokenizer.json asks for padding to 128; False turns that off.
         padding=False,
     )
     return [
-        {name: values[i] for name, values in encoded.items()}
-        | {"labels": LABELS.index(record["polarity"])}
-        for i, record in enumerate(records)
+        {key: values[i] for key, values in encoded.items()} | {"labels": labels.index(name)}
+        for i, name in enumerate(names)
     ]
 
 
@@ -105,9 +127,9 @@ def add_houlsby(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def build_model(directory: Path, method: str) -> torch.nn.Module:
+def build_model(directory: Path, method: str, labels: int) -> torch.nn.Module:
     model = AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=len(LABELS), dtype=torch.float32
+        directory, num_labels=labels, dtype=torch.float32
     )
     insert = {
         "full": lambda same: same,
@@ -122,7 +144,7 @@ def build_model(directory: Path, method: str) -> torch.nn.Module:
 def compute_metrics(prediction: EvalPrediction) -> Metrics:
     predicted = np.argmax(prediction.predictions, axis=-1)
     gold = prediction.label_ids
-    classes = list(range(len(LABELS)))
+    classes = list(range(prediction.predictions.shape[-1]))
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
         # A class that is never predicted counts as 0, and without a warning an epoch.
@@ -207,13 +229,10 @@ def grouping() -> dict[str, Any]:
 def run(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
     """Train once, and test the last weights and then the best ones."""
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    splits = {
-        name: read_split(options.data / f"{name}.json", tokenizer)
-        for name in ("train", "dev", "test")
-    }
+    splits, labels = read_splits(options.data, tokenizer)
     # Before the model: the head's and the method's initial values depend on the seed.
     set_seed(options.seed)
-    model = build_model(options.model, options.method)
+    model = build_model(options.model, options.method, len(labels))
     best = KeepBest()
     trainer = Trainer(
         model=model,
@@ -229,8 +248,10 @@ def run(options: argparse.Namespace, scratch: str) -> dict[str, Any]:
     train_seconds = time.perf_counter() - started - best.eval_seconds
     # predict() and not evaluate(), which would call KeepBest with test's metrics.
     test_last = plain(trainer.predict(splits["test"]).metrics, "test")
-    model.load_state_dict(best.state, strict=False)
-    test_best = plain(trainer.predict(splits["test"]).metrics, "test")
+    test_best = test_last
+    if best.epoch != options.epochs:  # as in jaxft, the same weights are not tested twice
+        model.load_state_dict(best.state, strict=False)
+        test_best = plain(trainer.predict(splits["test"]).metrics, "test")
     return {
         "test_last": test_last,
         "test_best": test_best | {"epoch": best.epoch},
@@ -264,7 +285,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of {train,dev,test}.json")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the splits")
     parser.add_argument("--model", type=Path, required=True, help="folder of the pretrained model")
     parser.add_argument("--method", choices=tuple(LEARNING_RATES), required=True)
     parser.add_argument("--seed", type=int, required=True)

@@ -56,7 +56,7 @@ def jaxft_command(options: argparse.Namespace, method: str, workdir: Path) -> li
     optim = {"learning_rate": LEARNING_RATES[method]} | JAXFT_OPTIM
     name = JAXFT_METHOD[method]["name"]
     return [
-        *(sys.executable, "-m", "jaxft.train", f"--config=configs/restaurant.py:{name}"),
+        *(sys.executable, "-m", "jaxft.train", *task_flags(options.data, name)),
         *(f"--workdir={workdir}", f"--config.model.name={options.model}", "--config.seed=0"),
         *(f"--config.epochs={options.epochs}", f"--config.batch_size={BATCH_SIZE}"),
         *(f"--config.optim.{name}={value}" for name, value in optim.items()),
@@ -64,6 +64,13 @@ def jaxft_command(options: argparse.Namespace, method: str, workdir: Path) -> li
         f"--config.model.keep_frozen={method in KEPT}",
         *("--config.select=last", *options.jaxft_flags),
     ]
+
+
+def task_flags(data: Path, method: str) -> list[str]:
+    """The config of a folder's task: of restaurant's files, or of anyone's as JSON lines."""
+    if (data / "train.jsonl").exists():
+        return ["--config=configs/custom.py", f"--config.data.dir={data}"]
+    return [f"--config=configs/restaurant.py:{method}"]
 
 
 def measured(command: list[str], environment: dict[str, str], log: Path) -> Row:
@@ -153,7 +160,12 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of {train,dev,test}.json")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of the splits: restaurant's files, or {train,dev,test}.jsonl",
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of the pretrained model")
     parser.add_argument("--peer_python", required=True, help="a Python with torch, peft, adapters")
     parser.add_argument("--methods", default="lora,houlsby,full")
