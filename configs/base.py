@@ -7,7 +7,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from jaxft.data.tasks import CATALOGUE
+from jaxft.data import tasks
 from jaxft.peft.methods import added_options, find
 from jaxft.plugins import load
 
@@ -45,11 +45,10 @@ def add_model(config: ConfigDict) -> None:
     config.model.name = "bert-base-uncased"  # hub id, local directory, or "minilm"
     config.model.dtype = "float32"  # of the computation: float32 | bfloat16 | float16
     config.model.remat = "none"  # none | layer (keep layer inputs only) | dots (and Dense outputs)
-    config.model.frozen_dtype = "float32"  # of what is frozen: as dtype, or int8 | nf4 in layers
+    config.model.frozen_dtype = "float32"  # of frozen parameters: a dtype, or int8 | nf4 in layers
     config.model.attention = "xla"  # xla | cudnn (NVIDIA; 16 bit, and no attention dropout)
     config.model.attention_dropout = -1.0  # rate on attention weights; -1: the checkpoint's
     config.model.scan = "off"  # off | on | auto (from 12 layers): a loop over equal layers
-    # The layers below the lowest trained one are computed once, without dropout, and kept.
     config.model.keep_frozen = False  # True: layers below all trained ones run once, no dropout
     config.model.implementation = "jaxft"  # jaxft | transformers (4.57's BERT and RoBERTa in Flax)
 
@@ -128,7 +127,7 @@ def add_memory(config: ConfigDict) -> None:
     config.memory = ConfigDict()
     config.memory.targets = ("here",)  # devices, e.g. ("h100:8", "v5e:2x4"); --target overrides it
     config.memory.devices = ()  # your own GPUs, e.g. ({"name": "a5000", "like": "a6000", ...},)
-    config.memory.methods = ()  # of the table, also lora-top; () for all
+    config.memory.methods = ()  # of the table, also lora-top; () for the usual ones
     config.memory.top_layers = 2  # lora-top: LoRA in this many layers from the top
     config.memory.seeds = ()  # how many train together, e.g. (1, 5); () for the runs from above
     config.memory.batch_sizes = ()  # examples a step, over all devices
@@ -166,7 +165,7 @@ def defaults_of(task: str, method: str, plugins: tuple[str, ...] = ()) -> Config
     config.plugins = tuple(plugins)
     config.task = task
     name = re.sub("_(sup|fs)$", "", task)
-    config.epochs = CATALOGUE[name].epochs if name in CATALOGUE else config.epochs
+    config.epochs = tasks.find(name).epochs if name in tasks.names() else config.epochs
     config.method.name = method
     config.optim.learning_rate = find(method).learning_rate
     return config

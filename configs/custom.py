@@ -1,24 +1,26 @@
-"""Your own data: LoRA on files or on a dataset of the hub.
+"""Your own data: files, or a dataset of the hub, with any method.
 
     python -m jaxft.train --config configs/custom.py --config.data.dir=my_data
+    python -m jaxft.train --config configs/custom.py:houlsby --config.data.dir=my_data
     python -m jaxft.train --config configs/custom.py:glue_sst2
     python -m jaxft.train --config configs/custom.py:glue_stsb
 
-DIR contains {train,dev,test}.{jsonl,csv,tsv,parquet}; a missing split is held out of train.
+DIR contains {train,dev,test}.{jsonl,json,csv,tsv,parquet}; a missing split is held out of train.
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import get_config as base
+from configs.base import defaults_of
+from jaxft.errors import check_choice
+from jaxft.peft.methods import METHODS
+
+GLUE = ("glue_sst2", "glue_stsb")
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Returns the config for files, or, as custom.py:glue_sst2, for a hub dataset."""
-    config = base()
-    config.task = "custom"
-    config.method.name = "lora"
-    config.optim.learning_rate = 2e-3
-    config.epochs = 5
+    """Returns the config for files with a method, LoRA by default; of a GLUE task, with LoRA."""
+    check_choice(arg or "lora", [*METHODS, *GLUE], "custom.py")
+    config = defaults_of("custom", "lora" if arg in ("", *GLUE) else arg)
 
     # Names of the columns. For pairs of texts, name the second one in `pair`.
     config.data.columns.text = "text"

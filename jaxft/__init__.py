@@ -1,4 +1,4 @@
-"""Fine-tune Flax BERT and RoBERTa encoders for text classification, in full or by PEFT.
+"""Fine-tune BERT-family encoders in JAX for text classification, in full or by PEFT.
 
     import jaxft
 

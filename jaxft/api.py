@@ -119,7 +119,7 @@ def finetune(
     """Fine-tunes a model and returns the finished run; an interrupted run is continued.
 
     Args:
-      task: such as "acl_sup", or "custom" with `data_dir`-like fields (`dir="reviews"`).
+      task: such as "acl_sup", or "custom" for files of your own (`dir="reviews"`).
       model: a name on the hub, a directory, or "minilm".
       method: of fine-tuning. Its default learning rate is used unless one is given.
       workdir: the run directory; None names it by the config, under `runs/`.
@@ -146,7 +146,7 @@ def finetune_many(
     verbose: bool = False,
     **fields: Any,
 ) -> list[Run]:
-    """Fine-tunes with several seeds or learning rates, together where that saves time or memory.
+    """Fine-tunes with several seeds or learning rates, in one step unless in full or with patience.
 
     Args:
       **fields: with `seeds=(1, 2, 3)` or `learning_rates=(1e-3, 3e-4)`; otherwise as `finetune`.
@@ -170,7 +170,8 @@ def plan(
 
     Args:
       model: a well-known name such as "roberta-base", or as `finetune` takes it.
-      method: one or several; empty plans all of them.
+      method: one or several; empty plans full, head, bitfit, lora, LoRA in the top layers
+        (lora-top), houlsby, pfeiffer, and the methods of plugins.
       target: devices, such as "h100:8,v5e:2x4" or "here".
       fit: a size such as "24GiB", or "device", to find the largest batch of each method.
       verbose: whether to print progress to stderr.
@@ -211,7 +212,7 @@ def run_grid(
     verbose: bool = False,
     **fields: Any,
 ) -> grid.Outcome:
-    """Fine-tunes every model on every task with every method and seed, each as a process.
+    """Fine-tunes every model on every task with every method and seed, in processes.
 
     The same call again continues an interrupted grid and skips what is finished.
 

@@ -49,6 +49,8 @@ def check_outputs(asked: flags.FlagValues) -> None:
         path = Path(asked[name].value or ".")
         if not path.parent.is_dir():
             raise InputError(f"--{name}: no directory {path.parent}")
+        if asked[name].value and path.is_dir():
+            raise InputError(f"--{name}: {path} is a directory; expected a file")
     if asked.plot and Path(asked.plot).suffix != ".png":
         raise InputError(f"--plot: {asked.plot}; expected a file that ends in .png")
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs.base import defaults_of
 from jaxft.config import check_fields, check_values, config_digest, config_module
 from jaxft.data.tasks import CATALOGUE
+from jaxft.errors import InputError
 from jaxft.peft import methods
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -46,6 +48,15 @@ def test_the_custom_config_takes_files_or_a_hub_dataset() -> None:
         assert config.task == "custom"
         check_fields(config)
         check_values(config)
+
+
+def test_the_custom_config_takes_a_method_and_refuses_another_name() -> None:
+    config = load("custom", "houlsby")
+    assert config.method.name == "houlsby"
+    assert config.optim.learning_rate == methods.find("houlsby").learning_rate
+    assert load("custom", "lora") == load("custom") == defaults_of("custom", "lora")
+    with pytest.raises(InputError, match=r"custom\.py: unknown value 'hulsby'.*houlsby"):
+        load("custom", "hulsby")
 
 
 def test_the_table_of_openllama_plans_what_the_reports_estimate() -> None:

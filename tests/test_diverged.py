@@ -2,11 +2,12 @@
 
 import csv
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
-from commands import read, rows_of, run_here, train_command
+from commands import read, rows_of, run_here, stop_at, train_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
@@ -41,6 +42,22 @@ def test_it_says_at_which_step_and_batch_and_stops(diverged: tuple[Path, str]) -
     assert results["best_epoch"] is None
     assert (workdir / "DONE").exists()
     assert "Traceback" not in printed
+
+
+def test_stopped_in_that_epoch_it_is_continued_to_the_same_end(
+    diverged: tuple[Path, str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    command = train_command(tiny_checkpoint, tmp_path / "run", *RUNAWAY, "--config.seed=3")
+    command += ["--config.save_every=1", "--config.batch_size=1"]
+    assert stop_at(3, tmp_path / "run", command, signal.SIGTERM) == 143
+    record = read(sorted((tmp_path / "run" / "checkpoints").glob("*/record/metadata"))[-1])
+    assert record["diverged"], "it was stopped before it diverged"
+    printed = run_here(command)
+    results = read(tmp_path / "run" / "results.json")
+    assert "DIVERGED at step" in printed
+    assert [entry["epoch"] for entry in results["history"]] == [1]
+    assert results["history"][0]["step"] == 120
+    assert results["best_epoch"] is None
 
 
 def test_its_scores_are_none_and_its_files_are_json(diverged: tuple[Path, str]) -> None:

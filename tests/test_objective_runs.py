@@ -23,6 +23,7 @@ from jaxft.errors import InputError
 from jaxft.training import objectives
 from jaxft.training.event_log import read_log
 from jaxft.training.loop import InterruptedRunError
+from tests import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_compilations")]
 
@@ -174,6 +175,37 @@ def test_numbers_make_a_regression_run(
     value = run.classifier.predict(["good good good 1"])[0]
     assert isinstance(value, jaxft.ValuePrediction)
     assert run.classifier.evaluate([("good", 3), ("bad", 0.0)])["examples"] == 2
+
+
+@pytest.mark.parametrize("make", [topic_rows, score_rows])
+def test_kept_layers_give_the_losses_of_all_layers(
+    make: Any, tiny_bert_config: dict[str, Any], tmp_path: Path
+) -> None:
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tiny.write_checkpoint(tmp_path / "model", tiny_bert_config | rates)
+    data, losses = write(tmp_path / "data", make), []
+    objective = "regression" if make is score_rows else "auto"
+    fields = {"objective": objective, "seeds": (0,), "epochs": 1, "method.layers": (-1,)}
+    # Rematerialised layers, too: their outputs are read without jax.checkpoint.
+    for kept in (False, True):
+        own = {"model.keep_frozen": kept, "model.remat": "layer", "method.dropout": 0.0}
+        (run,) = finetune(data, tmp_path / "model", tmp_path / f"{{seed}}-{kept}", **fields, **own)
+        rows = read_log(run.directory / "metrics.jsonl")
+        losses.append([row["train"]["loss"] for row in rows if "train" in row])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    memory = read(run.directory / "results.json")["memory"]
+    assert memory["measured_growth"] is None  # the layers that are kept took more than a step
+
+
+def test_scores_of_a_model_of_elsewhere_have_no_baseline(
+    scores: tuple[Path, list[jaxft.Run]], tmp_path: Path
+) -> None:
+    data, (run, *_) = scores
+    run.classifier.export(tmp_path / "elsewhere", format="transformers")
+    (tmp_path / "elsewhere" / "jaxft_run.json").unlink()
+    found = jaxft.load(tmp_path / "elsewhere").evaluate(data / "test.jsonl")
+    assert found["mse"] == pytest.approx(run.results["test"]["mse"], rel=1e-3)
+    assert set(found["baseline"].values()) == {None}
 
 
 def test_a_report_has_the_scores_of_each_objective(

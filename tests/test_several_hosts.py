@@ -192,14 +192,20 @@ def run_train(*args):
     time.sleep(0.05)
     return counting_step(*args)
 
-try:
-    with Checkpoints(workdir / "checkpoints", state) as saved, RunLog(workdir, 0) as log:
+def train(folder, until):
+    with Checkpoints(workdir / folder, state) as saved, RunLog(workdir, 0) as log:
         own = Trial(0, 1e-3), 0, "", lambda step: 0.0
         member = loop.Member(*own, workdir, loop.new_record(), saved, log)
         loop.fit(
             plan, data, run_train, None, Group(state, 1), [member], state, {}, (jax.random.key(0),),
-            mesh=devices,
+            mesh=devices, until=until,
         )
+
+try:
+    for until in map(int, sys.argv[2:]):  # runs before the last one
+        train("before", until)
+        time.sleep(3)
+    train("checkpoints", None)
 except loop.InterruptedRunError as stop:
     print(stop, file=sys.__stdout__)
     sys.exit(stop.exit_code)
@@ -223,6 +229,18 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path: Path) -> N
         state, record = saved.restore_latest()
     assert int(state.step) == stopped
     assert float(state.trained["w"]) == 4 * stopped == record["losses"][-1]
+
+
+def test_sigterm_between_two_runs_stops_before_the_second(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", LOOP, str(tmp_path), "50"]
+    first, second = launch_two([script, script])
+    wait_for(tmp_path / "before" / "50", first)
+    time.sleep(1)  # the run has ended, the next one has not begun
+    second.send_signal(signal.SIGTERM)
+    for code, out, err in ended(first, second):
+        assert code == 143, err
+        assert out == "stopped by SIGTERM at step 0\n"
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
 
 
 def test_a_host_with_other_data_is_told_on_both(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every method on three tasks, on the backbone that needs no model hub: 54 runs.
+"""Six methods on three tasks, on the backbone that needs no model hub: 54 runs.
 
 python -m jaxft.sweep --config configs/tables/minilm_grid.py
 """

@@ -33,7 +33,6 @@ from types import TracebackType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from jaxft.distributed import private_jax, watchdog
 from jaxft.distributed.private_jax import ClusterType
@@ -351,15 +350,6 @@ def appears(path: Path, wait_s: float) -> bool:
             return False
         time.sleep(0.2)
     return True
-
-
-def preempted(step: int) -> bool:
-    """Whether to save and stop after this step. All processes must ask after every step.
-
-    JAX's runtime catches SIGTERM on any process and makes all of them stop at the same step. A
-    Python handler for SIGTERM, installed after `start`, would replace JAX's.
-    """
-    return count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
 def end_with_traceback(

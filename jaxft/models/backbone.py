@@ -89,9 +89,9 @@ class Backbone:
             self.module, transformers_flax.TransformersClassifier
         )
 
-    def without_scan(self) -> "Backbone":
-        """The same with its layers one by one."""
-        compute = replace(self.compute, scan="off")
+    def computed(self, **otherwise: str) -> "Backbone":
+        """The same, computed otherwise: with `scan="off"` its layers one by one."""
+        compute = replace(self.compute, **otherwise)
         return replace(self, compute=compute, module=self.family.make(self.config, compute))
 
 

@@ -147,7 +147,7 @@ class Output(nn.Module):
 
 
 class BlockEnd(nn.Module):
-    """The same of layers that are somewhere else and keep their parameters' paths there.
+    """The same, of layers that belong to another module and keep their paths there.
 
         self.ffn_end = BlockEnd(self.ffn.lin2, self.output_layer_norm, rate=0.1)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
-from jaxft.errors import InputError
+from jaxft.errors import InputError, one_line
 from jaxft.io import replace_bytes, replace_text
 
 FORMAT = 2  # of settings.json; the first had no checksum and no base model
@@ -68,7 +68,7 @@ def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             raise InputError(f"{path}: not what was saved (sha256 differs from {SETTINGS})")
         trained = parse(data)
     except (OSError, ValueError, SafetensorError) as err:
-        reason = str(err).splitlines()[0]
+        reason = one_line(err)
         raise InputError(f"{path}: cannot read the trained parameters ({reason})") from err
     if "parameters" in settings:
         found = {name: signature(x) for name, x in trained.items()}
@@ -85,7 +85,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
         run = directory.parent if directory.name in ("adapter", "model") else directory
         raise InputError(f"{path}: not there; is {run} a finished run?") from err
     except (OSError, ValueError) as err:
-        raise InputError(f"{path}: not valid JSON ({str(err).splitlines()[0]})") from err
+        raise InputError(f"{path}: not valid JSON ({one_line(err)})") from err
     if not isinstance(settings, dict) or "labels" not in settings:
         raise InputError(f"{path}: not written by jaxft.train: no field 'labels'")
     if "settings_sha256" in settings and settings["settings_sha256"] != digest(settings):

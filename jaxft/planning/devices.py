@@ -27,9 +27,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Tpu:
-    """A TPU: figures of one device, which is a chip but where a chip has several devices."""
+    """A TPU: figures of one device, which is a chip except where a chip has several devices."""
 
-    shapes: tuple[str, ...]  # slices Google offers, by size; every other shape up to the last goes
+    shapes: tuple[
+        str, ...
+    ]  # slices Google offers, by size; any other shape up to the last is accepted
     memory_bytes: int  # what XLA gives to a program: less than hbm_bytes
     hbm_bytes: int  # as Google's pages state
     memory_bandwidth: int  # bytes/s

@@ -27,7 +27,7 @@ SLACK = 0.1
 OPTIMIZER_FLOPS = 100  # a trained parameter; AdamW with clipping takes about 20
 # A token, hidden unit and layer: XLA's fusions compute dropout's bits and activations again for
 # each of their users, on a mesh more often (measured: 260 with a hidden size of 16, two devices).
-# Kernels' gradients take 24 times the hidden size, so this counts in models of tests alone.
+# Kernels' gradients take 24 times the hidden size, so this matters only for the tests' tiny models.
 REPEATED_FLOPS = 300
 # Of the last layer's kernels only those of keys and values see all tokens (`attention.queried`).
 SHARE_OF_LAST = 1 / 6

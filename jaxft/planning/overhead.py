@@ -11,7 +11,7 @@ totals are what nvidia-smi would show of this process. The CPU has no such rows:
 that of the whole process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -96,11 +96,29 @@ def overhead(
     beside = [row("CUDA context", CONTEXT, CONTEXT_BY, basis="estimate"), *nccl(exchanged)]
     peak = (compiled["peak"],) * 3
     totals = [row("on demand", added([peak, *map(span, inside + beside)]), ON_DEMAND_BY, "total")]
-    if target.memory_bytes:
+    # Of a present device the memory is that of JAX's allocator already.
+    if target.memory_bytes and target.platform != "here":
         taken = (int(PREALLOCATED * target.memory_bytes),) * 3
         found = added([taken, *map(span, beside)])
         totals.append(row("preallocated", found, FRACTION_BY, "total"))
     return [*inside, *beside, *totals]
+
+
+def beside(plan: Mapping[str, Any]) -> int:
+    """Returns the bytes that a process takes of the device beside a plan's peak, if they are known.
+
+    Args:
+      plan: with `compiled` and `overhead`.
+    """
+    found = next((one for one in plan["overhead"] if one["name"] == "on demand"), None)
+    return found["bytes"] - plan["compiled"]["peak"] if found else 0
+
+
+def reserved(target: Target) -> int:
+    """Returns the bytes of an absent device that no step can have, whichever it is."""
+    if target.platform != "cuda":
+        return 0
+    return CONTEXT[1] + (NCCL[1] if target.devices > 1 else 0)
 
 
 def row(name: str, sizes: Sequence[int], source: str, basis: str = "computed") -> Row:

@@ -12,11 +12,12 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,17 +37,26 @@ from jaxft.training.programs import CompiledByLength
 class Compiler:
     """Plans jobs for a target: from the cache, else compiled in other processes."""
 
-    def __init__(self, pool: ProcessPoolExecutor, target: targets.Target) -> None:
-        """`compiler` makes one; the pool's processes can compile for the target's platform."""
-        self._pool, self._target = pool, target
+    def __init__(self, make: Callable[[], ProcessPoolExecutor], target: targets.Target) -> None:
+        """`compiler` makes one; processes of the pool can compile for the target's platform."""
+        self._make, self._pool, self._target = make, make(), target
         self._started: dict[str, Future[Row]] = {}
+
+    def describe(self) -> None:
+        """Asks the present backend for its memory, if it is the target."""
+        if self._target.platform == "here":
+            self._target = result_of(self._pool.submit(targets.described, self._target))
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.shutdown(cancel_futures=True)
 
     def start(self, jobs: Iterable[Job]) -> None:
         """Begins to compile what is not cached, one job in each process at a time."""
         for job in map(self._placed, jobs):
             key = planner.cache_key(job)
             if key not in self._started and (job.steps or not read_cached(job)):
-                self._started[key] = self._pool.submit(plan_afresh, job)
+                self._started[key] = self._submit(job)
 
     def __call__(self, job: Job) -> Row:
         """Returns a job's plan, with `cached`: whether it is from the cache.
@@ -59,9 +69,20 @@ class Compiler:
         found = None if job.steps or begun else read_cached(job)
         if found:
             return {**found, "cached": True}
-        plan = result_of(begun or self._pool.submit(plan_afresh, job))
+        try:
+            plan = begun.result() if begun else result_of(self._submit(job))
+        except BrokenProcessPool:  # perhaps by the program of another job
+            plan = result_of(self._submit(job))
         write_cached(job, plan)
         return {**plan, "cached": False}
+
+    def _submit(self, job: Job) -> Future[Row]:
+        """Begins to compile, in a new pool if a program has ended a process of the last one."""
+        try:
+            return self._pool.submit(plan_afresh, job)
+        except BrokenProcessPool:
+            self._pool = self._make()
+            return self._pool.submit(plan_afresh, job)
 
     def _placed(self, job: Job) -> Job:
         return replace(job, target=self._target) if self._target.platform == "here" else job
@@ -94,19 +115,20 @@ def compiler(
         main_hidden(),
         tempfile.TemporaryDirectory(prefix="jaxft-kernels-") as kernels,
     ):
-        pool = ProcessPoolExecutor(
+        make = partial(
+            ProcessPoolExecutor,
             max_workers=workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=begin,
             initargs=(plugins.loaded(), Path(kernels)),
             max_tasks_per_child=1 if measures else None,
         )
+        compiled = Compiler(make, target)
         try:
-            if target.platform == "here":
-                target = result_of(pool.submit(targets.described, target))
-            yield Compiler(pool, target)
+            compiled.describe()
+            yield compiled
         finally:
-            pool.shutdown(cancel_futures=True)
+            compiled.close()
 
 
 def begin(plugin_names: Sequence[str], kernels: Path) -> None:
@@ -234,6 +256,7 @@ def row_of(job: Job, plan: Row, model: str, label: str = "") -> Row:
         "frozen_dtype": job.model.get("frozen_dtype", "float32"),
         "attention": job.model.get("attention", "xla"),
         "scan": job.model.get("scan", "off"),
+        "packed": job.layout is not None,
         "target": job.target.name,
         "devices": job.target.devices,
         "mesh": job.mesh,

@@ -53,9 +53,9 @@ from jaxft.training.sharding import check_tensor
 from jaxft.training.state import (
     Model,
     build_model,
+    computed,
     count_parameters,
     sharded_shape,
-    without_scan,
 )
 from jaxft.training.step import train_step
 from jaxft.training.trials import train_steps
@@ -64,6 +64,7 @@ Row = dict[str, Any]
 
 # The modules that compute a plan.
 COUNTED = tuple(f"{package}/**/*.py" for package in ("planning", "models", "peft", "training"))
+COUNTED += ("data/layout.py",)  # the shapes of packed batches
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,7 @@ def plan(job: Job, program: CompiledByLength | None = None) -> Row:
       measured: the result of `measure`, for a job with steps.
 
     Raises:
-      InputError: the batch does not divide over the devices, a setting is not valid, or the
-        compiler for the device is not installed.
+      InputError: a setting is not valid, or the compiler for the device is not installed.
     """
     mesh = make_mesh(**job.mesh, devices=targets.devices_of(job.target))
     model = make_model(job)
@@ -200,7 +200,7 @@ def flops_of_a_step(
     They are counted without a mesh, because the present backend cannot place the step on absent
     devices, and with the layers one by one, because XLA counts those of a loop's body once.
     """
-    plain = without_scan(model) if model.backbone.scans else model
+    plain = computed(model, scan="off") if model.backbone.scans else model
     losses = objectives.find(job.objective).losses
     one = partial(train_step, plain.forward, optimizer, log_norm=job.clip > 0, losses=losses)
     undivided = train_steps(one) if job.seeds > 1 else one
@@ -332,7 +332,9 @@ def cache_key(job: Job) -> str:
 
     The number of steps is left out, because measurements are never cached.
     """
-    flags = {name: os.environ.get(name, "") for name in FLAGS}
+    flags = {name: x for name, x in os.environ.items() if name.startswith("JAX_") or name in FLAGS}
+    for place in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR"):  # they change no program
+        flags.pop(place, None)
     content = {
         "job": asdict(replace(job, steps=0)),
         "code": code_digest() + plugins.source_digest(),

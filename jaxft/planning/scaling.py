@@ -92,7 +92,7 @@ def scaling(
     for count in counts:
         examples = row["batch_size"]
         if batch == "grows":
-            examples, compute = examples // row["devices"] * count, by_device
+            examples, compute = -(-examples // row["devices"]) * count, by_device
         elif count > examples:
             break
         else:

@@ -28,12 +28,12 @@ from jaxft.reporting.table import Entry, Table, name_entry, number_entry, of_col
 LEFT = frozenset({"remat", "stored", "device", "mesh", "too small"})
 TERMS_SETTINGS = (
     "Settings with the asked number of examples an update: those with the fewest operations first. "
-    "accumulate: batches averaged into one update; stored: what is frozen is stored in; "
+    "accumulate: batches averaged into one update; stored: the dtype of frozen parameters; "
     "GFLOP/example: of a step, before XLA optimizes it."
 )
 TERMS_NEEDS = (
-    "device: the smallest whose memory the step fits, compiled for it; too small: the devices that "
-    "it was compiled for before, and did not fit."
+    "device: the smallest whose memory the step fits, compiled for it, with the CUDA context and "
+    "NCCL's buffers; too small: the devices that it was compiled for before, and did not fit."
 )
 
 
@@ -67,7 +67,7 @@ def settings_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:
     """Yields a table for each group, all methods in one order."""
     fitted = [row for row in rows if row.get("fit", {}).get("settings")]
     unit = unit_of(fitted)
-    for group in groups(fitted):
+    for group in by_examples(fitted):
         found = [(row, one) for row in group for one in row["fit"]["settings"]]
         found.sort(key=lambda pair: pair[1]["flops_per_example"] or float("inf"))
         limit, examples = group[0]["fit"]["limit"], group[0]["fit"]["examples"]
@@ -84,6 +84,13 @@ def settings_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:
         }
         title = f"{title_of(group)}, {examples} examples an update; {unit} a device"
         yield of_columns(columns, title=title, left=LEFT)
+
+
+def by_examples(rows: Sequence[PlanRow]) -> Iterator[list[PlanRow]]:
+    """Yields the groups of rows with `fit`, those for one number of examples an update together."""
+    for group in groups(rows):
+        for examples in dict.fromkeys(row["fit"]["examples"] for row in group):
+            yield [row for row in group if row["fit"]["examples"] == examples]
 
 
 def needs_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:

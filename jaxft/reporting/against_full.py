@@ -25,6 +25,7 @@ from jaxft.reporting.table import (
 from jaxft.training.objectives import Metric
 
 SIGNIFICANT = 0.05
+WEAK = 0.5  # standard deviations that an interval may reach: 18 seeds
 
 HEADS = (
     *("method", "score", "n", "full", "PEFT", "difference", "95 % interval"),
@@ -150,8 +151,9 @@ def weakness(pairs: Sequence[Pair]) -> list[str]:
     tests = sum(pair.result.p is not None for pair in pairs)
     notes = [f"p (Holm) is corrected for the {tests} tests of this table."] if tests > 1 else []
     for n in sorted({pair.result.n for pair in pairs}):
+        weak = "the test is weak, and " if reach(n) > WEAK else ""
         notes.append(
             f"With {n} seeds the interval reaches {reach(n):.2f} standard deviations of the "
-            "differences to either side: the test is weak, and undecided does not mean equal."
+            f"differences to either side: {weak}undecided does not mean equal."
         )
     return notes

@@ -128,6 +128,6 @@ def sampling_note(group: RunGroup) -> list[str]:
         return []
     error = 100 * sampling_error(accuracy.mean, examples)
     return [
-        f"± is over seeds on one test set. That it has {examples:,} texts alone leaves an "
-        f"accuracy of {100 * accuracy.mean:.1f} uncertain by {error:.1f} points (95 %)."
+        f"± is over seeds on one test set. The size of the test set alone ({examples:,} texts) "
+        f"leaves an accuracy of {100 * accuracy.mean:.1f} uncertain by {error:.1f} points (95 %)."
     ]

@@ -65,8 +65,8 @@ TERMS_UNDIVIDED = (
     "distinguish them. Peak = params + optimizer + temporaries."
 )
 TERMS_STORED = (
-    "stored: what is frozen is stored in (model.frozen_dtype); int8 and nf4 are for the kernels of "
-    "the layers, and the rest has 16 or 32 bit."
+    "stored: the dtype of frozen parameters (model.frozen_dtype); int8 and nf4 are for the kernels "
+    "of the layers, and the rest has 16 or 32 bit."
 )
 TERMS_FLOPS = "GFLOP: of one step, all devices together."
 TERMS_MOVED = (
@@ -220,7 +220,8 @@ def fit_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:
     """Yields the table of each group of rows with `fit`."""
     rows = [row for row in rows if row.get("fit")]
     unit = unit_of(rows)
-    for group in groups(rows):
+    for found in groups(rows):
+        group = once_each(found)
         limit = group[0]["fit"]["limit"]
         columns = {
             **name_columns(group, rows, with_batch=False),
@@ -233,6 +234,12 @@ def fit_tables(rows: Sequence[PlanRow]) -> Iterator[Table]:
         title = f"{title_of(group)}; {unit} a device"
         table = of_columns(columns, title=title, left=frozenset({"remat", "stored"}))
         yield table.without_missing(keep=ALWAYS)
+
+
+def once_each(group: Sequence[PlanRow]) -> list[PlanRow]:
+    """Returns the rows without those that differ only in the batch that was asked for."""
+    names = ("label", "remat", "frozen_dtype", "seeds")
+    return list({tuple(row.get(name) for name in names): row for row in group}.values())
 
 
 def fit_terms(rows: Sequence[PlanRow]) -> list[str]:

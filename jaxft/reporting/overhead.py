@@ -24,7 +24,7 @@ TERMS = (
     "JSON has the range and the sources). cuBLAS and cuDNN take theirs from the peak. on demand: "
     "what nvidia-smi shows with XLA_PYTHON_CLIENT_PREALLOCATE=false; at most: with the highest "
     "figures found; by default: with the 75 % of the memory that JAX takes at its start. fraction: "
-    "the XLA_CLIENT_MEM_FRACTION without which the step does not fit."
+    "the XLA_CLIENT_MEM_FRACTION that the step needs."
 )
 
 
@@ -74,10 +74,16 @@ def most_entry(one: OverheadRow | None, unit: str) -> Entry:
 
 
 def fraction_entry(row: PlanRow) -> Entry:
-    """`0.91`: the share of the memory that the allocator needs; a dash where 75 % is enough."""
+    """`0.91`: the share of the memory that the allocator needs.
+
+    A dash where 75 % is enough, where no share is, and for a present device, whose memory is the
+    allocator's.
+    """
     size, memory = peak(row), row["memory_bytes"]
     inside = sum(one["bytes"] for one in row["overhead"] if one["basis"] == "computed")
-    if size is None or not memory or found(row, "on demand") is None:
+    if size is None or not memory or found(row, "preallocated") is None:
         return Entry(amount(None, "MiB"))
     needed = math.ceil(100 * (size + inside) / memory) / 100
-    return Entry(amount(None, "MiB")) if needed <= PREALLOCATED else Entry(f"{needed:.2f}", needed)
+    if not PREALLOCATED < needed <= 1:
+        return Entry(amount(None, "MiB"))
+    return Entry(f"{needed:.2f}", needed)

@@ -21,7 +21,8 @@ def group_key(row: PlanRow) -> tuple[Any, ...]:
     batch, limit = (None, fit["limit"]) if fit else (row["batch_size"], None)
     mesh = tuple(row["mesh"].values())
     compute = row["dtype"], row.get("attention", "xla"), row.get("scan", "off")
-    return row["target"], mesh, row["model"], *compute, batch, row["length"], limit
+    length = row["length"], row.get("packed", False)
+    return row["target"], mesh, row["model"], *compute, batch, *length, limit
 
 
 def groups(rows: Sequence[PlanRow]) -> list[list[PlanRow]]:

@@ -109,6 +109,7 @@ class PlanRow(TypedDict):
       mesh: axis -> number of devices.
       memory_bytes: of one device; None if it is not known.
       frozen_dtype, attention, scan: of the model; missing means the default.
+      packed: whether the texts of a batch share rows; missing means that they do not.
       seeds: how many runs train together; missing means one.
       length: padded tokens of a batch; a text such as `≤128` for a run of an older jaxft.
       parameters: partition -> count, with `trained` and `total`; of one seed.
@@ -134,6 +135,7 @@ class PlanRow(TypedDict):
     frozen_dtype: NotRequired[str]
     attention: NotRequired[str]
     scan: NotRequired[str]
+    packed: NotRequired[bool]
     seeds: NotRequired[int]
     parameters: Mapping[str, int]
     partitions: Mapping[str, PartitionBytes]

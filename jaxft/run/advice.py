@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxft.errors import InputError
 from jaxft.planning import advice
+from jaxft.planning.overhead import beside
 from jaxft.planning.plan_cache import Compiler, compiler, row_of
 from jaxft.planning.planner import Job, Row
 from jaxft.planning.targets import Target
@@ -125,8 +126,12 @@ def needed_row(
     plans: dict[str, Row] = {}
 
     def peak_of(target: Target) -> float:
-        plan = plans[target.name] = compiled(placed(job, target))
-        peak = plan["compiled"]["peak"] if plan["compiled"] else inf
+        try:
+            plan = plans[target.name] = compiled(placed(job, target))
+        except InputError as err:  # a mesh that this model cannot take
+            say(f"    {target.name}: {err}")
+            return inf
+        peak = plan["compiled"]["peak"] + beside(plan) if plan["compiled"] else inf
         say(
             f"    {target.name}: {peak / 2**30:.2f} of {(target.memory_bytes or 0) / 2**30:.2f} GiB"
         )

@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,7 +96,9 @@ def description(model: str) -> Any:
             return None
     except (OSError, ValueError, RuntimeError):  # no name of a file
         return None
-    files = sorted(f for kind in WEIGHTS for f in config.parent.glob(kind)) if path.is_dir() else []
+    # The headers of weights beside a config.json are read as well (`jaxft.run.build.read_model`).
+    beside = config.parent if config.name == "config.json" else None
+    files = sorted(f for kind in WEIGHTS for f in beside.glob(kind)) if beside else []
     sizes = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return [config.read_text("utf-8", errors="replace"), sizes]
 
@@ -136,6 +139,8 @@ def read(key: str | None) -> list[PlanRow] | None:
 
 def write(key: str | None, rows: Sequence[PlanRow]) -> None:
     """Keeps the rows of a question."""
-    if key:
+    if not key:
+        return
+    with suppress(OSError):  # it can be computed again
         file_of(key).parent.mkdir(parents=True, exist_ok=True)
         replace_text(file_of(key), json.dumps(list(rows)) + "\n")

@@ -38,6 +38,8 @@ def rows_asked(
     if values.length:
         config.memory.lengths = whole_numbers("length", values.length)
     check()
+    if values.need and values.fit:
+        raise InputError("--need and --fit: two questions; give one of them")
     if values.need:
         return config, plan_needs(config, values.target, say)
     return config, plan_rows(config, values.target, values.fit, say)

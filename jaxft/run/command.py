@@ -30,10 +30,10 @@ Fine-tunes an encoder on text: a checkpoint in, scores and a run directory out.
 
 The same command again continues an interrupted run. --config.seeds=1,2,3 or
 --config.optim.learning_rates=1e-3,3e-4 gives several runs; both give every seed with every rate.
-They train together where that costs little more than one run (`jaxft.training.trials`), and each
-leaves a directory as if it had trained alone. --dry_run loads and checks everything, prints the
-parameters by partition, compiles one step and stops. Started on several hosts with the same config,
-the processes form one run (`jaxft.distributed.processes`); if a host is lost, the others exit
+They train in one step, but for full fine-tuning and runs with patience; --config.together=off
+trains them one after the other. Each leaves a directory as if it had trained alone. --dry_run loads
+and checks everything, prints the parameters by partition, compiles one step and stops. Started on
+several hosts with the same config, the processes form one run; if a host is lost, the others exit
 within --heartbeat plus half a minute.
 """
 

@@ -1,6 +1,6 @@
 """The compiled programs of a run: its training and evaluation steps, for every batch length.
 
-programs = compile_programs(setup, runs=1)      # how many train together
+programs = compile_programs(setup, keep=None, runs=1)      # how many train together
 programs.train(state, frozen, batch, keys)
 programs.alone["compiled"]["peak"]              # the step of one run alone
 """
@@ -17,7 +17,7 @@ from jaxft.planning.compiled import compiled_bytes, flops, give_back
 from jaxft.planning.planner import Job
 from jaxft.reporting.formats import human_bytes
 from jaxft.run import build, process
-from jaxft.run.keep import for_all_splits, keep_program
+from jaxft.run.keep import for_all_splits
 from jaxft.run.setup import Setup
 from jaxft.run.trials import rates_differ
 from jaxft.training import loop
@@ -35,7 +35,6 @@ class Programs:
     """The compiled steps of the runs that train together.
 
     Attributes:
-      keep: what `model.keep_frozen` computes before the first step, if anything (`jaxft.run.keep`).
       alone: the memory of the step of one run alone, `memory.plan` in results.json.
       compile_s: seconds until they were compiled and checked.
       ready_s: the age of the process when they were compiled.
@@ -43,7 +42,6 @@ class Programs:
 
     train: CompiledByLength
     evaluate: CompiledByLength
-    keep: CompiledByLength | None
     alone: dict[str, Any] | None
     compile_s: float
     ready_s: float
@@ -70,16 +68,20 @@ def programs(setup: Setup, runs: int) -> tuple[CompiledByLength, CompiledByLengt
     )
 
 
-def compile_programs(setup: Setup, runs: int) -> Programs:
-    """Returns the programs, compiled for every batch length of the run."""
+def compile_programs(setup: Setup, keep: CompiledByLength | None, runs: int) -> Programs:
+    """Returns the programs, compiled for every batch length of the run.
+
+    Args:
+      keep: what `model.keep_frozen` computes before the first step, to be compiled as well.
+      runs: how many train together.
+    """
     start = time.perf_counter()
     run_train, run_eval = programs(setup, runs)
-    run_keep = keep_program(setup)
     loop_config, data, model = setup.loop_config, setup.data, setup.parts.model
     with compiling() as begin:
-        if run_keep is not None:  # first, because it takes longest
+        if keep is not None:  # first, because it takes longest
             for encoded in data.values():
-                begin(run_keep, eval_lengths(for_all_splits(setup), encoded))
+                begin(keep, eval_lengths(for_all_splits(setup), encoded))
         for split in ("dev", "test"):
             begin(run_eval, eval_lengths(loop_config, data[split]))
         alone = plan_alone(setup, run_train if runs == 1 else None)
@@ -89,7 +91,7 @@ def compile_programs(setup: Setup, runs: int) -> Programs:
     frozen_gradients.check(run_train.largest(), model, one, runs, setup.losses, needed)
     give_back()
     compile_s = time.perf_counter() - start
-    return Programs(run_train, run_eval, run_keep, alone, compile_s, process.age_s())
+    return Programs(run_train, run_eval, alone, compile_s, process.age_s())
 
 
 def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, Any] | None:

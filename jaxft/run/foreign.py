@@ -229,7 +229,7 @@ def labels_of(
 
 
 def max_length_of(model: Path, notes: dict[str, Any]) -> int:
-    """Returns the most tokens of a text: as noted, else what the model can, up to 512."""
+    """Returns the most tokens of a text: as noted, else the model's own limit, up to 512."""
     longest = backbones.load(model, 2).max_length
     return min(notes.get("max_length", BUCKETS[-1]), longest)
 

@@ -19,7 +19,7 @@ from jaxft.data.batches import BatchIndices
 from jaxft.data.encode import Encoded
 from jaxft.reporting.formats import human_bytes
 from jaxft.run.setup import Setup, eval_layout
-from jaxft.training.feed import device_batch, layout_of
+from jaxft.training.feed import device_batch, each, layout_of
 from jaxft.training.loop import LoopConfig
 from jaxft.training.mesh import fetch
 from jaxft.training.programs import CompiledByLength, kept_program
@@ -29,10 +29,11 @@ from jaxft.training.step import Batch, Params
 
 def keep_program(setup: Setup) -> CompiledByLength | None:
     """Returns what computes the outputs that are kept, if any are; compiles nothing."""
-    model, config = setup.parts.model, setup.loop_config
+    model, rows = setup.parts.model, setup.loop_config.eval_batch_size
     if model.kept is None:
         return None
-    return kept_program(model, setup.devices, config.eval_batch_size)
+    target = setup.objective.target(setup.objective.outputs(setup.dataset.labels))
+    return kept_program(model, setup.devices, rows, target)
 
 
 def for_all_splits(setup: Setup) -> LoopConfig:
@@ -89,8 +90,9 @@ def with_hidden(
     """
     hidden: list[np.ndarray] = [np.empty(0)] * len(encoded.ids)
 
-    def read(one: BatchIndices, batch: Batch, found: jax.Array) -> None:
-        layout, outputs = layout_of(one, len(batch["ids"])), fetch(found)
+    def compute(one: BatchIndices) -> None:
+        batch = device_batch(encoded, [one], config.eval_batch_size, mesh)
+        layout, outputs = layout_of(one, len(batch["ids"])), fetch(run(batch))
         source_RxW = None if layout.is_plain else fetch(batch["source"])
         for text, place in zip(one.indices, layout.places(len(one.indices)), strict=True):
             # A copy, because a view would keep the whole batch.
@@ -101,13 +103,6 @@ def with_hidden(
             start = 0 if source_RxW is None else source_RxW[row, layout.starts[slot]]
             hidden[text] = outputs[row, start : start + len(encoded.ids[text])].copy()
 
-    # A batch is read while the device computes the next one.
-    computed: list[tuple[BatchIndices, Batch, jax.Array]] = []
-    for one in config.eval_order(encoded):
-        batch = device_batch(encoded, [one], config.eval_batch_size, mesh)
-        computed.append((one, batch, run(batch)))
-        if len(computed) == 2:
-            read(*computed.pop(0))
-    for last in computed:
-        read(*last)
+    for _ in each(config.eval_order(encoded), compute, mesh):
+        pass
     return replace(encoded, hidden=hidden)

@@ -15,6 +15,7 @@ from typing import Any, cast
 from ml_collections import ConfigDict
 
 from jaxft.data.batches import choose_buckets
+from jaxft.errors import InputError
 from jaxft.planning import targets
 from jaxft.planning.plan_cache import compiler, row_of
 from jaxft.planning.planner import Job
@@ -37,11 +38,21 @@ def with_plans(runs: Sequence[Run]) -> list[Run]:
 
 
 def with_plan(run: Run, job: Job, compiled: Callable[[Job], dict[str, Any]]) -> Run:
-    """Returns the run with the planner's row in its memory."""
+    """Returns the run with the planner's row in its memory; without it if it cannot be made."""
     print(f"planning one run of {run.directory}", file=sys.stderr)
-    row = row_of(job, compiled(job), run.results["model"])
+    try:
+        plan = compiled(job)
+    except InputError as err:
+        say_unplanned(run, err)
+        return run
+    row = row_of(job, plan, run.results["model"])
     memory = cast(Memory, {**run.results["memory"], "plan": row})
     return replace(run, results=cast(RunResults, {**run.results, "memory": memory}))
+
+
+def say_unplanned(run: Run, error: InputError) -> None:
+    """Prints why a run has no plan."""
+    print(f"no plan of {run.directory}: {error}", file=sys.stderr)
 
 
 def job_of(run: Run) -> Job | None:
@@ -53,7 +64,16 @@ def job_of(run: Run) -> Job | None:
     name, labels = run.results.get("objective", SINGLE_LABEL.name), run.results["labels"]
     if name not in OBJECTIVES:
         return None
-    architecture, newly_initialised, outputs = build.read_model(config, labels, OBJECTIVES[name])
+    if "implementation" not in config.model:  # older than jaxft's own encoders
+        config.model.implementation = "transformers"
+    try:
+        architecture, newly_initialised, outputs = build.read_model(
+            config, labels, OBJECTIVES[name]
+        )
+        options = build.method_options(config)
+    except InputError as err:
+        say_unplanned(run, err)
+        return None
     return Job(
         architecture=architecture,
         num_labels=outputs,
@@ -63,7 +83,7 @@ def job_of(run: Run) -> Job | None:
         remat=config.model.remat,
         model=build.model_options(config, "dtype", "remat"),
         method=config.method.name,
-        options=build.method_options(config),
+        options=options,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
         schedule=config.optim.schedule,

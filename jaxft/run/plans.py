@@ -25,6 +25,7 @@ from jaxft.peft.methods import BUILT_IN, COMMON, METHODS
 from jaxft.planning import advice, targets
 from jaxft.planning.devices import PRESENT
 from jaxft.planning.largest_batch import largest_batch
+from jaxft.planning.overhead import reserved
 from jaxft.planning.plan_cache import Compiler, compiler, row_of
 from jaxft.planning.planner import Job, Row
 from jaxft.reporting import plans
@@ -61,13 +62,15 @@ def plan_rows(config: ConfigDict, targets: str, fit: str, say: Say) -> list[Plan
         say("these seeds would train sequentially; the plan is for one seed")
     rows = []
     for target, jobs, limit in work:
-        with compiler(target, config.memory.steps > 0, workers_for(target)) as compiled:
+        measures = target.platform == "here" and config.memory.steps > 0
+        with compiler(target, measures, workers_for(target)) as compiled:
             if limit is None:
                 compiled.start(job for _, job in jobs)
             for number, (label, job) in enumerate(jobs, 1):
                 say(f"[{number}/{len(jobs)}] {target.name}: {label}, {describe(job)}")
                 rows.append(make_row(config, label, job, compiled, limit, say))
-    if all("fit" in row and not row["fit"]["settings"] for row in rows):
+    fits = [row["fit"] for row in rows if "fit" in row]
+    if fits and not any(fit["settings"] or fit["largest_batch"] for fit in fits):
         raise InputError("--fit: no method fits, not even at the smallest batch; see above for why")
     return rows
 
@@ -328,12 +331,16 @@ def too_large(job: Job, peak: float, limit: int) -> str:
 
 
 def fit_limit(text: str, target: targets.Target) -> int | None:
-    """Returns --fit in bytes: `24GiB`, or `device` for the target's own memory; None without it."""
+    """Returns --fit in bytes: `24GiB`, or `device` for what the target has; None without it."""
     if not text:
         return None
-    if text == "device" and target.memory_bytes:
-        return target.memory_bytes
-    found = re.fullmatch(r"([\d.]+) ?(\w+)", text)
-    if not found or found[2] not in UNITS or found[1].count(".") > 1:
+    if text == "device":
+        if target.memory_bytes is None:
+            raise InputError(
+                f"--fit: the memory of {target.name!r} is not known; expected a size such as 24GiB"
+            )
+        return target.memory_bytes - reserved(target)
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?(\w+)", text)
+    if not found or found[2] not in UNITS:
         raise InputError(f"--fit: {text!r}; expected a size such as 24GiB or 80GB, or 'device'")
     return int(float(found[1]) * UNITS[found[2]])

@@ -73,8 +73,8 @@ class Predictor:
     def logits_of(self, examples: Sequence[Example]) -> tuple[np.ndarray, Encoded]:
         """Returns logits_NxC (float32) of examples, and the examples as token ids.
 
-        On the run's own test split the batches are those of the run, and so are the bits. Others
-        share rows like these if they fit its layout.
+        On one device the batches of the run's own test split are those of the run, and so are the
+        bits. Other texts share rows like these if they fit its layout.
 
         Raises:
           InputError: a logit is not finite.
@@ -98,9 +98,12 @@ class Predictor:
     def scores(self, logits_NxC: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
         """Returns the scores of logits (float32) by their targets."""
         baseline = self.baseline()
-        known = baseline or [0.0] * len(self.labels)
+        known = baseline or [0.0] * self.objective.outputs(self.labels)
         found = self.objective.scores(logits_NxC, labels_N, self.labels, known)
-        return found if baseline else found | {"majority_accuracy": None}
+        if baseline:
+            return found
+        unknown = {name: dict.fromkeys(found[name]) for name in ("baseline",) if name in found}
+        return found | {"majority_accuracy": None} | unknown
 
     def baseline(self) -> list[float] | None:
         """Returns the prediction of no model (`Objective.baseline`).

@@ -65,7 +65,7 @@ def keep_heap() -> bool:
 
 @contextmanager
 def collected_often() -> Iterator[None]:
-    """Lets Python's collector look at the objects made inside alone, and so often.
+    """Lets Python's collector look only at objects made inside, and therefore more often.
 
     It looks at old objects when there are a quarter more of them. JAX's are over a million, so what
     each save leaves in cycles, threads of its pools among them, stayed for thousands of steps.

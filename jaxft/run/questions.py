@@ -26,7 +26,7 @@ def own_flags() -> flags.FlagValues:
     """Returns the command's flags with their defaults."""
     values = flags.FlagValues()
     texts = {
-        "method": "methods of the table, e.g. full,lora; default: all",
+        "method": "methods of the table, e.g. full,dora; default: the usual seven",
         "target": "devices, e.g. h100:8,v5e:2x4,cpu",
         "batch_size": "examples a step, e.g. 8,32; default: the config's",
         "length": "padded tokens of a text, e.g. 128,512; default: the config's",

@@ -104,16 +104,15 @@ def describe(config: ConfigDict, dataset: Dataset, loop_config: loop.LoopConfig)
     }
 
 
-def used_memory(
-    programs: Programs, phases: Phases, weights: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def used_memory(setup: Setup, programs: Programs, phases: Phases) -> dict[str, Any]:
     """Returns the memory of the longest step according to XLA, and as measured on the device.
 
     `compiled` and the measured figures cover all runs that trained together, `plan` covers one.
 
     `measured_growth` is the allocator's peak on an accelerator. On the CPU it is the growth of the
     process between the creation of the state and the end of the first epoch's steps, plus the
-    checkpoint's weights, which were read before and are used in place.
+    checkpoint's weights, which were read before and are used in place. It is None for a run with
+    `model.keep_frozen`: the layers that are computed before the first step take more.
 
     `held` and `phases` are of `jaxft.run.phases.Phases`.
     """
@@ -121,7 +120,9 @@ def used_memory(
     peak, measured_by = measured_peak()
     used, grown = allocator_peak(), phases.growth.bytes()
     if used is None and grown is not None:
-        used = grown + sum(x.nbytes for x in weights.values())
+        used = grown + sum(x.nbytes for x in setup.parts.weights.values())
+    if setup.parts.model.kept is not None:
+        used = None
     return {
         "plan": programs.alone,
         "compiled": compiled,

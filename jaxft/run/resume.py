@@ -128,7 +128,7 @@ def one_save_ahead(own: Checkpoints, lowest: int) -> bool:
 
 
 def best_state(group: Group, members: list[loop.Member], last: State, metric: str) -> State:
-    """Returns the state of each member's best epoch; `state` itself if that is everyone's last.
+    """Returns the state of each member's best epoch; `last` itself if that is everyone's.
 
     A run without a finite epoch has no best epoch and gives its last state.
     """

@@ -7,7 +7,7 @@ Load and check (`setup`), compile (`compiled`), restore (`resume`), train epoch 
 the same path, with an axis of runs in front of everything that is trained.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from jaxft.config import to_json
 from jaxft.distributed import processes
 from jaxft.errors import InputError, check_choice
 from jaxft.io import read_json
+from jaxft.models import backbone as backbones
 from jaxft.models import quantised
 from jaxft.peft.methods import find
 from jaxft.planning.compiled import ResidentGrowth
@@ -28,7 +29,7 @@ from jaxft.reporting import sealed, tables
 from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
-from jaxft.run.keep import keep
+from jaxft.run.keep import keep, keep_program
 from jaxft.run.phases import Phases
 from jaxft.run.process import collected_often
 from jaxft.run.results import make_results, timing, used_memory
@@ -40,7 +41,7 @@ from jaxft.training import loop
 from jaxft.training.objectives import OBJECTIVES
 from jaxft.training.partition import split
 from jaxft.training.programs import CompiledByLength
-from jaxft.training.state import init_params
+from jaxft.training.state import Model, init_params
 from jaxft.training.step import Params
 from jaxft.training.trials import Group, Trial, dropout_keys, learning_rates
 
@@ -73,13 +74,14 @@ def run(config: ConfigDict, workdir: Path | None, dry_run: bool, argv: list[str]
         groups = [left] if is_together else [[trial] for trial in left]
         # Sequential runs share one compilation. It comes before any array is made, so that it is
         # not counted in the memory of the arrays and the steps.
-        compiled = cache(partial(compile_programs, setup))
-        programs = compiled(len(groups[0]))
+        keeps = keep_program(setup)
+        compiled = cache(partial(compile_programs, setup, keeps))
+        compiled(len(groups[0]))
         phases = Phases(ResidentGrowth())
         model, weights = setup.parts.model, setup.parts.weights
         frozen_paths = split(model.shapes, model.labels)[1]
         frozen = init_params(model, weights, left[0].seed, setup.devices, frozen_paths)
-        setup, frozen = keep(setup, frozen, programs.keep)
+        setup, frozen = keep(setup, frozen, keeps)
         with collected_often():
             for group in groups:
                 train(setup, {trial: workdirs[trial] for trial in group}, frozen, compiled, phases)
@@ -209,24 +211,26 @@ def train_members(
     tested = {"last": evaluate("test", last.trained)}
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
     phases.note("end")
-    used = used_memory(programs, phases, setup.parts.weights)
+    used = used_memory(setup, programs, phases)
     for number, member in enumerate(members):
         results = make_results(
             setup, member, {name: x[number] for name, x in tested.items()}, used
         ) | {"timing": timing(setup, len(members), member.record, programs)}
         chosen = group.take(states_of[setup.config.select], number).trained
-        leaves = added_frozen(setup.parts.weights, frozen) | chosen
+        leaves = added_frozen(setup.parts.model, frozen) | chosen
         finish(setup, member, results, leaves, tested[setup.config.select][number])
     return []
 
 
-def added_frozen(weights: Mapping[str, np.ndarray], frozen: Params) -> Params:
-    """Returns the frozen parameters that are the method's, not the checkpoint's.
+def added_frozen(model: Model, frozen: Params) -> Params:
+    """Returns the frozen parameters that are the method's, not the backbone's.
 
     They are saved with the trained ones: VeRA's matrices, the adapters that a fusion is made of.
-    The codes of a quantised kernel are not: they follow from the checkpoint.
+    The codes of a quantised kernel are not: they follow from the checkpoint. Nor does it matter
+    where the parameters came from: `init_from` gives the method's as well.
     """
-    return {p: x for p, x in frozen.items() if p not in weights and not quantised.is_part(p)}
+    own = backbones.parameter_shapes(model.backbone)
+    return {p: x for p, x in frozen.items() if p not in own and not quantised.is_part(p)}
 
 
 def logits_of(

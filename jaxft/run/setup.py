@@ -194,7 +194,7 @@ def eval_layout(splits: Iterable[Encoded], size: int, rows: int) -> Layout:
 
 
 def padding_note(loop_config: loop.LoopConfig, train: Encoded) -> str:
-    """Returns a line on the padding of shared rows if a row for each text would have less."""
+    """Returns a line on the padding of rows that texts share, if it is much (`MUCH_PADDING`)."""
     layout = loop_config.layout
     assert layout is not None
     computed = layout.tokens * loop_config.steps_per_epoch(len(train.ids))

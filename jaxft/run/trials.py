@@ -26,24 +26,24 @@ def rates_differ(config: ConfigDict) -> bool:
     return len(config.optim.learning_rates) > 1
 
 
-def are_together(config: ConfigDict, seeds: int) -> bool:
-    """Whether `count` runs train in one step rather than one after the other.
+def are_together(config: ConfigDict, runs: int) -> bool:
+    """Whether this number of runs train in one step rather than one after the other.
 
     Raises:
       InputError: `together` is "on", but they cannot.
     """
     check_choice(config.together, ("auto", "on", "off"), "together")
-    if seeds == 1 or config.together == "off":
+    if runs == 1 or config.together == "off":
         return False
     if config.together == "auto":
         # Runs of full fine-tuning share nothing, so it would save neither memory nor time.
-        return config.method.name != "full" and not config.patience and fits_mesh(config, seeds)
+        return config.method.name != "full" and not config.patience and fits_mesh(config, runs)
     if config.patience:
         raise InputError(
             "together: 'on' needs patience=0, because with patience each run stops at another epoch"
         )
-    if not fits_mesh(config, seeds):
-        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {seeds} runs")
+    if not fits_mesh(config, runs):
+        raise InputError(f"mesh.seeds: {config.mesh.seeds} does not divide the {runs} runs")
     return True
 
 

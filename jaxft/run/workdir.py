@@ -198,7 +198,7 @@ def add_launch(workdir: Path, env: Mapping[str, Any], step: int) -> None:
 def launches(workdir: Path) -> list[dict[str, Any]]:
     """Returns the starts of a run, oldest first; none for a run of an older jaxft.
 
-    A last line that a kill cut short is left out.
+    A line that cannot be read, as one that a kill cut short, is left out.
     """
     path = workdir / "launches.jsonl"
     found = []

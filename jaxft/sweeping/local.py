@@ -29,7 +29,7 @@ from types import TracebackType
 import jax
 import psutil
 
-from jaxft.errors import InputError
+from jaxft.errors import InputError, one_line
 from jaxft.planning.plan_cache import main_hidden
 from jaxft.sweeping.runs import Bundle, is_locked, record_failures
 from jaxft.sweeping.worker import Share, run_bundle, take
@@ -158,7 +158,7 @@ def count_accelerators() -> Accelerators:
             reason = "the device probe was killed"
             time.sleep(1.0)  # a new server starts only when the old one has ended
         except RuntimeError as err:
-            reason = str(err).strip().splitlines()[0]
+            reason = one_line(err)
     raise InputError(f"--launcher=local: JAX finds no device to run on ({reason})")
 
 

@@ -34,7 +34,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo
 
 from jaxft.distributed import processes
-from jaxft.errors import InputError, OutputError
+from jaxft.errors import InputError, OutputError, one_line
 from jaxft.io import unwritable
 from jaxft.training.mesh import fetch
 from jaxft.training.private_orbax import avoid_leaks, say_damage_once
@@ -214,8 +214,7 @@ class Checkpoints:
         except (ValueError, KeyError, OSError, json.JSONDecodeError) as err:
             # The errors of TensorStore, orbax and json for files that are cut short, lost or
             # garbled.
-            reason = str(err).strip().splitlines()[0][:120]
-            raise InputError(f"checkpoint {where} cannot be read ({reason})") from err
+            raise InputError(f"checkpoint {where} cannot be read ({one_line(err)})") from err
         leaves = {
             item: {name: restored[item][name] for name in names} for item, names in wanted.items()
         }

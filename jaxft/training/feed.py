@@ -2,10 +2,12 @@
 
 order = setup.loop_config.train_order(data, seed=0, epoch=0)
 batch = device_batch(data, order[:1], batch_size=32, mesh=mesh)
+widths = list(each(order, lambda one: one.length, mesh))
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -14,6 +16,22 @@ from jaxft.data.batches import BatchIndices, fill
 from jaxft.data.encode import Encoded
 from jaxft.data.layout import Layout, rows_of
 from jaxft.training.mesh import by_row, local_part, padded_rows, put_batch
+
+T = TypeVar("T")
+
+
+def each(
+    order: Sequence[BatchIndices], work: Callable[[BatchIndices], T], mesh: Mesh
+) -> Iterator[T]:
+    """Yields the result of `work` for each batch, in order.
+
+    On one CPU two batches are in progress at a time: the parts of a program that use one core leave
+    the others to the next batch, which takes a tenth less time. On an accelerator both would be in
+    its memory. On several devices all must get their programs in the same order.
+    """
+    is_one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    with ThreadPoolExecutor(2 if is_one_cpu else 1) as pool:
+        yield from pool.map(work, order)
 
 
 def layout_of(one: BatchIndices, rows: int) -> Layout:

@@ -7,10 +7,12 @@ with catch_signals() as received:
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jaxft.distributed import processes
+from jaxft.distributed.preemption import preempted, preempted_before
 
 
 class InterruptedRunError(Exception):
@@ -22,13 +24,23 @@ class InterruptedRunError(Exception):
 
 
 @contextmanager
-def catch_signals() -> Iterator[list[int]]:
+def catch_signals(step: int = 0) -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that a step in flight is finished and saved first.
 
-    In a run of several processes JAX's runtime catches SIGTERM (`processes.preempted`); SIGINT is
-    turned into SIGTERM.
+    In a run of several processes JAX's runtime catches SIGTERM, and SIGINT is turned into SIGTERM
+    (`jaxft.distributed.preemption`). Outside the main thread Python catches none, and they act as
+    they would.
+
+    Args:
+      step: the last one; all processes give the same.
+
+    Raises:
+      InterruptedRunError: SIGTERM came between the last run of several processes and this one.
     """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     if processes.count() == 1:
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
@@ -36,6 +48,8 @@ def catch_signals() -> Iterator[list[int]]:
         handler = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         before = {signal.SIGINT: handler}
     try:
+        if preempted_before(step):
+            raise InterruptedRunError(signal.SIGTERM, step)
         yield received
     finally:
         for number, handler in before.items():
@@ -44,4 +58,4 @@ def catch_signals() -> Iterator[list[int]]:
 
 def stop_asked(received: list[int], step: int) -> bool:
     """Whether to stop after this step; all processes of a run get the same answer."""
-    return processes.preempted(step) if processes.count() > 1 else bool(received)
+    return preempted(step) if processes.count() > 1 else bool(received)

@@ -35,7 +35,7 @@ from jaxft.data.layout import Layout
 from jaxft.distributed import processes
 from jaxft.training.checkpoint import Checkpoints
 from jaxft.training.event_log import RunLog
-from jaxft.training.feed import device_batch, layout_of
+from jaxft.training.feed import device_batch, each, layout_of
 from jaxft.training.interruption import InterruptedRunError, catch_signals, stop_asked
 from jaxft.training.mesh import fetch
 from jaxft.training.objectives import SINGLE_LABEL, Objective
@@ -193,8 +193,8 @@ def fit(
     per_epoch = config.steps_per_epoch(len(data.ids))
     done, end = int(state.step), config.epochs * per_epoch if until is None else until
     bar = progress_bar(config, len(data.ids), len(members), done)
-    with bar, catch_signals() as received:
-        while done < end and not are_over(config, members):
+    with bar, catch_signals(done) as received:
+        while done < end and not are_over(config, members, done % per_epoch):
             epoch, pending = done // per_epoch, list[Step]()
             for batches in epoch_batches(config, data, members, epoch)[done - epoch * per_epoch :]:
                 start = time.perf_counter()
@@ -221,9 +221,10 @@ def fit(
     return state
 
 
-def are_over(config: LoopConfig, members: Sequence[Member]) -> bool:
-    """Whether no run needs a further epoch."""
-    return all(is_over(member.record, config.patience, config.metric) for member in members)
+def are_over(config: LoopConfig, members: Sequence[Member], in_epoch: int) -> bool:
+    """Whether no run needs a further step; within an epoch each does, if it diverged as well."""
+    records = (member.record for member in members)
+    return in_epoch == 0 and all(is_over(one, config.patience, config.metric) for one in records)
 
 
 def epoch_batches(
@@ -360,14 +361,15 @@ def logits_of(
 
     With the trained leaves of several seeds, logits_SxNxC.
     """
-    parts = []
-    order = config.eval_order(data)
-    for one in order:
+
+    def logits_of_batch(one: BatchIndices) -> np.ndarray:
         batch = device_batch(data, [one], config.eval_batch_size, mesh)
         logits = fetch(run_eval(trained, frozen, batch))
         places = layout_of(one, logits.shape[-2]).places(len(one.indices))
-        parts.append(logits[..., places, :])
-    logits = np.concatenate(parts, axis=-2)
+        return logits[..., places, :]
+
+    order = config.eval_order(data)
+    logits = np.concatenate(list(each(order, logits_of_batch, mesh)), axis=-2)
     return logits[..., np.argsort(np.concatenate([one.indices for one in order])), :]
 
 

@@ -35,8 +35,13 @@ class ScaledState(NamedTuple):
 
 
 def of(opt_state: Any) -> jax.Array | None:
-    """The scale of the loss in an optimizer's state; None if it scales none."""
-    return opt_state.scale if isinstance(opt_state, ScaledState) else None
+    """The scale of the loss in an optimizer's state; None if it scales none.
+
+    It may be inside the state of an optimizer that accumulates.
+    """
+    if isinstance(opt_state, ScaledState):
+        return opt_state.scale
+    return of(opt_state.inner) if hasattr(opt_state, "inner") else None
 
 
 def scaled(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -56,7 +61,9 @@ def scaled(optimizer: optax.GradientTransformation) -> optax.GradientTransformat
         is_good = jnp.stack(finite).all()
         updates, changed = inner.update(grads, state.inner, params, **extra)
 
-        def if_good(new: jax.Array, old: jax.Array) -> jax.Array:
+        def if_good(new: Any, old: Any) -> Any:
+            if is_schedule(new):  # it goes by steps, whether they are skipped or not
+                return new
             return jnp.where(is_good, new, old)
 
         good_steps = jnp.where(is_good, state.good_steps + 1, 0)
@@ -68,8 +75,13 @@ def scaled(optimizer: optax.GradientTransformation) -> optax.GradientTransformat
             ScaledState(
                 scale,
                 jnp.where(grows, 0, good_steps),
-                jax.tree.map(if_good, changed, state.inner),
+                jax.tree.map(if_good, changed, state.inner, is_leaf=is_schedule),
             ),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def is_schedule(state: Any) -> bool:
+    """Whether a part of an optimizer's state counts the steps of the learning rate's schedule."""
+    return isinstance(state, optax.ScaleByScheduleState)

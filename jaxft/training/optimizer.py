@@ -86,9 +86,13 @@ def make_optimizer(
             lambda params: {path: labels[path] != "frozen" for path in params},
         )
         optimizer = optax.chain(clipping, optimizer)
+    if scales_loss:
+        optimizer = scaled(optimizer)
+    # Around the scaling: where one microbatch overflows, the whole update is skipped, and the count
+    # of microbatches goes on.
     if accumulate > 1:
         optimizer = accumulated(optimizer, accumulate, per_epoch)
-    return scaled(optimizer) if scales_loss else optax.with_extra_args_support(optimizer)
+    return optax.with_extra_args_support(optimizer)
 
 
 def needs_scaling(dtype: str) -> bool:

@@ -79,5 +79,5 @@ def say_damage_once() -> None:
 
 
 def is_other(start: str, record: logging.LogRecord) -> bool:
-    """Whether a log record starts with none of these texts."""
+    """Whether a log record does not start with this text."""
     return not str(record.msg).startswith(start)

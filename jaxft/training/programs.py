@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import jax
@@ -32,12 +33,12 @@ from jaxft.training.objectives import CLASS_INDEX, Losses, Target
 from jaxft.training.sharding import gathering, param_shardings
 from jaxft.training.state import (
     Model,
+    computed,
     param_shapes,
     run_keys,
     sharded_shape,
     shardings_of,
     state_shapes,
-    without_scan,
 )
 from jaxft.training.step import Batch, Forward, Params, eval_step, losses, train_step
 from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
@@ -89,6 +90,7 @@ class CompiledByLength:
             batch_shapes, mesh, batch_size, tokens_labelled, seeds, target=target, kept=kept
         )
         self.executables: dict[Shape, Any] = {}
+        self._lock = Lock()
         self.compile_s = 0.0
 
     def shapes(self, length: Shape) -> tuple[Any, ...]:
@@ -101,11 +103,12 @@ class CompiledByLength:
         Args:
           options: XLA's compiler options by name; none of them may change the results.
         """
-        if length not in self.executables:
-            start = time.perf_counter()
-            self.executables[length] = self.lowered(length).compile(compiler_options=options)
-            self.compile_s += time.perf_counter() - start
-        return self.executables[length]
+        with self._lock:  # batches of one shape may be computed side by side
+            if length not in self.executables:
+                start = time.perf_counter()
+                self.executables[length] = self.lowered(length).compile(compiler_options=options)
+                self.compile_s += time.perf_counter() - start
+            return self.executables[length]
 
     def lowered(self, length: Shape) -> Any:
         """Returns the traced program for batches of this length or layout; compiles nothing."""
@@ -224,20 +227,25 @@ def eval_program(
     )
 
 
-def kept_program(model: Model, mesh: Mesh, batch_size: int) -> CompiledByLength:
+def kept_program(
+    model: Model, mesh: Mesh, batch_size: int, target: Target = CLASS_INDEX
+) -> CompiledByLength:
     """Returns `(params, batch) -> hidden_BxLxD`, the outputs of the layers that are kept.
 
     Args:
       model: with `kept`, whose parameters `below` are the arguments.
+      target: the shape and dtype of a label, which a batch has even if nothing reads it.
     """
     assert model.kept is not None
     layers, below = model.kept.layers, model.kept.below
+    # There is no gradient; and a layer inside of jax.checkpoint could not give its outputs away.
+    plain = computed(model, remat="none")
     shardings = param_shardings(model.axes, model.shapes, mesh)
     params = {path: sharded_shape(x, shardings[path]) for path, x in below.items()}
 
     def forward(params: Params, batch: Batch, dropout_key: jax.Array | None) -> jax.Array:
         del dropout_key
-        return outputs(model.backbone, model.module, layers, model.shapes, params, batch)
+        return outputs(plain.backbone, plain.module, layers, model.shapes, params, batch)
 
     on_mesh = gathering(forward, model.axes, model.shapes, mesh, model.backbone.dtype)
     return CompiledByLength(
@@ -246,6 +254,7 @@ def kept_program(model: Model, mesh: Mesh, batch_size: int) -> CompiledByLength:
         results=replicated(mesh),  # so that each process reads all of them
         mesh=mesh,
         batch_size=batch_size,
+        target=target,
     )
 
 
@@ -262,7 +271,7 @@ def forward_on(model: Model, mesh: Mesh) -> Forward:
                 "model.scan: 'on' gathers all layers at once, mesh.fsdp one by one; use "
                 "model.scan=auto or off, or mesh.fsdp=1"
             )
-        model = without_scan(model)
+        model = computed(model, scan="off")
     return gathering(model.forward, model.axes, model.shapes, mesh, model.backbone.dtype)
 
 

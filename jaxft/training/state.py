@@ -101,7 +101,9 @@ def build_model(
         check_same_insertions(applied.insertions, backbone.family, shapes)
     kept, forward = None, partial(backbones.forward, backbone, module)
     if backbone.keep_frozen:
-        kept = below(backbone, module, shapes, split(shapes, labels)[0])
+        plain = backbone.computed(remat="none")  # see `jaxft.training.programs.kept_program`
+        lower = Injected(plain.module, applied.insertions, applied.shared)
+        kept = below(plain, lower, shapes, split(shapes, labels)[0])
         forward = partial(forward_above, backbone, module, kept.layers, kept.unused)
     return Model(
         backbone=backbone,
@@ -127,9 +129,9 @@ def count_parameters(model: Model) -> dict[str, int]:
     return count(shapes | model.quantised, labels)
 
 
-def without_scan(model: Model) -> Model:
-    """The same model with its layers one by one (`jaxft.models.scan`)."""
-    backbone = model.backbone.without_scan()
+def computed(model: Model, **otherwise: str) -> Model:
+    """The same model, computed otherwise (`Backbone.computed`); without kept layers."""
+    backbone = model.backbone.computed(**otherwise)
     module = Injected(backbone.module, model.applied.insertions, model.applied.shared)
     forward = partial(backbones.forward, backbone, module)
     return replace(model, backbone=backbone, module=module, forward=forward)

@@ -5,8 +5,9 @@
     logits_BxC = jax.jit(partial(eval_step, forward))(trained, frozen, batch)
 
 `forward(params, batch, dropout_key)` is `jaxft.models.backbone.forward` with its model bound. A
-batch holds `ids`, `mask`, `types` (int32 BxL), `labels` (int32 B) and `weights` (float32 B, 0 at
-padding rows).
+batch holds `ids`, `mask`, `types` (int32 BxL), `labels` (the objective's target: int32 B, float32 B
+or BxC) and `weights` (float32 B, 0 at padding rows). If texts share rows (`jaxft.data.layout`) it
+has `source`, `home` and `layout` as well, and with `model.keep_frozen` `hidden`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What each measure against lost time gains: whole commands, with one of them taken away at a time.
+"""What each way of saving time saves: whole commands, each without one of them.
 
     python scripts/benchmark/ablation.py --data data/restaurant --model models/all-MiniLM-L6-v2 \
         --method lora --times 3 --output runs/ablation
@@ -28,7 +28,7 @@ from jaxft.reporting.table import Table, name_entry
 
 @dataclass(frozen=True)
 class Without:
-    """A command without one measure.
+    """A command without one way of saving time.
 
     Attributes:
       patch: Python code that takes it away, before the command.

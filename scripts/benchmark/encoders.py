@@ -81,7 +81,7 @@ class TorchStepper:
             None,
             0.0,
         )
-        self.model = build_model(hub.locate("minilm"), method).train()
+        self.model = build_model(hub.locate("minilm"), method, 3).train()
         self.trained = [x for x in self.model.parameters() if x.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=1e-4, weight_decay=SCHEDULE["weight_decay"]

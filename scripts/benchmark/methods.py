@@ -9,6 +9,7 @@ a folder of one run of each method, on a machine that did nothing else: the seco
 
 import argparse
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,10 @@ def row_of(label: str, runs: Sequence[Results], timed: Sequence[Results]) -> lis
 def table(results: Sequence[Results], timed: Sequence[Results]) -> str:
     """Returns the Markdown table, in the order of the methods."""
     groups: dict[str, list[Results]] = {}
+    seen = [(label_of(one), one["seed"]) for one in results]
+    twice = sorted({label for label, seed in seen if seen.count((label, seed)) > 1})
+    if twice:
+        sys.exit(f"a seed occurs twice among the runs of {', '.join(twice)}")
     for one in sorted(results, key=lambda r: (list(METHODS).index(r["method"]), label_of(r))):
         groups.setdefault(label_of(one), []).append(one)
     rows = [list(map(name_entry, row_of(label, runs, timed))) for label, runs in groups.items()]

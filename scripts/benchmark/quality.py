@@ -8,9 +8,8 @@ Both sides get the same settings. What differs is no setting of both:
 
 - jaxft trains BERT's pooler, unless --train_pooler=False; peft and adapters freeze it.
 - jaxft's adapters start with a zero up projection, those of `adapters` with N(0, 0.02).
-- jaxft's batches hold texts of similar length; the peer's are shuffled.
-- Flax BERT has one attention dropout mask for the whole batch and all heads; torch's BERT has one
-  for each text and head.
+- jaxft's batches hold texts of all lengths, nearly the same number of tokens each; the peer's are
+  shuffled.
 
 Each (side, method, seed) is one subprocess, one after the other, with its log in OUTPUT. A run
 whose result is already there is not repeated, so the command can be stopped and started again.

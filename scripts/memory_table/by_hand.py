@@ -3,7 +3,8 @@
     formula({"peak": ..., "model": "roberta-base", ...})      # weights, state and activations
     four_times({"parameters": 124645632, ...})                # 1,994,330,112
 
-`formula` counts 4 bytes of each parameter, 12 more of each trained one (its gradient and Adam's two
+`formula` counts 4 bytes of each parameter (with NF4 half a byte of each frozen one, although its
+embeddings are not quantised), 12 more of each trained one (its gradient and Adam's two
 moments), and the activations of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198), section
 4.1, in float32. The paper has s b h (34 + 5 a s / h) bytes a layer in 16 bit: 32 sbh and 4 abs² are
 numbers of two bytes, 2 sbh and abs² masks of one. In float32 that is s b h (66 + 9 a s / h). With

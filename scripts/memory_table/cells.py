@@ -91,7 +91,7 @@ def shapes_of(device: str) -> tuple[tuple[int, int], ...]:
 
 
 def rank(pair: tuple[str, str]) -> tuple[int, int, int]:
-    """The place of a model and a device: TPUs last, and what few ask for later."""
+    """The place of a model and a device: TPUs last, and rarely requested ones later."""
     model, device = pair
     asked_for = (model in WANTED_MODELS) + (device in WANTED_DEVICES)
     tier = 3 if device in TPUS else 2 - asked_for

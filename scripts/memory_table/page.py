@@ -55,7 +55,7 @@ def entry(row: dict[str, Any]) -> dict[str, Any]:
         "peak": row["peak"],
         "on_demand": row["on_demand"],
         "memory": row["memory_bytes"],
-        "fits": row["peak"] is not None and row["peak"] <= row["memory_bytes"],
+        "fits": row["peak"] is not None and needed(row) <= row["memory_bytes"],
         **{part: sizes.get(part) for part in PARTS},
         "parameters": row["parameters"],
         "trained_parameters": row["trained"],
@@ -65,6 +65,11 @@ def entry(row: dict[str, Any]) -> dict[str, Any]:
         "four_times_weights": round(four),
         "four_times_error": error(four, row["peak"]),
     }
+
+
+def needed(row: dict[str, Any]) -> int:
+    """The bytes of a device that a process needs; of a TPU the peak alone."""
+    return row["on_demand"] or row["peak"]
 
 
 def page_data(rows: list[dict[str, Any]], planned: Iterable[dict[str, Any]]) -> dict[str, Any]:

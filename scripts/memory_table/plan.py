@@ -21,6 +21,7 @@ import cells
 from cells import METHODS, Cell
 
 from jaxft.config import config_module
+from jaxft.errors import InputError
 from jaxft.planning import planner, targets
 from jaxft.planning.plan_cache import compiler
 from jaxft.run import build, plans
@@ -71,17 +72,23 @@ def plan_block(block: list[Cell], file: Path, end: float) -> None:
     target = targets.parse(block[0].device)
     before, rows = cpu_seconds(), []
     jobs = [job_of(cell, target) for cell in block]
-    with compiler(target, workers=plans.workers_for(target)) as compiled:
-        compiled.start(jobs)
-        for cell, job in zip(block, jobs, strict=True):
-            if time.monotonic() > end:
-                break
-            plan = compiled(job)
-            rows.append(row_of(cell, plan))
-            print(cell, f"{plan['compile_s']:.1f} s", flush=True)
-    spent = (cpu_seconds() - before) / max(len(rows), 1)
-    with file.open("a", encoding="utf-8") as out:
-        out.writelines(line(row | {"cpu_s": round(spent, 1)}) for row in rows)
+    try:
+        with compiler(target, workers=plans.workers_for(target)) as compiled:
+            compiled.start(jobs)
+            for cell, job in zip(block, jobs, strict=True):
+                if time.monotonic() > end:
+                    break
+                try:
+                    plan = compiled(job)
+                except InputError as err:
+                    print(cell, err, flush=True)
+                    continue
+                rows.append(row_of(cell, plan))
+                print(cell, f"{plan['compile_s']:.1f} s", flush=True)
+    finally:
+        spent = (cpu_seconds() - before) / max(len(rows), 1)
+        with file.open("a", encoding="utf-8") as out:
+            out.writelines(line(row | {"cpu_s": round(spent, 1)}) for row in rows)
 
 
 def job_of(cell: Cell, target: targets.Target) -> planner.Job:

@@ -72,6 +72,20 @@ def test_training_goes_on_from_an_export(run: jaxft.Run, base: Path, tmp_path: P
     assert len(env["init_sha256"]) == 64
 
 
+def test_training_goes_on_from_a_method_with_frozen_parameters_of_its_own(
+    base: Path, tmp_path: Path
+) -> None:
+    fields = {name: x for name, x in FIELDS.items() if name != "rank"} | {"vera_rank": 4}
+    first = jaxft.finetune("acl_sup", str(base), "vera", workdir=tmp_path / "first", **fields)
+    start = {"init_from": str(first.directory), "learning_rate": 1e-9}
+    on = jaxft.finetune(
+        "acl_sup", str(base), "vera", workdir=tmp_path / "second", **fields, **start
+    )
+    before, after = first.classifier, jaxft.load(on.directory)
+    assert after.run.trained.keys() == before.run.trained.keys()
+    np.testing.assert_allclose(after.logits(TEXTS), before.logits(TEXTS), atol=1e-5)
+
+
 def refused(base: Path, workdir: Path, **fields: Any) -> str:
     given = {**FIELDS, **fields}
     method = given.pop("method", "lora")

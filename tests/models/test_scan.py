@@ -91,7 +91,7 @@ def test_auto_loops_from_twelve_layers_on(tiny_bert_config: Config) -> None:
         deep = {**tiny_bert_config, "num_hidden_layers": layers}
         backbone = backbones.from_config(deep, 3, scan="auto")
         assert backbone.scans is scans
-        assert not backbone.without_scan().scans
+        assert not backbone.computed(scan="off").scans
 
 
 def test_equal_layers_with_other_insertions_are_refused(tiny_bert_config: Config) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from jaxft.planning.collectives import Collective
 from jaxft.planning.devices import DEVICES, Tpu
-from jaxft.planning.overhead import IN_FLIGHT, overhead
-from jaxft.planning.targets import COMPILERS, environment, parse
+from jaxft.planning.overhead import IN_FLIGHT, beside, overhead, reserved
+from jaxft.planning.targets import COMPILERS, Target, environment, parse
 from jaxft.training.loop import LOG_EVERY
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,23 @@ def test_communicators_are_counted_by_the_size_of_their_group() -> None:
         found("h100:8", *groups)["NCCL"]["bytes"] for groups in ((8, 8), (2,), (2, 4))
     )
     assert two == one + pair
+
+
+def test_what_is_beside_the_peak_counts_where_a_device_is_chosen() -> None:
+    rows = list(found("h100:8", 8).values())
+    plan = {"compiled": COMPILED, "overhead": rows}
+    names = ("rounding", "batches in flight", "CUDA context", "NCCL")
+    assert beside(plan) == sum(row["bytes"] for row in rows if row["name"] in names)
+    assert beside({"compiled": COMPILED, "overhead": []}) == 0
+    assert reserved(parse("h100")) == found("h100")["CUDA context"]["bytes"]
+    assert reserved(parse("v5e")) == 0
+
+
+def test_the_memory_of_a_present_gpu_is_its_allocator_s() -> None:
+    present = Target("here", "here", "here", 1, 2**30, {"platform": "gpu"})
+    names = [row["name"] for row in overhead(present, SHAPES, COMPILED, [])]
+    assert "on demand" in names
+    assert "preallocated" not in names
 
 
 def test_a_cpu_has_no_such_rows_and_a_tpu_its_reserve() -> None:

@@ -1,6 +1,8 @@
 """The plan is the program that trains: its bytes add up, and are those that a run then uses."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -176,6 +178,11 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     assert cache_key(job) not in keys
     monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    assert cache_key(job) not in keys
+    monkeypatch.delenv("JAX_DEFAULT_MATMUL_PRECISION")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")  # which changes no program
+    assert cache_key(job) == cache_key(make_job(MINILM)) in keys
     monkeypatch.setattr(planner, "code_digest", lambda: "other code")
     assert cache_key(job) not in keys
 
@@ -186,6 +193,20 @@ def test_every_module_that_a_figure_comes_from_is_part_of_the_key() -> None:
     wanted = {p for name in ("planning", "training") for p in (package / name).rglob("*.py")}
     assert package / "planning" / "compiled.py" in wanted  # the peak and the operations
     assert wanted <= counted
+
+
+def test_a_program_that_ends_the_compiler_costs_no_other_plan(
+    tiny_roberta_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("JAXFT_CACHE", str(tmp_path))
+    job = replace(make_job(tiny_roberta_config), target=targets.parse("cpu"))
+    with plan_cache.compiler(job.target) as compiled:
+        with pytest.raises(BrokenProcessPool):
+            compiled._pool.submit(os._exit, 1).result()
+        # Begun in a pool that has ended, and begun afterwards.
+        compiled.start([job])
+        assert compiled(job)["compiled"]["peak"] > 0
+        assert compiled(replace(job, batch_size=2))["compiled"]["peak"] > 0
 
 
 def test_a_runs_own_program_is_planned_and_left_compiled(

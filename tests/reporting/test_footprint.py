@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft.planning.collectives import KINDS as COLLECTIVES
+from jaxft.reporting import advice
 from jaxft.reporting.footprint import fit_table, markdown, plan_table
 from jaxft.reporting.formats import NONE, amount, share
 from jaxft.reporting.plans import does_not_fit, groups, saved_share
@@ -346,3 +347,20 @@ def test_a_table_names_what_is_not_the_default_of_the_model() -> None:
     assert [line[1] for line in lines if line[:1] == ["lora"]] == ["nf4", "int8"]
     # Another way to compute the whole model is another group, where full is to be compared with.
     assert len(groups([rows[0], rows[1] | {"scan": "on"}])) == 2
+    assert len(groups([rows[0], rows[1] | {"packed": True}])) == 2
+    assert len(groups([rows[0] | {"packed": False}, rows[1]])) == 1
+
+
+def test_settings_of_another_number_of_examples_have_a_table_of_their_own() -> None:
+    def asked(examples: int) -> dict[str, Any]:
+        row = make_fit("lora", 40)
+        setting = {"batch_size": examples, "accumulate": 1, "remat": "none", "mesh": row["mesh"]}
+        setting |= {"frozen_dtype": "float32", "peak": GIB, "flops_per_example": 1e9}
+        return row | {"fit": row["fit"] | {"examples": examples, "settings": [setting]}}
+
+    rows = [asked(8), asked(32)]
+    titles = [table.title for table in advice.settings_tables(rows)]
+    assert ["8 examples an update" in title for title in titles] == [True, False]
+    assert ["32 examples an update" in title for title in titles] == [False, True]
+    # The largest batch does not depend on it.
+    assert len(read_table(fit_table(rows))) == 1

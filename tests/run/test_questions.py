@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxft.errors import InputError
+from jaxft.run import answers
 from jaxft.run.questions import as_flags, devices, question, read
 
 
@@ -79,11 +80,24 @@ def test_a_local_model_counts_by_its_files(tmp_path: Path) -> None:
     of_directory, of_file = key_of(str(tmp_path), "--target=t4"), key_of(str(file), "--target=t4")
     assert of_directory is not None
     assert of_file not in (None, of_directory)
+    other = tmp_path / "tiny.json"  # of no weights: only those beside a config.json are read
+    other.write_text(file.read_text())
+    of_other = key_of(str(other), "--target=t4")
     (tmp_path / "model.safetensors").write_bytes(b"12345678")
     assert key_of(str(tmp_path), "--target=t4") != of_directory
-    assert key_of(str(file), "--target=t4") == of_file
-    file.write_text('{"model_type": "roberta"}')
     assert key_of(str(file), "--target=t4") not in (None, of_file)
+    assert key_of(str(other), "--target=t4") == of_other
+    other.write_text('{"model_type": "roberta"}')
+    assert key_of(str(other), "--target=t4") not in (None, of_other)
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("JAXFT_CACHE", str(tmp_path / "cache"))
+    answers.write("key", [])
+    assert answers.read("key") is None
 
 
 def test_a_config_of_the_current_directory_is_not_jaxft_s(

@@ -48,6 +48,34 @@ def test_the_scale_doubles_after_enough_good_steps_up_to_the_largest() -> None:
     assert loss_scale.of(inner) is None
 
 
+def test_where_a_microbatch_overflows_its_update_is_skipped_and_the_count_goes_on() -> None:
+    optimizer = make_optimizer(
+        {"a": "head:no_decay"},
+        make_schedule("linear", 0.1, 10, 0.0),
+        weight_decay=0.0,
+        clip=0.0,
+        accumulate=2,
+        per_epoch=3,
+        scales_loss=True,
+    )
+    params = {"a": jnp.ones(2)}
+    state, moved = optimizer.init(params), []
+    # Two epochs of three microbatches: updates after the second and the third of each.
+    for grad in (1.0, 1.0, 1.0, jnp.inf, 1.0, 1.0):
+        updates, state = optimizer.update({"a": jnp.full(2, grad)}, state, params, examples=4.0)
+        moved.append(bool(updates["a"].any()))
+    assert moved == [False, True, True, False, False, True]
+    assert int(state.microbatches) == 6
+    assert float(loss_scale.of(state)) == 2.0**14
+    counts = [x.count for x in schedules(state)]
+    assert [int(n) for n in counts] == [4]  # of updates, the skipped one among them
+
+
+def schedules(state: Any) -> list[optax.ScaleByScheduleState]:
+    leaves = jax.tree.leaves(state, is_leaf=loss_scale.is_schedule)
+    return [x for x in leaves if loss_scale.is_schedule(x)]
+
+
 @pytest.mark.slow
 def test_float16_trains_as_float32_does(make_model: MakeModel, make_batch: Any) -> None:
     found = {}

@@ -93,6 +93,25 @@ def test_balanced_weights_are_negatives_by_positives() -> None:
     assert float(present[0]) == pytest.approx((3 + 1) * np.log(2) / 2)
 
 
+def test_a_label_that_every_text_has_keeps_its_weight() -> None:
+    true = np.asarray([[1, 0, 0], [1, 1, 0]], np.float32)
+    losses = MULTI_LABEL.training_losses(true, ("all", "some", "none"), "balanced", 0.0)
+    zeros = np.zeros((1, 3), np.float32)
+    for label in range(3):
+        only = np.eye(3, dtype=np.float32)[[label]]
+        assert float(losses(zeros, only)[0]) == pytest.approx(np.log(2))
+
+
+def test_an_objective_that_shows_the_loss_is_refused() -> None:
+    class ShowsLoss(type(MULTI_LABEL)):  # type: ignore[misc]  # a class that is known at run time
+        name = "shows_loss"
+        shown = ("micro_f1", "loss")
+
+    with pytest.raises(InputError, match="metric: unknown value 'loss'"):
+        objectives.register(ShowsLoss())
+    assert "shows_loss" not in OBJECTIVES
+
+
 numbers = st.lists(st.integers(-50, 50), min_size=2, max_size=20)
 
 

@@ -231,4 +231,4 @@ def _load_from_hub(name: str, config: str) -> Any:  # datasets is untyped
         raise InputError(f"data.hub: {name}: {one_line(error, most=300)}") from None
 
 
-register(TaskSpec(name="custom", title="custom", load=load_custom, takes_settings=True))
+register(TaskSpec(name="custom", title="custom", load=load_custom, takes_settings=True, epochs=5))

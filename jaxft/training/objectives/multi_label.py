@@ -173,10 +173,13 @@ def weighted_losses(
 
 
 def balanced_weights(targets_NxC: np.ndarray) -> tuple[float, ...]:
-    """Returns texts without the label / texts with it, for each label; 1 for one that all lack."""
+    """Returns texts without the label / texts with it, for each label.
+
+    1 for a label that all texts have, or none: a weight of 0 would leave it untrained.
+    """
     present_C = targets_NxC.sum(0)
     absent_C = len(targets_NxC) - present_C
-    return tuple(float(a / p) if p else 1.0 for a, p in zip(absent_C, present_C, strict=True))
+    return tuple(float(a / p) if a and p else 1.0 for a, p in zip(absent_C, present_C, strict=True))
 
 
 def probabilities(logits_NxC: np.ndarray) -> np.ndarray:

@@ -269,8 +269,10 @@ def register(objective: Objective) -> Objective:
     """
     if objective.name == "auto":
         raise InputError("objective 'auto': the name is taken; it goes by the data")
-    for name in (*objective.shown, objective.default):
-        check_choice(name, [*objective.metrics, "loss"], f"objective {objective.name}: metric")
+    field = f"objective {objective.name}: metric"
+    for name in objective.shown:
+        check_choice(name, objective.metrics, field)
+    check_choice(objective.default, [*objective.metrics, "loss"], field)
     OBJECTIVES[objective.name] = objective
     return objective
 
