@@ -139,7 +139,7 @@ class Stage:
 
     @cached_property
     def programs(self) -> Any:
-        return compile_programs(self.setup, runs=1)
+        return compile_programs(self.setup, keep=None, runs=1)
 
     @cached_property
     def frozen(self) -> Any:
@@ -185,7 +185,7 @@ class Stage:
     @cached_property
     def used(self) -> Any:
         phases = Phases(ResidentGrowth())
-        return results.used_memory(self.programs, phases, self.setup.parts.weights)
+        return results.used_memory(self.setup, self.programs, phases)
 
     @cached_property
     def results(self) -> Any:

@@ -324,14 +324,3 @@ def test_a_missing_extra_is_named_with_its_command(environment, tiny_checkpoint:
     done = run([*small(tiny_checkpoint), "--target=v5e"], environment)
     assert done.returncode == 2
     assert '".[plan-tpu]"' in done.stderr.splitlines()[-1]
-
-
-def test_fit_takes_sizes_and_the_device_itself() -> None:
-    a100 = parse("a100-40")
-    assert plans.fit_limit("24GiB", a100) == 24 * 2**30
-    assert plans.fit_limit("1.5 GB", a100) == 1_500_000_000
-    assert plans.fit_limit("device", a100) == a100.memory_bytes
-    assert plans.fit_limit("", a100) is None
-    for wrong in ("24", "GiB", "2.4.1GiB", "-3GiB", "24TiB"):
-        with pytest.raises(InputError, match="--fit"):
-            plans.fit_limit(wrong, a100)

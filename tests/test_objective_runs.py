@@ -182,6 +182,7 @@ def test_kept_layers_give_the_losses_of_all_layers(
     make: Any, tiny_bert_config: dict[str, Any], tmp_path: Path
 ) -> None:
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "model").mkdir()
     tiny.write_checkpoint(tmp_path / "model", tiny_bert_config | rates)
     data, losses = write(tmp_path / "data", make), []
     objective = "regression" if make is score_rows else "auto"

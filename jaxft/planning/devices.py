@@ -29,9 +29,7 @@ class Gpu:
 class Tpu:
     """A TPU: figures of one device, which is a chip except where a chip has several devices."""
 
-    shapes: tuple[
-        str, ...
-    ]  # slices Google offers, by size; any other shape up to the last is accepted
+    shapes: tuple[str, ...]  # slices Google offers, by size; others up to the last are accepted
     memory_bytes: int  # what XLA gives to a program: less than hbm_bytes
     hbm_bytes: int  # as Google's pages state
     memory_bandwidth: int  # bytes/s
