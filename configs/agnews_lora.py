@@ -3,8 +3,6 @@
 python -m jaxft.train --config configs/agnews_lora.py
 """
 
-from functools import partial
+from configs.base import named
 
-from configs.base import defaults_of
-
-get_config = partial(defaults_of, "agnews_sup", "lora")
+get_config = named("agnews_sup", "lora")

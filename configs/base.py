@@ -4,10 +4,12 @@ python -m jaxft.train --config configs/base.py --config.task=acl_sup --config.me
 """
 
 import re
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from jaxft.data import tasks
+from jaxft.errors import InputError
 from jaxft.peft.methods import added_options, find
 from jaxft.plugins import load
 
@@ -169,3 +171,18 @@ def defaults_of(task: str, method: str, plugins: tuple[str, ...] = ()) -> Config
     config.method.name = method
     config.optim.learning_rate = find(method).learning_rate
     return config
+
+
+def named(task: str, method: str) -> Callable[[str], ConfigDict]:
+    """Returns the `get_config` of a file whose name has the task and the method."""
+
+    def get_config(arg: str = "") -> ConfigDict:
+        if arg:
+            file = re.sub("_(sup|fs)$", "", task)
+            raise InputError(
+                f"--config: {arg!r} after the colon, and this file is of {method!r}; "
+                f"configs/{file}.py takes a method, as in configs/{file}.py:{method}"
+            )
+        return defaults_of(task, method)
+
+    return get_config

@@ -3,8 +3,6 @@
 python -m jaxft.train --config configs/laptop_full.py
 """
 
-from functools import partial
+from configs.base import named
 
-from configs.base import defaults_of
-
-get_config = partial(defaults_of, "laptop_sup", "full")
+get_config = named("laptop_sup", "full")

@@ -3,8 +3,6 @@
 python -m jaxft.train --config configs/restaurant_lora.py
 """
 
-from functools import partial
+from configs.base import named
 
-from configs.base import defaults_of
-
-get_config = partial(defaults_of, "restaurant_sup", "lora")
+get_config = named("restaurant_sup", "lora")

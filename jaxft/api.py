@@ -229,8 +229,11 @@ def run_grid(
     Raises:
       InputError: a field, the data or a model is not valid.
     """
+    own = fields.pop("plugins", ())
+    plugins = (own,) if isinstance(own, str) else tuple(own)
+    load_plugins(plugins)
     axes = {"tasks": tasks, "model.names": models, "methods": methods, "seeds": seeds}
-    config = expand.make_table(axes, fields)
+    config = expand.make_table(axes | {"plugins": plugins}, fields)
     with output(verbose):
         runs = grid.make_grid(config, Path(workdir))
         return grid.run_grid(runs, grid.Options("local", workers, retries))

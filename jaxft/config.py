@@ -189,6 +189,11 @@ def is_rate(value: Any) -> bool:
     return isinstance(value, int | float) and 0 < value < math.inf
 
 
+def each(kind: type) -> Callable[[Any], bool]:
+    """Returns whether all values are of a type; True is no whole number."""
+    return lambda values: all(type(value) is kind for value in values)
+
+
 def each_another(is_valid: Callable[[Any], bool]) -> Callable[[tuple[Any, ...]], bool]:
     """Returns whether all values are valid and different."""
     return lambda values: all(map(is_valid, values)) and len(set(values)) == len(values)
@@ -211,6 +216,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.accumulate": (lambda x: x >= 1, "a whole number above 0"),
     "model.attention_dropout": (lambda x: x == -1 or 0 <= x < 1, "a rate in [0, 1), or -1"),
     "label_smoothing": (lambda x: 0 <= x < 1, "a share in [0, 1)"),
+    "method.layers": (each(int), "whole numbers, e.g. -1,-2"),
+    "method.targets": (each(str), "names, e.g. query,value"),
+    "method.rank_pattern": (each(str), "patterns with a rank, as in configs/base.py"),
+    "method.alpha_pattern": (each(str), "patterns with an alpha, as in configs/base.py"),
     "batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "eval_batch_size": (lambda x: x >= 1, "a whole number above 0"),
     "epochs": (lambda x: x >= 1, "a whole number above 0"),

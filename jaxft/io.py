@@ -16,11 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jaxft.errors import InputError, OutputError
+from jaxft.errors import InputError, OutputError, one_line
 
 # A full disk, a quota, a read-only file system, a limit on the size of files: no fault of the
-# program, and a run continues once there is room.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+# program, and a run continues once there is room. So are a directory of somebody else, and a path
+# through a file or onto a directory.
+UNWRITABLE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+UNWRITABLE += (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 
 # Errors of some network file systems, which cannot flush a directory and keep their own order.
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -114,3 +116,34 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not there; is {path.parent} a run of jaxft.train?") from err
     except ValueError as err:
         raise InputError(f"{path}: not valid JSON ({err})") from err
+
+
+def user_path(text: str, field: str) -> Path:
+    """Returns a path that a user gave, with `~` and `~name` in place.
+
+    Raises:
+      InputError: there is no user of this name, or no path can be this text.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError) as err:
+        raise InputError(f"{field}: {text!r} cannot be a path ({one_line(err)})") from err
+    return path
+
+
+def inside(directory: Path, name: str) -> Path:
+    """Returns the path of a file in a directory.
+
+    Raises:
+      InputError: it is not a plain file there, or a link that leaves the directory.
+    """
+    path = directory / name
+    # The hub's cache keeps the files of a snapshot in a folder beside all snapshots.
+    is_snapshot = directory.parent.name == "snapshots"
+    root = directory.parents[1] if is_snapshot else directory
+    if Path(name).name != name or not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{path}: outside of {directory}; expected a file in it")
+    if not path.is_file():
+        raise InputError(f"{path}: not there, or not a file")
+    return path

@@ -90,6 +90,8 @@ def parse(argv: list[str]) -> Any:
         path = getattr(args, name)
         if path and not path.parent.is_dir():
             raise InputError(f"--{name}: no directory {path.parent}")
+        if path and path.is_dir():
+            raise InputError(f"--{name}: {path} is a directory; expected a file")
     return args
 
 

@@ -92,3 +92,8 @@ def test_a_score_that_auto_would_choose_makes_no_other_run() -> None:
     separated = config_module().get_config()
     separated.data.label_separator = ";"
     assert config_digest(separated) != digest()
+
+
+def test_a_config_with_a_method_of_its_own_takes_no_other() -> None:
+    with pytest.raises(InputError, match=r"'houlsby' after the colon.*configs/acl\.py:lora"):
+        load("acl_lora", "houlsby")

@@ -332,3 +332,30 @@ def test_a_fully_trained_model_needs_no_base_model(
     config.write_text(original)
     (config.parent / "vocab.txt").write_text("[PAD]\n")
     assert "tokenizer changed since" in refused(capsys, tmp_path / "run", texts)
+
+
+def test_an_output_that_is_a_directory_is_refused_before_anything_is_read(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("output", "scores"):
+        places = {"output": tmp_path / "out.jsonl", "scores": tmp_path / "out.json", flag: tmp_path}
+        argv = ["predict", f"--run={copy}", "--input=nothing.txt"]
+        argv += [f"--{name}={path}" for name, path in places.items()]
+        assert cli.guarded(predict.main, argv) == 2
+        assert f"--{flag}: {tmp_path} is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_length": None}, {"method": 3}, {"base_model": {"sha256": {}, "quantum": True}}],
+    ids=["max_length", "method", "base_model"],
+)
+def test_settings_of_somebody_else_are_refused_by_field(
+    wrong: dict[str, Any], copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = copy / "adapter" / "settings.json"
+    settings = {name: x for name, x in read(file).items() if name != "settings_sha256"}
+    file.write_text(json.dumps(settings | wrong))
+    texts = write_rows(copy.parent / "in.jsonl", [{"text": text} for text in TEXTS])
+    line = refused(capsys, copy, texts)
+    assert f"settings.json: {next(iter(wrong))}" in line

@@ -23,6 +23,7 @@ Label = str | tuple[str, ...] | float
 Names = Sequence[str]
 Read = Callable[[Row], Label]
 
+LARGEST = float(np.finfo(np.float32).max)  # of a target
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -89,6 +90,16 @@ def class_reader(rows: Sequence[Row], field: str, names: Names, separator: str) 
     return read
 
 
+def check_no_places(rows: Sequence[Row], label: str, names: Names) -> None:
+    """Raises InputError if a split numbers its classes, and nobody said in which order they are."""
+    values = [row.fields.get(label) for row in rows]
+    entries = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    if entries and are_class_indices(entries, names):
+        found = show(rows[0].fields[label])
+        reason = f"{label}: {found} is a number, and train has names: {show_names(names)}"
+        raise row_error(rows[0], f"{reason}; give them as data.labels, in the order of the numbers")
+
+
 def class_targets(labels: Sequence[Label], names: Names) -> np.ndarray:
     """Returns class indices, int32 N; -1 for a text without a label."""
     number = {name: i for i, name in enumerate(names)}
@@ -103,7 +114,12 @@ def check_classes(labels: Sequence[Label], names: Names, place: str) -> None:
 
 
 def check_present(labels: Sequence[Label], names: Names, place: str) -> None:
-    """Raises InputError if a class has no example in train."""
+    """Raises InputError if a class has no example in train, or two differ in blanks alone."""
+    stripped: dict[str, str] = {}
+    for name in names:
+        if stripped.setdefault(name.strip(), name) != name:
+            both = f"{stripped[name.strip()]!r} and {name!r}"
+            raise InputError(f"{place}: the classes {both} differ only in the blanks around them")
     present = {name for label in labels for name in classes_of(label)}
     for name in names:
         if name not in present:
@@ -241,7 +257,7 @@ def number_reader(rows: Sequence[Row], field: str, names: Names, separator: str)
         if number is None:
             what = "text" if isinstance(value, str) else value_kind(value)
             raise row_error(row, f"{field}: expected a number, got {what} {show(value)}")
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:
             raise row_error(row, f"{field}: expected a finite number, got {show(value)}")
         return number
 
@@ -252,8 +268,12 @@ def as_number(value: object) -> float | None:
     """Returns the number that a field holds; None if it holds none."""
     if isinstance(value, str):  # float() would take 1_000 and infinity
         return float(value) if DECIMAL.fullmatch(value.strip()) else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]  # mypy forgets the test
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def number_targets(labels: Sequence[Label], names: Names) -> np.ndarray:

@@ -23,6 +23,7 @@ from urllib.request import url2pathname
 from jaxft import locks
 from jaxft.data.formats.text import describe_folder
 from jaxft.errors import InputError, check_choice, one_line
+from jaxft.io import user_path
 
 SOURCES = ("auto", "local", "download", "sample")
 SPLITS = ("train", "dev", "test")
@@ -159,9 +160,9 @@ def cache_dir() -> Path:
 
 def _directories(data_dir: str | None) -> list[tuple[Path, bool]]:
     """The directories to look in, each with whether the user named it for this run."""
-    directories = [(Path(data_dir).expanduser(), True)] if data_dir else []
+    directories = [(user_path(data_dir, "data.dir"), True)] if data_dir else []
     if os.environ.get("JAXFT_DATA"):
-        directories.append((Path(os.environ["JAXFT_DATA"]).expanduser(), False))
+        directories.append((user_path(os.environ["JAXFT_DATA"], "$JAXFT_DATA"), False))
     return directories
 
 

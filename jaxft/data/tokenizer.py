@@ -76,7 +76,8 @@ def digest(directory: Path) -> str:
     total = hashlib.sha256()
     for name in ("transformers", "tokenizers"):
         total.update(f"{name} {version(name)}\n".encode())
-    for path in sorted(path for path in directory.iterdir() if path.suffix in READ):
+    files = (path for path in directory.iterdir() if path.suffix in READ and path.is_file())
+    for path in sorted(files):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         total.update(f"{path.name} {content}\n".encode())
     return total.hexdigest()

@@ -104,7 +104,7 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
     path = directory / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError(f"{path}: not valid JSON ({err})") from err
     model_type = config.get("model_type") if isinstance(config, dict) else None
     known = [family.name for family in FAMILIES.values() if family.is_trainable]

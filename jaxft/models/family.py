@@ -75,8 +75,6 @@ class Family:
       pooler: the pooler's parameters; empty if there is none apart from the classifier.
       output: the parameters of the layer that has an output for each label.
       may_be_missing: beginnings of the paths that a checkpoint may lack.
-      torch_names: (regex on a module path, replacement) for the modules that torch calls otherwise;
-        the first match wins. All others have the same name in torch, with dots.
       unread: regexes on torch's names, without the prefix, of tensors of the encoder that are no
         parameters of this classifier (buffers, a pooler that it does not use).
       targets: shorthands for LoRA's targets -> regex on the module paths of Dense layers.
@@ -102,7 +100,6 @@ class Family:
     blocks: Mapping[str, Block]
     pooler: str = ""
     may_be_missing: tuple[str, ...] = ()
-    torch_names: tuple[tuple[str, str], ...] = ()
     unread: tuple[str, ...] = ()
     shares_layers: bool = False
     attention: tuple[str, ...] = IMPLEMENTATIONS

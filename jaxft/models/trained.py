@@ -84,7 +84,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     except FileNotFoundError as err:
         run = directory.parent if directory.name in ("adapter", "model") else directory
         raise InputError(f"{path}: not there; is {run} a finished run?") from err
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise InputError(f"{path}: not valid JSON ({one_line(err)})") from err
     if not isinstance(settings, dict) or "labels" not in settings:
         raise InputError(f"{path}: not written by jaxft.train: no field 'labels'")

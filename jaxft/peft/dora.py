@@ -2,6 +2,7 @@
 
 The layer computes `y = m / ‖W + s A B‖ · (x W + s · dropout(x) A B) + b`: the norms m are trained,
 and the directions by a LoRA. m starts as the norms of W's columns, so the model starts as it was.
+In training peft drops from x before W as well; jaxft drops from the update's input alone.
 
     query = "bert/encoder/layer/0/attention/self/query"
     insertion = around({query}, rank=8, scale=2.0, dropout=0.1)
@@ -116,7 +117,9 @@ def merge(params: Params, options: DoraOptions, site: Site) -> Params:
     merged = {path: x for path, x in params.items() if "/lora/" not in path}
     for dense, (_, scale) in ranks_and_scales(site, options).items():
         w_DxF = merged[f"{dense}/kernel"] + scale * update_of(params, dense)
-        norm_F = jnp.linalg.norm(w_DxF, axis=0)
+        # As in `norms`: a column of zeros, of a pruned kernel, stays one.
+        square_F = jnp.maximum(jnp.sum(jnp.square(w_DxF), axis=0), jnp.finfo(jnp.float32).tiny)
+        norm_F = jnp.sqrt(square_F)
         merged[f"{dense}/kernel"] = params[f"{dense}/lora/m"] / norm_F * w_DxF
     return merged
 

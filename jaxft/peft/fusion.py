@@ -6,7 +6,8 @@ The adapters, of finished runs over the same base model, are frozen. In each blo
 x; the trained attention of x to what they give, u_1 ... u_N, weighs it. The block computes
 `sum_n softmax_n((x Q + q) · (u_n K + k)) u_n V`,
 as adapters' BertFusion computes it: the scores are not scaled, and V starts as the identity. So at
-the start the fusion of one adapter is that adapter, to a millionth of the sum over its outputs.
+the start the fusion of one adapter is that adapter, up to 1e-6 times the sum of its outputs. To the
+loss, adapters also adds 0.01 times the squared distance of V from the identity; jaxft does not.
 """
 
 import hashlib
@@ -148,7 +149,8 @@ def apply(site: Site, options: FusionOptions) -> Applied:
 
     rules = (
         (r".*/fusion/(query|key)/bias", "adapter:no_decay"),
-        (r".*/fusion/(query|key|value)/kernel", "adapter"),
+        (r".*/fusion/value/kernel", "adapter:no_decay"),  # it starts as the identity, not as 0
+        (r".*/fusion/(query|key)/kernel", "adapter"),
         FROZEN,
     )
     return Applied(

@@ -1,4 +1,4 @@
-"""Enters a method's modules into a backbone without touching its code or its parameters' paths.
+"""Inserts a method's modules into a backbone without touching its code or its parameters' paths.
 
     module = Injected(backbone.module, insertions)     # call it exactly like backbone.module
 

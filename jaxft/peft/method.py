@@ -226,7 +226,8 @@ def head_rules(site: Site, newly_initialised: list[str], options: Options) -> tu
     is_head = re.compile("|".join(parts))
     paths = [p for p in site.shapes if is_head.fullmatch(p) or p in newly_initialised]
     return tuple(
-        (re.escape(path), "head:no_decay" if path.endswith("/bias") else "head") for path in paths
+        (re.escape(path), "head:no_decay" if path.endswith(("/bias", "/scale")) else "head")
+        for path in paths
     )
 
 

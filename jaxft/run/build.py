@@ -93,7 +93,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
         few_shot=data.few_shot,
         split_seed=data.split_seed,
         columns=Columns(**data.columns.to_dict()),
-        labels=tuple(data.labels),
+        labels=tuple(map(str, data.labels)),  # 1,2,3 on a command line are numbers
         hub=data.hub,
         # An older run has none of these.
         splits=data.get("splits", ConfigDict()).to_dict(),
@@ -207,6 +207,26 @@ def read_model(
     shapes = backbones.parameter_shapes(backbone)
     newly_initialised = weights.read_fresh(directory, shapes, backbone.family, labels)
     return architecture, newly_initialised, outputs
+
+
+def step_settings(config: ConfigDict, method: str = "") -> dict[str, Any]:
+    """Returns what a config says of a training step, as fields of `jaxft.planning.planner.Job`.
+
+    Args:
+      method: empty for the config's own.
+    """
+    optim = config.optim
+    return {
+        "dtype": config.model.dtype,
+        "remat": config.model.remat,
+        "model": model_options(config, "dtype", "remat"),
+        "method": method or config.method.name,
+        "options": method_options(config, method),
+        "clip": optim.clip,
+        "accumulate": optim.accumulate,
+        "schedule": optim.schedule,
+        "warmup": optim.warmup,
+    }
 
 
 def method_options(config: ConfigDict, method: str = "") -> dict[str, Any]:

@@ -113,20 +113,12 @@ def plan_alone(setup: Setup, run_train: CompiledByLength | None) -> dict[str, An
         num_labels=setup.objective.outputs(setup.dataset.labels),
         objective=setup.objective.name,
         newly_initialised=tuple(setup.parts.newly_initialised),
-        dtype=config.model.dtype,
-        remat=config.model.remat,
-        model=build.model_options(config, "dtype", "remat"),
-        method=config.method.name,
-        options=build.method_options(config),
-        clip=config.optim.clip,
-        accumulate=config.optim.accumulate,
-        schedule=config.optim.schedule,
-        warmup=config.optim.warmup,
         batch_size=loop_config.batch_size,
         length=max(map(longest, shapes)),
         layout=loop_config.layout,
         target=plan_cache.here(setup.devices.size),
         mesh=alone,
+        **build.step_settings(config),
     )
     row = plan_cache.planned(job, run_train if alone == shape else None)
     left_out = ("collectives", "measured", "step_s", "compile_s")

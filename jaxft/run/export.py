@@ -61,7 +61,7 @@ def export(run: TrainedRun, kind: str, output: Path) -> None:
         if kind == "jaxft":
             write_own(scratch, run, parts)
         else:
-            hub.copy_tokenizer(parts.directory, scratch)
+            hub.copy_tokenizer(parts.directory, scratch, follow_links=False)
         write_card(scratch, run, kind)
         scratch.rename(output)  # onto an empty directory, if there is one
     except BaseException:

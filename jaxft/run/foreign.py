@@ -208,7 +208,8 @@ def objective_of(
     """Returns the objective; of files that do not name one, by the number of outputs."""
     default = "regression" if outputs == 1 else "single_label_classification"
     objective = transformers_files.PROBLEMS[described.problem or default]
-    if (objective == "regression") != (outputs == 1):
+    wrong = {"regression": outputs != 1, "single_label": outputs == 1}
+    if wrong.get(objective):
         raise InputError(f"{directory}: objective {objective} with {outputs} outputs")
     return objectives.find(objective)
 

@@ -87,7 +87,7 @@ def choose_columns(path: Path, first: Row, settings: Mapping[str, Any], label: s
         text=fit[0][0],
         pair=fit[0][1],
         label=known if known in names and label != "none" else "",
-        id="id" if "id" in names else "",
+        id=next((name for name in (own.get("id"), "id") if name and name in names), ""),
     )
 
 

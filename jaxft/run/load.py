@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from jaxft.errors import InputError
+from jaxft.io import user_path
 from jaxft.models import hub
 from jaxft.run import foreign
 from jaxft.run.trained_run import FOLDERS, TrainedRun, is_own, read_own
@@ -50,7 +51,7 @@ def load_run(name: str | PathLike[str], base: str = "", field: str = "--run") ->
 
 def find(name: str, field: str) -> Path:
     """Returns the local directory of a name, downloaded if it is a hub id."""
-    path = Path(name).expanduser()
+    path = user_path(name, field)
     if path.is_dir():
         return path
     if "/" not in name or path.is_absolute() or hub.looks_local(name):

@@ -70,7 +70,7 @@ def job_of(run: Run) -> Job | None:
         architecture, newly_initialised, outputs = build.read_model(
             config, labels, OBJECTIVES[name]
         )
-        options = build.method_options(config)
+        settings = build.step_settings(config)
     except InputError as err:
         say_unplanned(run, err)
         return None
@@ -79,19 +79,11 @@ def job_of(run: Run) -> Job | None:
         num_labels=outputs,
         objective=name,
         newly_initialised=tuple(newly_initialised),
-        dtype=config.model.dtype,
-        remat=config.model.remat,
-        model=build.model_options(config, "dtype", "remat"),
-        method=config.method.name,
-        options=options,
-        clip=config.optim.clip,
-        accumulate=config.optim.accumulate,
-        schedule=config.optim.schedule,
-        warmup=config.optim.warmup,
         batch_size=config.batch_size,
         length=longest(run.results["data"]["splits"], config.data.max_length),
         target=targets.parse("cpu"),
         mesh=axis_sizes(devices),
+        **settings,
     )
 
 

@@ -193,29 +193,22 @@ def make_job(
         top = config.memory.top_layers
         label, method = f"lora, top {top} layers", "lora"
         layers = {"layers": tuple(range(-top, 0))}
-    options = build.method_options(config, method) | layers
+    settings = build.step_settings(config, method) | {"dtype": dtype, "remat": remat}
+    settings["options"] |= layers
+    settings["model"] |= {"frozen_dtype": stored(frozen, method, settings["options"])}
     sizes = axis_sizes(target.devices, **config.mesh.to_dict() | parse_mesh(mesh))
     job = Job(
         architecture=architecture,
         num_labels=num_labels,
         objective=objective,
         newly_initialised=tuple(newly_initialised),
-        dtype=dtype,
-        remat=remat,
-        model=build.model_options(config, "dtype", "remat")
-        | {"frozen_dtype": stored(frozen, method, options)},
-        method=method,
-        options=options,
-        clip=config.optim.clip,
-        accumulate=config.optim.accumulate,
-        schedule=config.optim.schedule,
-        warmup=config.optim.warmup,
         batch_size=batch_size,
         length=length,
         target=target,
         mesh=sizes,
         seeds=seeds if go_together(config, method, sizes, seeds) else 1,
         steps=config.memory.steps if target.platform == "here" else 0,
+        **settings,
     )
     return label, job
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxft.config import config_module
 from jaxft.errors import InputError
 from jaxft.io import read_json
 from jaxft.models import trained as trained_files
@@ -63,6 +64,7 @@ def read_own(run: Path) -> TrainedRun:
     if not folders:
         raise InputError(f"--run: {run} has neither adapter/ nor model/; is it a run?")
     trained, settings = trained_files.load(folders[0])
+    check_settings(folders[0], settings)
     if "base_model" not in settings:  # written by an older jaxft
         config = ConfigDict(read_json(run / "config.json"))
     else:
@@ -70,6 +72,23 @@ def read_own(run: Path) -> TrainedRun:
         data = {"max_length": settings["max_length"]}
         config = ConfigDict({"model": model, "method": settings["method"], "data": data})
     return TrainedRun(folders[0], config, trained, settings)
+
+
+# Field of settings.json -> its type.
+SETTINGS: dict[str, type] = {"labels": list, "max_length": int, "method": dict, "base_model": dict}
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises InputError unless a settings.json has the fields of a run, and no unknown option."""
+    path = folder / "settings.json"
+    older = {"max_length", "method", "base_model"} if "base_model" not in settings else set()
+    for name in SETTINGS.keys() - older:
+        if not isinstance(settings.get(name), SETTINGS[name]):
+            raise InputError(f"{path}: {name}: {settings.get(name)!r}; not written by jaxft.train")
+    known = {*config_module().get_config().model, "sha256"}
+    for option in settings.get("base_model", {}):
+        if option not in known:
+            raise InputError(f"{path}: base_model.{option}: unknown; is it of a newer jaxft?")
 
 
 def load_parts(run: TrainedRun) -> build.Parts:
@@ -82,7 +101,8 @@ def load_parts(run: TrainedRun) -> build.Parts:
         return run.parts
     labels, settings = run.settings["labels"], run.settings
     objective = objectives.find(settings.get("objective", "single_label"))  # older runs have none
-    known = settings.get("base_model", {}).get("sha256", {"weights": settings["weights_sha256"]})
+    older = {"weights": settings.get("weights_sha256")}
+    known = settings.get("base_model", {}).get("sha256", older)
     if (run.folder / "config.json").is_file():  # a whole model, with weights of its own
         folder = run.folder
         check_digests(folder, known, build.description_digests(folder))

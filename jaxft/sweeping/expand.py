@@ -137,6 +137,10 @@ def check_table(table: ConfigDict) -> None:
         check_choice(variant, list(table.variant), "config.variants")
     for method in words(table.methods):
         check_choice(method, METHODS, "config.methods")
+    axes = {"tasks": task_names(table), "methods": words(table.methods)}
+    for name, values in (axes | {"model.names": words(table.model.names)}).items():
+        if len(set(values)) < len(values):
+            raise InputError(f"config.{name}: a name is listed twice")
     if len(set(words(table.variants))) < len(words(table.variants)):
         raise InputError("config.variants: a name is listed twice")
 
@@ -209,7 +213,10 @@ def resolve(
 
 def task_keys(task: str) -> set[str]:
     """Returns the names that `per_task` may use for a task: `acl_sup`, `acl`."""
-    return {task.replace(",", "+"), task.removesuffix("_sup").removesuffix("_fs")}
+    parts = task.split(",")
+    if len(parts) == 1:
+        return {task, task.removesuffix("_sup").removesuffix("_fs")}
+    return {"+".join(names) for names in product(*({x, x.removesuffix("_sup")} for x in parts))}
 
 
 def assignments(
@@ -259,7 +266,9 @@ def check_field(where: str, name: str, fields: Mapping[str, Any]) -> None:
 def fitting(value: Any, default: Any) -> Any:
     """Returns a value as the field's type: 1 becomes 1.0; `query,value` and lists become tuples."""
     if isinstance(default, tuple) and not isinstance(value, tuple):
-        return tuple(value) if isinstance(value, list) else tuple(str(value).split(","))
+        if isinstance(value, list):
+            return tuple(value)
+        return tuple(value.split(",")) if isinstance(value, str) else (value,)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     return str(value) if isinstance(default, str) and isinstance(value, int | float) else value

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
@@ -126,7 +127,8 @@ class LocalWorkers:
         self._stopping = True
         for slot in self._slots:
             if slot.process is not None and slot.process.is_alive() and slot.process.pid:
-                os.kill(slot.process.pid, number)
+                with suppress(ProcessLookupError):  # it has ended just now
+                    os.kill(slot.process.pid, number)
 
     def _reap(self, slot: Slot) -> Bundle | None:
         """Frees a slot whose process has ended and returns its bundle; records a failure."""

@@ -32,7 +32,7 @@ from filelock import AcquireReturnProxy, Timeout
 
 from jaxft import locks
 from jaxft.config import default_workdir, flags_of, identity, to_json
-from jaxft.io import read_json, write_json
+from jaxft.io import write_json
 from jaxft.run.trials import are_together
 from jaxft.sweeping.expand import Setting
 
@@ -200,8 +200,10 @@ def last_step(workdir: Path, name: str) -> int:
 
 def read_failure(workdir: Path, name: str) -> dict[str, Any] | None:
     """Returns `{"exit_code", "message", "log"}` of a failed run; None if it has not failed."""
-    path = failed_file(workdir, name)
-    return read_json(path) if path.exists() else None
+    try:
+        return json.loads(failed_file(workdir, name).read_text("utf-8"))
+    except FileNotFoundError:  # another sweep may have removed it just now
+        return None
 
 
 # ---------------------------------------------------------------- locks

@@ -95,6 +95,8 @@ def run_all(
             due = due_bundles(free, tries, retries, not_before)
             starting = due[: launcher.capacity()]
             steps |= {c.name: last_step(workdir, c.name) for bundle in starting for c in bundle}
+            for run in [run for bundle in starting for run in bundle]:
+                failed_file(workdir, run.name).unlink(missing_ok=True)  # of an earlier attempt
             launcher.start(starting)
             for bundle in launcher.ended(POLL_S):
                 for run in bundle:

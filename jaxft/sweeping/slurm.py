@@ -29,6 +29,8 @@ CLUSTERS = ("slurm", "local")
 OWN = ("cluster", "bundles_per_job")  # fields of config.slurm that are not submitit's
 # submitit's fields for every cluster; the others are named slurm_... there.
 COMMON = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
+CRASHED = 1  # as an exit code
+MOST_TIMEOUTS = 1000  # how often a job is queued again at its time limit
 LOOK_S = {"slurm": 5.0, "local": 0.5}  # between two queries of the jobs' states
 
 
@@ -108,6 +110,9 @@ class SlurmJobs:
         over = [(job, part) for job, part in self._jobs if job.done()]
         for job, part in over:
             self._jobs.remove((job, part))
+            if job.exception() is not None:  # killed, or on a node that does not see its files
+                for bundle in part:
+                    record_failures(self._workdir, bundle, CRASHED, asked=False)
             self._record(job.job_id).unlink(missing_ok=True)
         return [bundle for _, part in over for bundle in part]
 
@@ -162,7 +167,10 @@ def make_executor(folder: Path, settings: Mapping[str, Any]) -> Any:
             raise InputError(f"config.slurm.{name}: {given[name]}; a run is one process of a node")
     parameters = {n if n in COMMON else f"slurm_{n}": value for n, value in given.items()}
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=settings["cluster"])
+        # submitit requeues a job three times by itself; a long run saves at any number of limits.
+        executor = submitit.AutoExecutor(
+            folder=folder, cluster=settings["cluster"], slurm_max_num_timeout=MOST_TIMEOUTS
+        )
         executor.update_parameters(name="jaxft", **parameters)
     except RuntimeError as err:
         raise InputError(

@@ -257,7 +257,8 @@ def test_no_text_is_in_two_held_out_splits(
     tmp_path_factory: pytest.TempPathFactory, sentences: list[int], seed: int, pairs: bool
 ) -> None:
     path = tmp_path_factory.mktemp("one") / "all.csv"
-    rows = [f"term {i},text {n},{'ab'[i % 2]}\n" for i, n in enumerate(sentences)]
+    # Of pairs the longer text counts, as the sentence beside a term.
+    rows = [f"term {i},a sentence {n},{'ab'[i % 2]}\n" for i, n in enumerate(sentences)]
     path.write_text("term,sentence,label\n" + "".join(rows))
     columns = Columns("term", "sentence") if pairs else Columns("sentence")
     try:

@@ -97,3 +97,31 @@ def test_what_may_not_be_registered(weather: ModuleType) -> None:
     again = register(replace(weather.SPEC, columns=Columns("words")))
     assert find("weather") == again
     assert tasks.names()[:5] == ("restaurant", "laptop", "acl", "agnews", "custom")
+
+
+def test_a_label_that_is_no_class_is_refused_by_its_line(
+    weather: ModuleType, tmp_path: Path
+) -> None:
+    directory = put(tmp_path / "weather", weather)
+    text = (directory / "train.tabs").read_text()
+    (directory / "train.tabs").write_text(text + "Down\tbad day\n\n")
+    with pytest.raises(InputError, match=r"train\.tabs:\d+: unknown label 'Down'.*'down'"):
+        load("weather", data_dir=str(tmp_path))
+
+
+def test_numbers_beside_names_that_nobody_put_in_order_are_refused(
+    weather: ModuleType, tmp_path: Path
+) -> None:
+    register(TaskSpec("kinds", "Kinds"))
+    (tmp_path / "kinds").mkdir()
+    rows = {"train": ["HUM", "ABBR", "LOC"] * 10, "test": ["0", "1", "2"]}
+    for split, labels in rows.items():
+        lines = "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
+        (tmp_path / "kinds" / f"{split}.csv").write_text(f"text,label\n{lines}")
+    with pytest.raises(InputError, match="is a number, and train has names: ABBR, HUM, LOC"):
+        load("kinds", data_dir=str(tmp_path))
+
+
+def test_columns_of_a_task_that_has_its_own_are_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.columns: only task 'custom' reads it"):
+        load("acl", source="sample", columns=Columns(label="section"))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxft.data.examples import Dataset, Example
+from jaxft.data.labels import NUMBER
 from jaxft.data.tasks import CATALOGUE, draw_few_shot, hold_out, load, parse_task, split_9_to_1
 from jaxft.errors import InputError
 
@@ -311,3 +312,31 @@ def test_data_layer_imports_no_jax() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_held_out_premises_do_not_leak() -> None:
+    """Of pairs the longer text stays on one side: the premise of several hypotheses."""
+    pairs = [(f"a long premise about {i // 3}", f"so {i}") for i in range(90)]
+    train = [
+        Example(str(i), text, pair, "ab"[i % 2], "t", f"t:{i}")
+        for i, (text, pair) in enumerate(pairs)
+    ]
+    rest, dev = hold_out(train, 9, 0)
+    assert len(dev) == 9
+    assert not {one.text for one in rest} & {one.text for one in dev}
+
+
+def test_classes_that_differ_in_blanks_alone_are_refused(tmp_path: Path) -> None:
+    lines = ["text,label", "a, good", "b,bad", "c,good"] + [f"{i},bad" for i in range(20)]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="' good' and 'good' differ only in the blanks"):
+        load("custom", data_dir=str(tmp_path))
+
+
+def test_a_target_that_float32_does_not_hold_is_refused_by_line(tmp_path: Path) -> None:
+    for number in ("9" * 310, "1e39"):
+        rows = [f'{{"text": "t{i}", "label": {i}}}' for i in range(40)]
+        rows[3] = f'{{"text": "t3", "label": {number}}}'
+        (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n")
+        with pytest.raises(InputError, match=r"train\.jsonl:4: label: expected a finite number"):
+            load("custom", data_dir=str(tmp_path), kind=NUMBER)

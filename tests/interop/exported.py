@@ -38,7 +38,7 @@ def write_base(directory: Path, family: str, *, head: bool = False) -> Path:
     tensors = {}
     for path, x in params.items():
         if head or not re.fullmatch(backbone.family.classifier, path):
-            name = torch_name(backbone.family, path)
+            name = torch_name(path)
             tensors[name.name] = x.T if name.is_transposed else x
     (directory / "model.safetensors").write_bytes(tensors_file(tensors))
     return directory

@@ -217,3 +217,14 @@ def test_a_hub_out_of_reach_is_one_line_and_the_export_stays(
     assert err.startswith("export: --push_to_hub: me/mine: ")
     assert err.count("\n") == 1
     assert leaves_of(jaxft.load(tmp_path / "out").run) == leaves_of(jaxft.load(own).run)
+
+
+def test_a_link_out_of_the_model_is_not_exported(run: jaxft.Run, tmp_path: Path) -> None:
+    """A model of somebody else may have one to a file of the user's."""
+    model, secret = tmp_path / "model", tmp_path / "secret"
+    run.classifier.export(model, format="transformers")
+    secret.write_text("mine")
+    (model / "merges.txt").symlink_to(secret)
+    with pytest.raises(jaxft.InputError, match=r"merges\.txt: outside of"):
+        jaxft.load(model).export(tmp_path / "out", format="transformers")
+    assert not (tmp_path / "out").exists()

@@ -99,10 +99,10 @@ def test_logits_are_torchs_at_any_size(config: Config, seed: int, rows: int, len
     logits_BxC = compiled(backbone)(params, batch)
     np.testing.assert_allclose(logits_BxC, torch_logits(model, batch), atol=1e-4, rtol=0)
     # Every name in torch's file is one of ours, and back.
-    known = by_torch_name(backbone.family, params)
+    known = by_torch_name(params)
     own = {name for name, _ in model.named_parameters()}
     assert known.keys() == own
-    assert all(torch_name(backbone.family, path).name == name for name, path in known.items())
+    assert all(torch_name(path).name == name for name, path in known.items())
 
 
 def test_bfloat16_is_as_near_to_float32_as_torchs_is(tiny_bert_config: Config) -> None:

@@ -147,7 +147,7 @@ def test_other_checkpoints_lack_the_head_alone(
     assert fresh == sorted(path for path in shapes if path.startswith(lacks))
     tensors = model.state_dict()
     for path, x in params.items():
-        name, is_transposed = torch_name(backbone.family, path)
+        name, is_transposed = torch_name(path)
         if auto_class is AutoModel:
             name = name.removeprefix(f"{backbone.family.prefix}.")
         tensor = tensors[name].numpy()

@@ -60,7 +60,7 @@ def whole(shapes: Params) -> dict[str, bytes]:
     params = tiny.random_params(shapes, 0)
     tensors = {}
     for path, x in params.items():
-        name, is_transposed = torch_name(BERT, path)
+        name, is_transposed = torch_name(path)
         tensors[name] = np.ascontiguousarray(x.T if is_transposed else x)
     return {
         "model.safetensors": save(tensors),

@@ -198,3 +198,9 @@ def test_transformers_own_attention_takes_no_prefix(tiny_bert_config: dict[str, 
     backbone = backbones.from_config(tiny_bert_config, 3, implementation="transformers")
     with pytest.raises(InputError, match=r"use model\.implementation=jaxft"):
         build_model(backbone, [], "prefix", OPTIONS)
+
+
+@pytest.mark.parametrize("method", ["head", "full", "layernorm"])
+def test_the_scale_of_a_norm_in_the_head_is_not_decayed(method: str) -> None:
+    model = build_model(backbone_of("modernbert"), [], method, {})
+    assert model.labels["head/norm/scale"] == "head:no_decay"

@@ -93,3 +93,15 @@ def test_files_that_a_kill_left_half_written_are_removed(begun: Path) -> None:
     claim(begun, CONFIG, ENV)
     assert not any(path.exists() for path in left)
     assert mine.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "notes.txt"])
+def test_a_copy_that_names_another_file_is_not_one(begun: Path, name: str) -> None:
+    """A run directory may be somebody else's."""
+    copy = begun / second_copy.COPY
+    texts = {**json.loads(copy.read_text())["files"], name: "not mine"}
+    copy.write_text(json.dumps({"files": texts, "sha256": second_copy.sha256_of(texts)}))
+    assert second_copy.read(begun) is None
+    claim(begun, CONFIG, ENV)
+    assert not (begun / name).exists()
+    assert not any(path.name == "outside" for path in begun.parent.iterdir())

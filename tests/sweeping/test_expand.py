@@ -134,6 +134,16 @@ def test_tasks_have_short_names_and_may_be_merged() -> None:
     assert [c.config.epochs for c in runs] == [2, 2, 10]
 
 
+@pytest.mark.parametrize(
+    "name", ["restaurant+laptop", "restaurant_sup+laptop", "restaurant_sup+laptop_sup"]
+)
+def test_a_setting_of_merged_tasks_goes_by_any_name_of_theirs(name: str) -> None:
+    overrides = {"per_task": {name: {"epochs": 2}}, "method": {"layers": -1}}
+    (run,) = expand(table(tasks=("restaurant+laptop",), overrides=overrides))
+    assert run.config.epochs == 2
+    assert run.config.method.layers == (-1,)  # one number of a field that takes several
+
+
 def test_seeds_of_the_table_win_over_those_of_a_variant() -> None:
     variant = {"a": {"seeds": (5, 6)}, "b": {}}
     assert [(c.variant, c.seed) for c in expand(table(variant=variant, seeds=()))] == [
@@ -160,6 +170,8 @@ WRONG = [
     ({"seeds": (0, -1)}, "config.seeds: -1", "0 to 2**32 - 1"),
     ({"seeds": ("one",)}, "config.seeds: 'one'", ""),
     ({"seeds": (1, 1)}, "config.seeds: a seed is listed twice", ""),
+    ({"tasks": ("acl", "acl_sup")}, "config.tasks: a name is listed twice", ""),
+    ({"methods": ("lora,lora",)}, "config.methods: a name is listed twice", ""),
     ({"overrides": {"epocs": 1}}, "config.overrides.epocs: no such", "did you mean 'epochs'"),
     ({"overrides": {"optim": {"clp": 1.0}}}, "overrides.optim.clp", "did you mean 'optim.clip'"),
     ({"overrides": {"per_methd": {}, "epochs": 0}}, "epochs: 0", ""),

@@ -8,8 +8,9 @@ import pytest
 
 from jaxft.distributed.watchdog import EXIT_LOST
 from jaxft.sweeping import schedule
-from jaxft.sweeping.runs import BUSY, Bundle, GridRun, record_failures
+from jaxft.sweeping.runs import BUSY, Bundle, GridRun, read_failure, record_failures
 from jaxft.sweeping.schedule import due_bundles, is_final
+from jaxft.sweeping.slurm import SlurmJobs
 
 RUNS = [
     GridRun("lora-{seed}", "acl_sup", "minilm", "lora", "", s, (), shares=True) for s in range(3)
@@ -126,3 +127,20 @@ def test_a_cell_that_another_process_runs_is_no_failure(
     starts, progress = sweep_of(tmp_path, monkeypatch, ends)
     assert starts == 6
     assert not progress.failures
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_without_beginning_its_run_is_a_try(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    settings = {"cluster": "local", "bundles_per_job": 1, "timeout_min": 5}
+    jobs = SlurmJobs(RUNS, tmp_path, settings)
+    jobs.start([tuple(RUNS[:1])])
+    ((job, _),) = jobs._jobs
+    job.cancel()
+    ended, deadline = list[Bundle](), time.monotonic() + 60
+    while not ended and time.monotonic() < deadline:
+        ended = jobs.ended(0.1)
+    assert ended == [tuple(RUNS[:1])]
+    failure = read_failure(tmp_path, RUNS[0].name)
+    assert failure is not None
+    assert failure["exit_code"] == 1

@@ -106,12 +106,12 @@ def _class_names(file: Any) -> dict[str, tuple[str, ...]]:
     note = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(note)["info"]["features"] if note else {}
-    except (ValueError, KeyError, TypeError):  # another program's note
-        return {}
-    found = {}
-    for name, feature in features.items():
-        if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
-            feature = feature["feature"]  # of a list, what it is a list of
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
-            found[name] = tuple(feature["names"])
+        found = {}
+        for name, feature in features.items():
+            if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+                feature = feature["feature"]  # of a list, what it is a list of
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+                found[name] = tuple(map(str, feature["names"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # another program's note
     return found

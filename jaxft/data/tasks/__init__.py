@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 # Each of these registers its tasks when it is imported, in the order in which they are listed.
 from jaxft.data.tasks import semeval, acl, agnews, custom  # noqa: F401  # isort: skip
 from jaxft.data.examples import Columns, Dataset, Example
-from jaxft.data.labels import LabelKind
+from jaxft.data.labels import LabelKind, classes_of
 from jaxft.data.sources import SOURCES, Found, Layout, RemoteFile
 from jaxft.data.splits import draw_few_shot, hold_out, merge, split_9_to_1, with_few_shot
 from jaxft.data.tasks.registry import (
@@ -33,7 +33,7 @@ from jaxft.data.tasks.registry import (
     register,
     title,
 )
-from jaxft.errors import InputError, check_choice
+from jaxft.errors import InputError, check_choice, nearest
 
 __all__ = [
     "CATALOGUE",
@@ -149,12 +149,20 @@ def _check_settings(request: Request, parts: list[TaskPart], task: str) -> None:
     if any(find(part.name).takes_settings for part in parts):
         return
     fields = {"labels": "labels", "hub": "hub", "splits": "splits", "separator": "label_separator"}
-    for attribute, name in fields.items():
-        if getattr(request, attribute):
+    given = {name: getattr(request, attribute) for attribute, name in fields.items()}
+    for name, value in (given | {"columns": request.columns != Columns()}).items():
+        if value:
             takers = " or ".join(repr(n) for n in names() if find(n).takes_settings)
             raise InputError(f"data.{name}: only task {takers} reads it, and task is {task!r}")
 
 
 def _check_labels(dataset: Dataset) -> None:
+    known = set(dataset.labels)
+    for example in (*dataset.train, *dataset.dev, *dataset.test):
+        for name in classes_of(example.label):
+            if name not in known:
+                hint = nearest(name, dataset.labels)
+                expected = f"expected one of {', '.join(dataset.labels)}{hint}"
+                raise InputError(f"{example.where}: unknown label {name!r}; {expected}")
     labels = [example.label for example in dataset.train]
     dataset.kind.check(labels, dataset.labels, dataset.origin)

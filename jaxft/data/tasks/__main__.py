@@ -1,4 +1,4 @@
-"""Prints which source `auto` would use for a task: local, download, or sample.
+"""Fetches a task's files and prints where they are from; `sample` if they cannot be had.
 
 python -m jaxft.data.tasks acl_sup
 python -m jaxft.data.tasks acl_sup,laptop_sup --dir my_data

@@ -16,9 +16,8 @@ from typing import Any
 from jaxft.data.examples import Dataset
 from jaxft.data.formats import Row, declared_names, read_rows
 from jaxft.data.formats.parquet import named
-from jaxft.data.formats.row import row_error, show, show_names
 from jaxft.data.formats.text import describe_folder
-from jaxft.data.labels import LabelKind, are_class_indices, kind_of_rows
+from jaxft.data.labels import LabelKind, check_no_places, kind_of_rows
 from jaxft.data.readers import to_examples, wanted_columns
 from jaxft.data.sources import SPLITS, Found, Layout, file_of_split
 from jaxft.data.splits import Splits
@@ -31,6 +30,7 @@ from jaxft.data.tasks.registry import (
     register,
 )
 from jaxft.errors import InputError, check_choice, nearest, one_line
+from jaxft.io import user_path
 
 # The names that a split may have, if the user gives none.
 NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
@@ -69,7 +69,7 @@ def load_custom(spec: TaskSpec, request: Request) -> Dataset:
             notes.append(f"{given.noun} {name} has no labels (all {len(rows):,} are -1): not used")
             continue
         if split != "train" and not (request.labels or given.names):
-            _check_no_places(rows, column, labels)
+            check_no_places(rows, column, labels)
         splits[split] = to_examples(
             rows,
             task=spec.name,
@@ -111,16 +111,6 @@ def _is_unlabelled(
     return split not in request.splits and all(map(is_none, rows)) and not any(map(is_none, train))
 
 
-def _check_no_places(rows: list[Row], label: str, names: tuple[str, ...]) -> None:
-    """Raises InputError if a split numbers its classes, and nobody said in which order they are."""
-    values = [row.fields.get(label) for row in rows]
-    entries = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    if entries and are_class_indices(entries, names):
-        found = show(rows[0].fields[label])
-        reason = f"{label}: {found} is a number, and train has names: {show_names(names)}"
-        raise row_error(rows[0], f"{reason}; give them as data.labels, in the order of the numbers")
-
-
 def _names_of(split: str, request: Request) -> tuple[str, ...]:
     """The names under which a split is looked for; a name that the user gave has no other use."""
     if split in request.splits:
@@ -132,7 +122,7 @@ def _names_of(split: str, request: Request) -> tuple[str, ...]:
 
 
 def _from_files(request: Request) -> Given:
-    place = Path(request.hub or request.data_dir or "").expanduser()
+    place = user_path(request.hub or request.data_dir or "", "data.dir")
     if not (request.hub or request.data_dir):
         raise InputError(
             "data.dir: task 'custom' needs --config.data.dir=DIR with train.*, "

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxft.data.examples import Columns, Dataset, Example
-from jaxft.data.labels import CLASS, LabelKind, class_names_of
-from jaxft.data.readers import read_file
+from jaxft.data.formats import read_rows
+from jaxft.data.labels import CLASS, LabelKind, check_no_places, class_names_of
+from jaxft.data.readers import to_examples, wanted_columns
 from jaxft.data.sources import Found, Layout, RemoteFile, find_files
 from jaxft.data.splits import Splits, complete
 from jaxft.errors import InputError, check_choice
@@ -51,8 +52,11 @@ def read_columns(spec: "TaskSpec", files: Mapping[str, Path], seed: int) -> Exam
     splits: Splits = {}
     labels = spec.labels
     for split, path in sorted(files.items(), key=lambda item: item[0] != "train"):
-        splits[split] = read_file(
-            path, task=spec.name, columns=spec.columns, labels=labels, kind=spec.kind
+        rows = read_rows(path, wanted_columns(spec.columns))
+        if split != "train" and not spec.labels:
+            check_no_places(rows, spec.columns.label, labels)
+        splits[split] = to_examples(
+            rows, task=spec.name, columns=spec.columns, labels=labels, kind=spec.kind
         )
         labels = labels or labels_of(splits["train"])
     return Examples(splits)
@@ -103,7 +107,7 @@ class TaskSpec:
 
 
 _TASKS: dict[str, TaskSpec] = {}
-# The tasks whose labels are known before any file is read: all but "custom".
+# The tasks whose labels are known before any file is read; those of "custom" are not.
 CATALOGUE: dict[str, TaskSpec] = {}
 
 

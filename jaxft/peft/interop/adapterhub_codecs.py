@@ -134,7 +134,7 @@ def write_bottleneck(model: Trained, width: int) -> tuple[dict[str, Any], Arrays
             tensors[rule_name(model.site)] = x
             continue
         block, _, leaf = path.partition("/adapter/")
-        end = module_name(model.site, f"{block}/dense").removesuffix(".dense")
+        end = module_name(f"{block}/dense").removesuffix(".dense")
         tensors[f"{end}.adapters.{NAME}.{names[leaf]}"] = x.T if leaf.endswith("kernel") else x
     return config, tensors
 
@@ -155,7 +155,7 @@ def read_bottleneck(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[s
     names = KRONECKER if fields.flag("phm_layer") else DENSE
     ours_of = {theirs: ours for ours, theirs in names.items()}
     ends = [path.removesuffix("/dense") for path in site.dense_layers()]
-    blocks = {module_name(site, f"{end}/dense").removesuffix(".dense"): end for end in ends}
+    blocks = {module_name(f"{end}/dense").removesuffix(".dense"): end for end in ends}
     leaves = {}
     for name, x in tensors.items():
         block, _, leaf = name.partition(f".adapters.{NAME}.")

@@ -146,7 +146,7 @@ def head_tensors(model: Trained, head: HeadOf) -> Arrays:
     for number, module in ((1, head.hidden), (4, head.output)):
         for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
             path = f"{module}/{ours}"
-            x = as_torch(model.site, path, model.params[path])
+            x = as_torch(path, model.params[path])
             tensors[f"heads.{NAME}.{number}.{theirs}"] = x
     return tensors
 
@@ -229,7 +229,7 @@ def read_head(directory: Path, config: Fields, site: Site) -> tuple[Arrays, tupl
             if f"{module}.{leaf}" not in tensors:
                 raise InputError(f"{directory / HEAD_TENSORS}: tensor {module}.{leaf} is missing")
             x = tensors.pop(f"{module}.{leaf}")
-            leaves[f"{path}/{ours}"] = as_torch(site, f"{path}/{ours}", x)
+            leaves[f"{path}/{ours}"] = as_torch(f"{path}/{ours}", x)
     if tensors:
         raise InputError(
             f"{directory / HEAD_TENSORS}: tensor {min(tensors)} has no place in a "

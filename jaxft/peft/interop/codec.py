@@ -51,7 +51,7 @@ class Codec(NamedTuple):
 # ---------------------------------------------------------------- modules and tensors
 
 
-def write_leaves(site: Site, leaves: Arrays, suffixes: Mapping[str, str]) -> Arrays:
+def write_leaves(leaves: Arrays, suffixes: Mapping[str, str]) -> Arrays:
     """Returns a method's own leaves by peft's names, transposed.
 
     Args:
@@ -60,7 +60,7 @@ def write_leaves(site: Site, leaves: Arrays, suffixes: Mapping[str, str]) -> Arr
     tensors = {}
     for path, x in leaves.items():
         ours = next(suffix for suffix in suffixes if path.endswith(suffix))
-        module = module_name(site, path.removesuffix(ours))
+        module = module_name(path.removesuffix(ours))
         tensors[f"{PREFIX}{module}{suffixes[ours]}"] = x.T
     return tensors
 
@@ -90,7 +90,7 @@ def read_leaves(
     for path in sorted(modules):
         for ours, theirs in suffixes.items():
             if f"{path}{ours}" not in leaves:
-                name = f"{PREFIX}{module_name(site, path)}{theirs}"
+                name = f"{PREFIX}{module_name(path)}{theirs}"
                 raise InputError(f"{fields.path.parent}: tensor {name} is missing")
     check_targets(fields, modules, dense, site)
     return modules, leaves

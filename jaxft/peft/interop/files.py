@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save as serialise
 
-from jaxft.errors import InputError
+from jaxft.errors import InputError, one_line
+from jaxft.io import inside
 
 # More than a hundred thousand tensors; the format's own limit is ten times this.
 LARGEST_HEADER = 10 * 2**20
@@ -38,23 +39,6 @@ class Entry(NamedTuple):
     end: int
 
 
-def inside(directory: Path, name: str) -> Path:
-    """Returns the path of a file in a directory.
-
-    Raises:
-      InputError: it is not a plain file there, or a link that leaves the directory.
-    """
-    path = directory / name
-    # The hub's cache keeps the files of a snapshot in a folder beside all snapshots.
-    is_snapshot = directory.parent.name == "snapshots"
-    root = directory.parents[1] if is_snapshot else directory
-    if Path(name).name != name or not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{path}: outside of {directory}; expected a file in it")
-    if not path.is_file():
-        raise InputError(f"{path}: not there, or not a file")
-    return path
-
-
 def read_json(directory: Path, name: str) -> dict[str, Any]:
     """Returns the object of a JSON file.
 
@@ -71,11 +55,6 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: {type(content).__name__}; expected an object")
     return content
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def check_no_pickle(directory: Path, name: str) -> None:

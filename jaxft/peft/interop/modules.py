@@ -15,24 +15,24 @@ from jaxft.models.names import torch_name
 from jaxft.peft.method import Site
 
 
-def as_torch(site: Site, path: str, x: np.ndarray) -> np.ndarray:
+def as_torch(path: str, x: np.ndarray) -> np.ndarray:
     """Returns a parameter of the backbone in torch's orientation; the same gives it back."""
-    return x.T if torch_name(site.family, path).is_transposed else x
+    return x.T if torch_name(path).is_transposed else x
 
 
-def module_name(site: Site, path: str) -> str:
+def module_name(path: str) -> str:
     """Returns torch's name of a module that has a kernel or a scale."""
-    return torch_name(site.family, f"{path}/kernel").name.removesuffix(".weight")
+    return torch_name(f"{path}/kernel").name.removesuffix(".weight")
 
 
-def names_of(site: Site, paths: Collection[str]) -> set[str]:
+def names_of(paths: Collection[str]) -> set[str]:
     """Returns torch's names of modules."""
-    return {module_name(site, path) for path in paths}
+    return {module_name(path) for path in paths}
 
 
 def dense_by_name(site: Site) -> dict[str, str]:
     """Returns torch's name -> path of each Dense layer of the encoder's layers."""
-    return {module_name(site, path): path for path in site.dense_layers()}
+    return {module_name(path): path for path in site.dense_layers()}
 
 
 def parents(name: str) -> list[str]:
@@ -43,7 +43,7 @@ def parents(name: str) -> list[str]:
 
 def all_modules(site: Site) -> set[str]:
     """Returns torch's names of all modules that hold parameters, themselves or in a child."""
-    names = (torch_name(site.family, path).name for path in site.shapes)
+    names = (torch_name(path).name for path in site.shapes)
     return {one for name in names for one in parents(name)[1:]}
 
 

@@ -42,7 +42,7 @@ def write_ia3(model: Trained) -> tuple[dict[str, Any], Arrays]:
     for path, x in model.own().items():
         dense = path.removesuffix("/ia3/scale")
         of_input = ia3.is_ffn_end(site.family, dense)
-        name = module_name(site, dense)
+        name = module_name(dense)
         names[of_input].add(name)
         tensors[f"{PREFIX}{name}.ia3_l"] = x[None] if of_input else x[:, None]
     everything = all_modules(site)
@@ -66,7 +66,7 @@ def read_ia3(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, Any
         of_input = ia3.is_ffn_end(site.family, dense)
         side = 0 if of_input else 1  # of the transpose
         if x.ndim != 2 or x.shape[1 - side] != 1:
-            name, wanted = module_name(site, dense), "input" if of_input else "output"
+            name, wanted = module_name(dense), "input" if of_input else "output"
             raise fields.wrong("feedforward_modules", f"a scale of the {wanted} of {name}")
         leaves[path] = x.reshape(-1)
     return {"layers": layers_of(site, modules, site.dense_layers())}, leaves
@@ -86,7 +86,7 @@ def write_vera(model: Trained) -> tuple[dict[str, Any], Arrays]:
     fields = {
         "r": options.vera_rank,
         "vera_dropout": options.dropout,
-        "target_modules": short_names(names_of(site, paths), all_modules(site)),
+        "target_modules": short_names(names_of(paths), all_modules(site)),
         "projection_prng_key": options.vera_seed,
         "save_projection": True,
         "d_initial": vera.D_START,
@@ -94,7 +94,7 @@ def write_vera(model: Trained) -> tuple[dict[str, Any], Arrays]:
         "fan_in_fan_out": False,
         "init_weights": True,
     }
-    return fields, write_leaves(site, own, VERA_LEAVES) | shared
+    return fields, write_leaves(own, VERA_LEAVES) | shared
 
 
 def read_vera(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, Any], Arrays]:
@@ -126,7 +126,7 @@ def norms_of(site: Site) -> dict[str, str]:
     """Returns torch's name -> path of the LayerNorms that are not in the classifier."""
     paths = [path.removesuffix("/scale") for path in site.shapes if path.endswith("/scale")]
     own = [p for p in paths if not re.fullmatch(site.family.classifier, f"{p}/scale")]
-    return {module_name(site, path): path for path in own}
+    return {module_name(path): path for path in own}
 
 
 def trained_norms(model: Trained) -> list[str]:
@@ -143,9 +143,9 @@ def write_norms(model: Trained) -> tuple[dict[str, Any], Arrays]:
     for path in trained_norms(model):
         module, leaf = path.rpartition("/")[::2]
         leaf = {"scale": "weight"}.get(leaf, leaf)
-        tensors[f"{PREFIX}{module_name(site, module)}{NORM}.{leaf}"] = model.params[path]
+        tensors[f"{PREFIX}{module_name(module)}{NORM}.{leaf}"] = model.params[path]
     chosen = {path.rpartition("/")[0] for path in trained_norms(model)}
-    targets = short_names(names_of(site, chosen), all_modules(site))
+    targets = short_names(names_of(chosen), all_modules(site))
     return {"target_modules": targets}, tensors
 
 

@@ -74,7 +74,7 @@ def write(model: Trained) -> Files:
                 f"{name.removeprefix(PREFIX)} is in a module that was trained as well",
             )
     for name, path in saved.items():
-        tensors[f"{PREFIX}{name}"] = as_torch(model.site, path, model.params[path])
+        tensors[f"{PREFIX}{name}"] = as_torch(path, model.params[path])
     config = {
         "peft_type": codec.peft_type,
         "task_type": "SEQ_CLS",
@@ -97,7 +97,7 @@ def saved_modules(model: Trained, written: Collection[str]) -> list[str]:
     """
     family, modules = model.site.family, list(CLASSIFIERS)
     for path in model.trained_backbone():
-        name = torch_name(family, path).name
+        name = torch_name(path).name
         if path in written or is_saved(name, modules):
             continue
         is_head = re.fullmatch(family.classifier, path)
@@ -117,7 +117,7 @@ def is_saved(name: str, modules: list[str]) -> bool:
 
 def names_of(site: Site) -> dict[str, str]:
     """Returns torch's name -> path of the backbone's parameters."""
-    return by_torch_name(site.family, site.shapes)
+    return by_torch_name(site.shapes)
 
 
 # ---------------------------------------------------------------- reading
@@ -181,7 +181,7 @@ def read(directory: Path, config: PeftConfig, site: Site) -> Found:
     for name, path in known.items():
         if is_saved(name, modules) and path not in kept:
             raise InputError(f"{directory / TENSORS}: tensor {PREFIX}{name} is missing")
-    leaves |= {path: as_torch(site, path, x) for path, x in kept.items()}
+    leaves |= {path: as_torch(path, x) for path, x in kept.items()}
     return Found(config.method, options | backbone_options(site, kept), leaves)
 
 

@@ -58,17 +58,17 @@ def write_lora(model: Trained) -> tuple[dict[str, Any], Arrays]:
         "r": rank,
         "lora_alpha": plain(alpha),
         "lora_dropout": options.dropout,
-        "target_modules": short_names(names_of(site, ranks), all_modules(site)),
+        "target_modules": short_names(names_of(ranks), all_modules(site)),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "use_rslora": is_root and not has_start,
         "use_dora": is_dora,
-        "rank_pattern": pattern(site, {dense: own for dense, (own, _) in found.items()}, rank),
-        "alpha_pattern": pattern(site, {dense: own for dense, (_, own) in found.items()}, alpha),
+        "rank_pattern": pattern({dense: own for dense, (own, _) in found.items()}, rank),
+        "alpha_pattern": pattern({dense: own for dense, (_, own) in found.items()}, alpha),
     }
     leaves = joined(model.own()) if has_start else model.own()
-    return fields, write_leaves(site, leaves, DORA_LEAVES if is_dora else LORA_LEAVES)
+    return fields, write_leaves(leaves, DORA_LEAVES if is_dora else LORA_LEAVES)
 
 
 def plain(value: float) -> float:
@@ -76,12 +76,12 @@ def plain(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def pattern(site: Site, values: Mapping[str, float], default: float) -> dict[str, float]:
+def pattern(values: Mapping[str, float], default: float) -> dict[str, float]:
     """Returns peft's pattern: the names of the modules that have another value, with that value."""
     found = {}
     for value in sorted(set(values.values()) - {default}):
         chosen = {dense for dense, own in values.items() if own == value}
-        for name in short_names(names_of(site, chosen), names_of(site, values.keys())):
+        for name in short_names(names_of(chosen), names_of(values.keys())):
             found[name] = plain(value)
     return found
 
@@ -102,12 +102,12 @@ def read_lora(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, An
     rank, alpha = fields.whole("r", 8), fields.number("lora_alpha", 8)
     suffixes = DORA_LEAVES if fields.flag("use_dora") else LORA_LEAVES
     modules, leaves = read_leaves(fields, tensors, site, suffixes)
-    ranks = read_pattern(fields, "rank_pattern", site, modules, rank)
-    alphas = read_pattern(fields, "alpha_pattern", site, modules, alpha)
+    ranks = read_pattern(fields, "rank_pattern", modules, rank)
+    alphas = read_pattern(fields, "alpha_pattern", modules, alpha)
     for dense, own in ranks.items():
         shape = leaves[f"{dense}/lora/a"].shape
         if len(shape) != 2 or shape[1] != own:
-            name = module_name(site, dense)
+            name = module_name(dense)
             raise fields.wrong("r", f"the rank of the tensors of {name}, by rank_pattern {own}")
     options = {
         "rank": rank,
@@ -122,7 +122,7 @@ def read_lora(fields: Fields, tensors: Arrays, site: Site) -> tuple[dict[str, An
 
 
 def read_pattern(
-    fields: Fields, name: str, site: Site, modules: Collection[str], default: float
+    fields: Fields, name: str, modules: Collection[str], default: float
 ) -> dict[str, float]:
     """Returns each module's value by one of peft's patterns, whose first match counts.
 
@@ -138,7 +138,7 @@ def read_pattern(
     }
     found = {}
     for path in modules:
-        own = (x for key, x in values.items() if is_named(module_name(site, path), [key]))
+        own = (x for key, x in values.items() if is_named(module_name(path), [key]))
         found[path] = next(own, default)
     return found
 

@@ -65,7 +65,7 @@ def write(model: Trained) -> Files:
     params = backbone_params(model)
     tensors = {}
     for path, x in params.items():
-        name = torch_name(model.site.family, path)
+        name = torch_name(path)
         tensors[name.name] = x.T if name.is_transposed else x
     return {TENSORS: tensors_file(tensors), **write_config(model)}
 
