@@ -137,10 +137,11 @@ def round_of(options: argparse.Namespace, method: str) -> dict[str, Row]:
 
 
 def text_of(values: list[float]) -> str:
-    """`12.3 (12.1-14.0)`: the median, the smallest and the largest."""
+    """`12.3 (12.1-14.0)`: the median, the smallest and the largest; of one value, that alone."""
     median, low, high = statistics.median(values), min(values), max(values)
     digits = 0 if median >= 100 else 1
-    return f"{median:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
+    spread = f" ({low:,.{digits}f}-{high:,.{digits}f})" if len(values) > 1 else ""
+    return f"{median:,.{digits}f}{spread}"
 
 
 def table(rounds: dict[str, list[dict[str, Row]]]) -> str:
