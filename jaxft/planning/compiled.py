@@ -72,10 +72,9 @@ def in_use() -> dict[str, int] | None:
     if stats and "peak_bytes_in_use" in stats:
         return {name: int(stats[name]) for name in ("bytes_in_use", "peak_bytes_in_use")}
     try:
-        return {
-            "bytes_in_use": status_bytes("VmRSS"),
-            "peak_bytes_in_use": status_bytes("VmHWM"),
-        }
+        used = status_bytes("VmRSS")
+        # The kernel notes a peak only when pages are given back, perhaps between the two readings.
+        return {"bytes_in_use": used, "peak_bytes_in_use": max(used, status_bytes("VmHWM"))}
     except (OSError, KeyError):  # another system, or a container without /proc
         return None
 
