@@ -12,6 +12,7 @@ faster than the first; caches can make it faster than the second. Needs the comp
 
 import argparse
 import os
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def kernels(text: str) -> dict[str, int]:
         "kernels": len(started),
         "cublas": sum(CUBLAS in attributes for attributes in named),
         "triton": sum(TRITON in attributes for attributes in named),
-        "attention": sum(CUDNN in attributes for attributes in named),
+        "cudnn": sum(CUDNN in attributes for attributes in named),
         "bytes": sum(shape_bytes(one.shape) for one in arrays),
     }
 
@@ -91,7 +92,7 @@ def read(job: planner.Job, gpu: Gpu, work: tuple[str, str, str]) -> Row:
 
 
 def cells(row: Row) -> list[str]:
-    counts = (row[name] for name in ("kernels", "cublas", "triton", "attention"))
+    counts = (row[name] for name in ("kernels", "cublas", "triton", "cudnn"))
     return [
         *(row["model"], row["method"], row["attention"], *map(str, counts)),
         *(f"{row['flops'] / 1e12:.2f}", f"{row['bytes'] / 1e9:.1f}"),
@@ -113,7 +114,9 @@ def main() -> None:
     target, gpu = targets.parse(options.device), DEVICES[options.device]
     asked = (text.split(",") for text in (options.models, options.methods, options.attentions))
     rows = []
-    os.environ.update(targets.environment(target.platform))
+    needed = targets.environment(target.platform)
+    if needed.items() - os.environ.items():  # JAX reads them when it is imported
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **needed})
     with findable(target.platform):
         for work in product(*asked):
             rows.append(read(job_of(options, target, work), gpu, work))
