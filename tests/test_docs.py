@@ -167,7 +167,7 @@ def test_workflows_run_scripts_of_this_repository() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     scripts = [step["run"] for step in steps if "run" in step]
-    assert scripts == [".ci/run", "scripts/docs.sh", "scripts/wheel.sh"]
+    assert scripts == [".ci/run", "scripts/docs.sh", "scripts/wheel.sh", "scripts/audit.sh"]
     for script in scripts:
         assert (ROOT / script).stat().st_mode & 0o111, f"{script} cannot be executed"
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxft.config import config_module
+from jaxft.errors import InputError
 from jaxft.io import replace_text, write_json
 from jaxft.planning import planner, targets
 from jaxft.planning.collectives import parse, shape_bytes
@@ -119,7 +120,11 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **needed})
     with findable(target.platform):
         for work in product(*asked):
-            rows.append(read(job_of(options, target, work), gpu, work))
+            try:
+                rows.append(read(job_of(options, target, work), gpu, work))
+            except InputError as err:  # no cuDNN here, say
+                print(f"{', '.join(work)}: {err}", file=sys.stderr)
+                continue
             print(" | ".join(cells(rows[-1])), flush=True)
             write_json(options.output.with_suffix(".json"), rows)
     left = frozenset({"method", "attention"})
