@@ -3,7 +3,7 @@
     python scripts/benchmark/gpu_program.py --device h100 --output docs/results/speed/h100_program
 
 Compiles each method's step of each model in bfloat16, with both kinds of attention, and counts its
-kernels: matrix products of cuBLAS, of Triton, and the fused attention of cuDNN. The operations are
+kernels: products of cuBLAS, what Triton compiles, products too, and cuDNN's fused attention. The operations are
 those of the step before XLA optimizes it; the bytes are what the kernels of the program read and
 write, each operand in full. The two times are these divided by the device's peak rates. No step is
 faster than the first; caches can make it faster than the second. Needs the compiler (`jaxft memory
