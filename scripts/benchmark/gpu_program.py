@@ -3,11 +3,12 @@
     python scripts/benchmark/gpu_program.py --device h100 --output docs/results/speed/h100_program
 
 Compiles each method's step of each model in bfloat16, with both kinds of attention, and counts its
-kernels: products of cuBLAS, what Triton compiles, products too, and cuDNN's fused attention. The operations are
-those of the step before XLA optimizes it; the bytes are what the kernels of the program read and
-write, each operand in full. The two times are these divided by the device's peak rates. No step is
-faster than the first; caches can make it faster than the second. Needs the compiler (`jaxft memory
---install --target=h100`). XLA chooses its kernels by rule here; on the device it times some first.
+kernels: those of cuBLAS, of Triton, which may have matrix products as well, and cuDNN's fused
+attention. The operations are those of the step before XLA optimizes it; the bytes are what the
+kernels of the program read and write, each operand in full. The two times are these divided by the
+device's peak rates. No step is faster than the first; caches can make it faster than the second.
+Needs the compiler (`jaxft memory --install --target=h100`), and for cuDNN's attention cuDNN. XLA
+chooses its kernels by rule here; on the device it times some first.
 """
 
 import argparse
