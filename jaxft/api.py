@@ -229,8 +229,8 @@ def run_grid(
     Raises:
       InputError: a field, the data or a model is not valid.
     """
-    own = fields.pop("plugins", ())
-    plugins = (own,) if isinstance(own, str) else tuple(own)
+    plugins = plugins_of(fields)
+    fields.pop("plugins", None)  # the grid's own field
     load_plugins(plugins)
     axes = {"tasks": tasks, "model.names": models, "methods": methods, "seeds": seeds}
     config = expand.make_table(axes | {"plugins": plugins}, fields)
@@ -251,10 +251,15 @@ def train(config: ConfigDict, workdir: str | PathLike[str] | None, verbose: bool
     return [Run(one) for one in directories]
 
 
+def plugins_of(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the modules that a call names as plugins; one may be a text."""
+    own = fields.get("plugins", ())
+    return (own,) if isinstance(own, str) else tuple(own)
+
+
 def make_config(task: str, model: str, method: str, fields: dict[str, Any]) -> ConfigDict:
     """Returns the config of a task and a method with these fields, checked."""
-    own = fields.get("plugins", ())
-    config = config_module().defaults_of(task, method, (own,) if isinstance(own, str) else own)
+    config = config_module().defaults_of(task, method, plugins_of(fields))
     config.model.name = model
     set_fields(config, fields)
     check_fields(config)

@@ -80,8 +80,9 @@ def compile_programs(setup: Setup, keep: CompiledByLength | None, runs: int) -> 
     loop_config, data, model = setup.loop_config, setup.data, setup.parts.model
     with compiling() as begin:
         if keep is not None:  # first, because it takes longest
+            whole = for_all_splits(setup)
             for encoded in data.values():
-                begin(keep, eval_lengths(for_all_splits(setup), encoded))
+                begin(keep, eval_lengths(whole, encoded))
         for split in ("dev", "test"):
             begin(run_eval, eval_lengths(loop_config, data[split]))
         alone = plan_alone(setup, run_train if runs == 1 else None)

@@ -102,8 +102,9 @@ class Predictor:
         found = self.objective.scores(logits_NxC, labels_N, self.labels, known)
         if baseline:
             return found
-        unknown = {name: dict.fromkeys(found[name]) for name in ("baseline",) if name in found}
-        return found | {"majority_accuracy": None} | unknown
+        if "baseline" in found:
+            found["baseline"] = dict.fromkeys(found["baseline"])
+        return found | {"majority_accuracy": None}
 
     def baseline(self) -> list[float] | None:
         """Returns the prediction of no model (`Objective.baseline`).

@@ -212,12 +212,13 @@ def train_members(
     tested["best"] = tested["last"] if best is last else evaluate("test", best.trained)
     phases.note("end")
     used = used_memory(setup, programs, phases)
+    added = added_frozen(setup.parts.model, frozen)
     for number, member in enumerate(members):
         results = make_results(
             setup, member, {name: x[number] for name, x in tested.items()}, used
         ) | {"timing": timing(setup, len(members), member.record, programs)}
         chosen = group.take(states_of[setup.config.select], number).trained
-        leaves = added_frozen(setup.parts.model, frozen) | chosen
+        leaves = added | chosen
         finish(setup, member, results, leaves, tested[setup.config.select][number])
     return []
 

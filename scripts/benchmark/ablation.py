@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quality import JAXFT_METHOD, JAXFT_OPTIM, LEARNING_RATES
-from speed import measured
+from quality import JAXFT_METHOD, method_flags
+from speed import make_parser, measured, parsed
 
 from jaxft.io import read_json, write_json
 from jaxft.reporting.table import Table, name_entry
@@ -68,14 +68,12 @@ Row = dict[str, float]
 
 
 def command_of(options: argparse.Namespace, without: Without, workdir: Path) -> list[str]:
-    optim = {"learning_rate": LEARNING_RATES[options.method]} | JAXFT_OPTIM
-    method = JAXFT_METHOD[options.method]
+    name = JAXFT_METHOD[options.method]["name"]
     return [
         *(sys.executable, "-c", f"{without.patch}\n{RUN}"),
-        *(f"--config=configs/restaurant.py:{method['name']}", f"--workdir={workdir}"),
+        *(f"--config=configs/restaurant.py:{name}", f"--workdir={workdir}"),
         *(f"--config.model.name={options.model}", "--config.seed=0", "--config.epochs=1"),
-        *(f"--config.optim.{name}={value}" for name, value in optim.items()),
-        *(f"--config.method.{name}={value}" for name, value in method.items()),
+        *method_flags(options.method),
         *("--config.batch_size=32", *without.flags),
     ]
 
@@ -117,24 +115,10 @@ def table(rounds: list[dict[str, Row]]) -> str:
     return Table(heads, rows).markdown()
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of {train,dev,test}.json")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the pretrained model")
-    parser.add_argument("--method", default="lora", choices=list(JAXFT_METHOD))
-    parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
-    options.data, options.model = options.data.resolve(), options.model.resolve()
-    options.output = options.output.resolve()
-    return options
-
-
 def main() -> None:
-    options = parse_options()
-    options.output.mkdir(parents=True, exist_ok=True)
+    parser = make_parser(__doc__, "folder of {train,dev,test}.json", times=3)
+    parser.add_argument("--method", default="lora", choices=list(JAXFT_METHOD))
+    options = parsed(parser)
     file = options.output / "ablation.json"
     rounds: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     with tempfile.TemporaryDirectory() as caches:

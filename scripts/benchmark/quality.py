@@ -62,8 +62,16 @@ def peer_command(options: argparse.Namespace, method: str, seed: int, output: Pa
     ]
 
 
-def jaxft_command(options: argparse.Namespace, method: str, seed: int, workdir: Path) -> list[str]:
+def method_flags(method: str) -> list[str]:
+    """The flags of jaxft.train that give it a method's settings."""
     optim = {"learning_rate": LEARNING_RATES[method]} | JAXFT_OPTIM
+    return [
+        *(f"--config.optim.{name}={value}" for name, value in optim.items()),
+        *(f"--config.method.{name}={value}" for name, value in JAXFT_METHOD[method].items()),
+    ]
+
+
+def jaxft_command(options: argparse.Namespace, method: str, seed: int, workdir: Path) -> list[str]:
     return [
         sys.executable,
         "-m",
@@ -74,10 +82,9 @@ def jaxft_command(options: argparse.Namespace, method: str, seed: int, workdir: 
         f"--config.seed={seed}",
         f"--config.epochs={EPOCHS}",
         f"--config.batch_size={BATCH_SIZE}",
-        *(f"--config.optim.{name}={value}" for name, value in optim.items()),
+        *method_flags(method),
         "--config.select=last",
         f"--config.method.train_pooler={options.train_pooler}",
-        *(f"--config.method.{name}={value}" for name, value in JAXFT_METHOD[method].items()),
     ]
 
 

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quality import JAXFT_METHOD, JAXFT_OPTIM, LEARNING_RATES, REPOSITORY
+from quality import JAXFT_METHOD, LEARNING_RATES, REPOSITORY, method_flags
 
 from jaxft.io import read_json, write_json
 from jaxft.reporting.table import Table, name_entry
@@ -53,14 +53,12 @@ def peer_command(options: argparse.Namespace, method: str, output: Path) -> list
 
 
 def jaxft_command(options: argparse.Namespace, method: str, workdir: Path) -> list[str]:
-    optim = {"learning_rate": LEARNING_RATES[method]} | JAXFT_OPTIM
     name = JAXFT_METHOD[method]["name"]
     return [
         *(sys.executable, "-m", "jaxft.train", *task_flags(options.data, name)),
         *(f"--workdir={workdir}", f"--config.model.name={options.model}", "--config.seed=0"),
         *(f"--config.epochs={options.epochs}", f"--config.batch_size={BATCH_SIZE}"),
-        *(f"--config.optim.{name}={value}" for name, value in optim.items()),
-        *(f"--config.method.{name}={value}" for name, value in JAXFT_METHOD[method].items()),
+        *method_flags(method),
         f"--config.model.keep_frozen={method in KEPT}",
         *("--config.select=last", *options.jaxft_flags),
     ]
@@ -157,32 +155,40 @@ def table(rounds: dict[str, list[dict[str, Row]]]) -> str:
     return Table(heads, rows, left=frozenset({"side"})).markdown()
 
 
-def parse_options() -> argparse.Namespace:
+def make_parser(text: str | None, data: str, times: int) -> argparse.ArgumentParser:
+    """Returns a parser of the flags that all benchmarks of whole commands have.
+
+    Args:
+      data: what --data is.
+      times: the default number of rounds.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="folder of the splits: restaurant's files, or {train,dev,test}.jsonl",
-    )
+    parser.add_argument("--data", type=Path, required=True, help=data)
     parser.add_argument("--model", type=Path, required=True, help="folder of the pretrained model")
-    parser.add_argument("--peer_python", required=True, help="a Python with torch, peft, adapters")
-    parser.add_argument("--methods", default="lora,houlsby,full")
-    parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--times", type=int, default=times)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("jaxft_flags", nargs="*", help="more flags of jaxft.train, after --")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Returns the options: absolute paths, because commands run elsewhere. OUTPUT is made."""
     options = parser.parse_args()
     options.data, options.model = options.data.resolve(), options.model.resolve()
     options.output = options.output.resolve()
+    options.output.mkdir(parents=True, exist_ok=True)
     return options
 
 
 def main() -> None:
-    options = parse_options()
-    options.output.mkdir(parents=True, exist_ok=True)
+    data = "folder of the splits: restaurant's files, or {train,dev,test}.jsonl"
+    parser = make_parser(__doc__, data, times=5)
+    parser.add_argument("--peer_python", required=True, help="a Python with torch, peft, adapters")
+    parser.add_argument("--methods", default="lora,houlsby,full")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("jaxft_flags", nargs="*", help="more flags of jaxft.train, after --")
+    options = parsed(parser)
     file = options.output / "speed.json"
     rounds = json.loads(file.read_text()) if file.exists() else {}
     for _ in range(options.times):
