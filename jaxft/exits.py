@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 bad input (one line on stderr, no traceback), 74 a file co
 interrupted, 141 the reader of the output has closed it.
 """
 
+import atexit
 import gc
 import io
 import os
@@ -26,6 +27,9 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Runs a command and returns its exit code; an InputError becomes one line and 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each epoch as it ends
+    # As it exits, Python looks for cycles among all objects. JAX's are over a million, which takes
+    # half a second.
+    atexit.register(gc.freeze)
     try:
         return command(argv)
     except InputError as err:

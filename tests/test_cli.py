@@ -32,6 +32,14 @@ def test_another_pipe_that_breaks_is_an_error_still():
     assert "BrokenPipeError" in done.stderr
 
 
+def test_a_command_that_exits_leaves_its_objects_as_they_are():
+    """Python would look for cycles among them, of which JAX makes a million."""
+    last = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); "
+    source = last + GUARDED.format("None")
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def run_into_closed_pipe(body: str) -> subprocess.CompletedProcess[str]:
     """Runs a guarded body with a stdout whose reader has gone, as after `| head`."""
     reader, writer = os.pipe()

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxft.errors import InputError
@@ -80,7 +81,7 @@ def below(backbone: Backbone, module: nn.Module, shapes: Params, trained: Collec
             f"model.keep_frozen: {moved[0]!r}, below the layers, is trained; use "
             "model.keep_frozen=False"
         )
-    batch["hidden"] = jnp.zeros(hidden.shape, hidden.dtype)
+    batch["hidden"] = np.zeros(hidden.shape, hidden.dtype)
     upper = partial(forward, backbone, module, layers, {}, batch=batch, dropout_key=None)
     needed = used(upper, shapes)
     return Kept(
@@ -102,10 +103,10 @@ def used(run: Callable[[Params], jax.Array], shapes: Params) -> set[str]:
     return {path for path, x in inputs if id(x) in needed}
 
 
-def one_text() -> dict[str, jax.Array]:
+def one_text() -> dict[str, np.ndarray]:
     """Returns a batch of one text of eight tokens."""
-    ids_1x8 = jnp.ones((1, 8), jnp.int32)
-    return {"ids": ids_1x8, "mask": ids_1x8, "types": jnp.zeros_like(ids_1x8)}
+    ids_1x8 = np.ones((1, 8), np.int32)
+    return {"ids": ids_1x8, "mask": ids_1x8, "types": np.zeros_like(ids_1x8)}
 
 
 def outputs(

@@ -29,7 +29,7 @@ from jaxft.planning.compiled import has_glibc
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 NEVER = -1  # as a threshold: the kernel is never given the top of the heap
 # Programs that compile faster than this are not worth a file.
-LEAST_COMPILE_S = 0.3
+LEAST_COMPILE_S = 0.02
 
 
 def age_s() -> float:

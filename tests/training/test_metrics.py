@@ -6,7 +6,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxft.training.metrics import Gathered, score
+from jaxft.training.metrics import ROWS, Gathered, score
 from jaxft.training.step import losses
 
 NAMES = ("negative", "neutral", "positive", "conflict")
@@ -14,11 +14,11 @@ NAMES = ("negative", "neutral", "positive", "conflict")
 
 @st.composite
 def splits(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels; few sizes, because each is compiled for."""
-    n, c = draw(st.sampled_from([1, 6, 30])), draw(st.sampled_from([2, 4]))
-    classes = st.lists(st.integers(0, c - 1), min_size=n, max_size=n)
-    labels, predicted = np.asarray(draw(classes)), np.asarray(draw(classes))
-    noise = np.random.default_rng(draw(st.integers(0, 9))).normal(size=(n, c))
+    """Logits and labels, of a few examples or of more than are scored at a time."""
+    n, c = draw(st.sampled_from([1, 6, 30, ROWS, 2 * ROWS + 1])), draw(st.sampled_from([2, 4]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    labels, predicted = (rng.choice(draw(st.integers(1, c)), size=n) for _ in range(2))
+    noise = rng.normal(size=(n, c))
     return (noise + 20 * np.eye(c)[predicted]).astype(np.float32), labels.astype(np.int32)
 
 
