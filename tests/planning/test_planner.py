@@ -1,6 +1,9 @@
 """The plan is the program that trains: its bytes add up, and are those that a run then uses."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -187,12 +190,32 @@ def test_the_key_changes_with_all_that_determines_a_plan(monkeypatch) -> None:
     assert cache_key(job) not in keys
 
 
+# The files of jaxft that a process has imported once it has planned.
+IMPORTED = """
+import json, sys
+from jaxft.planning import plan_cache
+from jaxft.planning.planner import Job, plan
+config = {"model_type": "bert", "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16}
+plan(Job(architecture=config, num_labels=2, newly_initialised=(), dtype="float32", remat="none",
+         method="lora", options={}, clip=1.0, accumulate=1, batch_size=4, length=8,
+         target=plan_cache.here(), mesh={"data": 1, "fsdp": 1, "tensor": 1, "seeds": 1}))
+print(json.dumps([m.__file__ for name, m in sys.modules.items() if name.startswith("jaxft.")]))
+"""
+
+
 def test_every_module_that_a_figure_comes_from_is_part_of_the_key() -> None:
     package = Path(planner.__file__).parents[1]
     counted = {path for pattern in planner.COUNTED for path in package.glob(pattern)}
-    wanted = {p for name in ("planning", "training") for p in (package / name).rglob("*.py")}
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True)
+    imported = {Path(name) for name in json.loads(done.stdout)}
+    in_parts = [package / name for name in ("planning", "models", "peft", "training")]
+    wanted = {path for path in imported if any(part in path.parents for part in in_parts)}
     assert package / "planning" / "compiled.py" in wanted  # the peak and the operations
-    assert wanted <= counted
+    assert wanted <= counted | {part / "__init__.py" for part in in_parts}
+    # And of training no others, such as the loop.
+    extra = {path for path in counted - wanted if path.parent.name == "training"}
+    assert not extra
 
 
 def test_a_program_that_ends_the_compiler_costs_no_other_plan(
