@@ -1,0 +1,40 @@
+"""A program's compiler options: on the CPU, products of matrices alone are left to YNNPACK."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxft.training import programs
+from jaxft.training.mesh import make_mesh
+from jaxft.training.programs import YNN_FLAG, CompiledByLength, cpu_options
+
+
+def test_sums_are_not_left_to_the_library() -> None:
+    """Fails as well where a new JAX no longer has the flag, so that it can be taken out."""
+    lowered = jax.jit(lambda x_NxD: x_NxD.sum(0)).lower(jnp.ones((512, 64)))
+    assert "ynn" in lowered.compile().as_text()
+    assert "ynn" not in lowered.compile(compiler_options=cpu_options()).as_text()
+
+
+def test_a_program_has_the_options_of_its_devices() -> None:
+    program = CompiledByLength(
+        lambda batch: batch["ids"].sum(0), (), mesh=make_mesh(), batch_size=2
+    )
+    assert program.options == cpu_options() != {}
+    assert program.compile(8) is program.executables[8]
+
+
+def test_the_users_own_choice_is_kept() -> None:
+    code = "from jaxft.training.programs import cpu_options; print(cpu_options())"
+    environment = os.environ | {"XLA_FLAGS": f"--{YNN_FLAG}=individual_dot,reduce"}
+    done = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert done.strip() == "{}"
+
+
+def test_an_xla_without_the_flag_gets_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PRODUCTS_ALONE", {"xla_no_such_flag": "1"})
+    assert cpu_options.__wrapped__() == {}
