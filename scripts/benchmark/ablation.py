@@ -53,6 +53,7 @@ import jax
 from jaxft.models import dropout
 dropout.keep_mask = lambda key, keep, shape, *rest: jax.random.bernoulli(key, keep, shape)
 """
+SUMS = "from jaxft.training import programs; programs.cpu_options = dict"
 WITHOUT = {
     "nothing": Without(),
     "caches": Without(is_cold=True),
@@ -60,6 +61,7 @@ WITHOUT = {
     "shared rows": Without(flags=("--config.data.batches=by_length",)),
     "the last layer's shorter way": Without(LAST_LAYER),
     "dropout by a hash": Without(THREEFRY),
+    "sums by XLA itself": Without(SUMS),
 }
 # Column -> its unit.
 COLUMNS = {"command_s": "s", "train_s": "s", "cpu_s": "s", "kernel_s": "s", "peak_mib": "MiB"}

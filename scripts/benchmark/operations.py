@@ -5,7 +5,9 @@
 MiniLM, 32 texts of `--length` tokens, float32. JAX's profiler times each operation of `--steps`
 steps; XLA's metadata say whether it is of the forward pass, the backward pass or the update. An
 operation's time is that of the thread which started it, and two operations may run at a time, so
-the sum may exceed the step. Writes operations.json and operations.md. Run it on an idle machine.
+the sum may exceed the step. The products of which the kernels' gradients consist run in other
+threads: of them only the start is counted, and what runs beside them takes longer. Writes
+operations.json and operations.md. Run it on an idle machine.
 """
 
 import argparse
