@@ -47,8 +47,10 @@ from jaxft.training.trials import eval_steps, stacked_shapes, train_steps
 Shape = int | Layout
 
 # On the CPU, XLA leaves products of matrices to the library YNNPACK, and sums as well, which takes
-# 3 ms for those over 1,680 rows of 384 numbers; XLA's own loop takes 0.2. With products alone left
-# to it, a step of MiniLM takes 0.94 of the time, and a second more to compile.
+# 3 ms for those over 1 x 1,680 rows of 384 numbers; XLA's own loop takes 0.2. With products alone
+# left to it, a step of MiniLM takes 0.94 of the time where texts share a row, and a second more to
+# compile. Where a row is a text, XLA's loops over two dimensions are slow: a step in full takes 1.5
+# times as long.
 YNN_FLAG = "xla_cpu_experimental_ynn_fusion_type"
 PRODUCTS_ALONE: dict[str, str | bool] = {YNN_FLAG: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
@@ -58,7 +60,6 @@ class CompiledByLength:
 
     Attributes:
       function: what is compiled.
-      options: XLA's compiler options by name.
       executables: length or layout -> compiled function.
       compile_s: seconds that `compile` took.
     """
@@ -91,7 +92,7 @@ class CompiledByLength:
           kept: whose outputs are in a batch, if any are (`jaxft.models.kept`).
         """
         self.function = function
-        self.options = cpu_options() if mesh.devices.flat[0].platform == "cpu" else {}
+        self._is_cpu, self._seeds = mesh.devices.flat[0].platform == "cpu", seeds
         self._jitted = jax.jit(function, out_shardings=results, donate_argnums=donate)
         self._before, self._after = tuple(before), tuple(after)
         self._batch_shapes = partial(
@@ -115,10 +116,15 @@ class CompiledByLength:
             if length not in self.executables:
                 start = time.perf_counter()
                 lowered = self.lowered(length)
-                own = self.options | (options or {})
+                own = self.options(length) | (options or {})
                 self.executables[length] = lowered.compile(compiler_options=own)
                 self.compile_s += time.perf_counter() - start
             return self.executables[length]
+
+    def options(self, length: Shape) -> dict[str, str | bool]:
+        """XLA's compiler options for batches of this length or layout, by name."""
+        shares_rows = not isinstance(length, int) and not length.is_plain
+        return cpu_options() if self._is_cpu and shares_rows and self._seeds is None else {}
 
     def lowered(self, length: Shape) -> Any:
         """Returns the traced program for batches of this length or layout; compiles nothing."""
@@ -150,7 +156,9 @@ def compiling() -> Iterator[Callable[[CompiledByLength, Iterable[Shape]], None]]
         for length in sorted(set(lengths) - set(program.executables), key=width):
             if (program, length) not in begun:
                 compile_one = program.lowered(length).compile
-                begun[program, length] = pool.submit(compile_one, compiler_options=program.options)
+                begun[program, length] = pool.submit(
+                    compile_one, compiler_options=program.options(length)
+                )
 
     with ThreadPoolExecutor(1 if jax.default_backend() == "gpu" else os.cpu_count()) as pool:
         yield start
