@@ -168,9 +168,9 @@ def compiling() -> Iterator[Callable[[CompiledByLength, Iterable[Shape]], None]]
 
 @cache
 def cpu_options() -> dict[str, str | bool]:
-    """Returns XLA's compiler options for programs of the CPU.
+    """Returns XLA's compiler options for programs of the CPU where texts share rows.
 
-    None if the user has chosen by XLA_FLAGS, or if this XLA no longer has the flag, which is
+    Empty if the user has chosen by XLA_FLAGS, or if this XLA no longer has the flag, which is
     experimental.
     """
     if YNN_FLAG in os.environ.get("XLA_FLAGS", ""):

@@ -45,8 +45,10 @@ def phase_of(op_name: str) -> str:
     return "forward" if "jvp(" in op_name else "update"
 
 
-def kind_of(instruction: str) -> str:
-    """The kind of an operation, by XLA's name for it."""
+def kind_of(instruction: str, op_name: str) -> str:
+    """The kind of an operation, by XLA's and by JAX's name for it."""
+    if re.search(r"/reduce_\w+$", op_name):  # XLA calls sums and products of YNNPACK the same
+        return "reductions"
     return next(kind for kind, names in KINDS.items() if re.match(names, instruction))
 
 
@@ -56,14 +58,16 @@ def milliseconds(stepper: Stepper, steps: int, folder: Path) -> Counter[tuple[st
         for _ in range(steps):
             stepper.step()
     program = stepper.program.largest().as_text()
-    phases = {name: phase_of(op_name) for name, op_name in INSTRUCTION.findall(program)}
+    kinds = {
+        name: (phase_of(op_name), kind_of(name, op_name))
+        for name, op_name in INSTRUCTION.findall(program)
+    }
     found: Counter[tuple[str, str]] = Counter()
     (file,) = folder.rglob("*.xplane.pb")
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
         for event in (event for line in plane.lines for event in line.events):
-            if event.name in phases and not LOOPS.fullmatch(event.name):
-                spent = event.duration_ns / 1e6 / steps
-                found[phases[event.name], kind_of(event.name)] += spent
+            if event.name in kinds and not LOOPS.fullmatch(event.name):
+                found[kinds[event.name]] += event.duration_ns / 1e6 / steps
     return found
 
 

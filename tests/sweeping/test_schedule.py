@@ -1,7 +1,8 @@
 """Which runs go into a process together, and which again and alone."""
 
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,16 @@ def test_a_cell_that_another_process_runs_is_no_failure(
     assert not progress.failures
 
 
+@pytest.fixture
+def heard_sigint() -> Iterator[None]:
+    """Processes hear SIGINT, although a shell in the background has started this one without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard_sigint")  # by which a local job is cancelled
 def test_a_job_that_ends_without_beginning_its_run_is_a_try(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     settings = {"cluster": "local", "bundles_per_job": 1, "timeout_min": 5}
