@@ -11,8 +11,8 @@ operations.json and operations.md. Run it on an idle machine.
 """
 
 import argparse
-import json
 import re
+import statistics
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import jax
 from encoders import Stepper
 
+from jaxft.io import write_json
 from jaxft.reporting.table import Table, name_entry
 from jaxft.run.process import keep_heap
 
@@ -74,7 +75,7 @@ def milliseconds(stepper: Stepper, steps: int, folder: Path) -> Counter[tuple[st
 def measured(method: str, length: int, steps: int) -> dict[str, Any]:
     """Returns the seconds of a step that is not traced, and the operations of one that is."""
     stepper = Stepper("jaxft", method, ROWS, length)
-    seconds = sorted(stepper.step() for _ in range(steps))
+    step_ms = 1e3 * statistics.median(stepper.step() for _ in range(steps))
     with tempfile.TemporaryDirectory() as folder:
         found = milliseconds(stepper, steps, Path(folder))
     operations = [
@@ -83,7 +84,6 @@ def measured(method: str, length: int, steps: int) -> dict[str, Any]:
         for kind in KINDS
         if found[phase, kind]
     ]
-    step_ms = 1e3 * seconds[steps // 2]
     return {"method": method, "length": length, "step_ms": step_ms, "operations": operations}
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     rows = [measured(name, options.length, options.steps) for name in options.methods.split(",")]
-    (options.output / "operations.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(options.output / "operations.json", rows)
     text = table(rows)
     (options.output / "operations.md").write_text(text + "\n")
     print(text)
