@@ -60,6 +60,9 @@ QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_gpu_disable_gpuasm_optimizations": True,
+    # XLA decides what to fuse in tasks so small that handing them to threads costs more time than
+    # it saves; and programs are compiled beside each other as it is.
+    "xla_gpu_force_compilation_parallelism": 1,
 }
 _kernels: list[Path] = []  # where this process keeps kernels, if it does
 

@@ -7,6 +7,7 @@
 XLA's figures are cached; measurements never are.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -135,6 +136,9 @@ def begin(plugin_names: Sequence[str], kernels: Path) -> None:
     """Prepares a process that compiles."""
     plugins.load(plugin_names)
     compilers.keep_kernels(kernels)
+    # The place in the source that each operation comes from: nobody reads it here, and XLA takes a
+    # tenth more time with it.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 @contextmanager
@@ -183,7 +187,12 @@ def plan_afresh(job: Job) -> Row:
     The breakdown is read from XLA's dump, which executables of that cache do not have.
     """
     jax.config.update("jax_enable_compilation_cache", False)
-    return planner.plan(job)
+    gc.disable()  # a traced step is a large graph, searched in vain again and again: a tenth
+    try:
+        return planner.plan(job)
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def planned(job: Job, program: CompiledByLength | None = None) -> Row:

@@ -252,3 +252,13 @@ def test_a_runs_own_program_is_planned_and_left_compiled(
     again = plan_cache.planned(job, second)
     assert again["breakdown"] == row["breakdown"]
     assert second.executables == {}
+
+
+def test_the_operations_of_a_step_are_counted_once_for_all_devices(
+    tiny_roberta_config: dict[str, Any],
+) -> None:
+    job = make_job(tiny_roberta_config, length=8)
+    assert planner.kept_flops(job, lambda: 1e9) == 1e9
+    elsewhere = replace(job, target=targets.parse("h100:8"), mesh={"data": 8})
+    assert planner.kept_flops(elsewhere, lambda: 2e9) == 1e9
+    assert planner.kept_flops(replace(job, batch_size=8), lambda: 2e9) == 2e9

@@ -1,4 +1,4 @@
-"""Kernels that are not optimized, or kept from another program, change no buffer of the plan."""
+"""What makes a plan quick, as kernels that are not optimized, changes none of its buffers."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from jaxft.config import config_module
-from jaxft.planning import compilers, planner, targets
+from jaxft.planning import compilers, plan_cache, planner, targets
 from jaxft.run import build, plans
 
 config = config_module().get_config()
@@ -30,7 +30,7 @@ found, quick = [], dict(compilers.QUICK)
 compilers.QUICK.clear()
 found.append(planner.plan(job))
 compilers.QUICK.update(quick)
-compilers.keep_kernels(Path(folder))
+plan_cache.begin((), Path(folder))
 found += [planner.plan(job), planner.plan(job)]
 print(json.dumps([[one["compiled"], one["breakdown"]] for one in found]))
 """
