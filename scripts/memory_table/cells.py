@@ -1,14 +1,13 @@
 """The cells of the public table: which models, methods, devices and batches, in what order.
 
-    for block in blocks(finished=set()):      # cells of one model and one device
-        print(block[0].model, block[0].device, [cell.method for cell in block])
+    for cell in cells():
+        print(cell.model, cell.device, cell.method, cell.batch_size, cell.length)
 
 The models and devices that most people ask for come first.
 """
 
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
-from itertools import groupby, product
+from dataclasses import dataclass
+from itertools import product
 
 WANTED_MODELS = (
     "bert-base-uncased",
@@ -75,7 +74,7 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """Returns all cells, the most wanted first: a block for each model and device."""
+    """Returns all cells, the most wanted first, those of one model and device together."""
     pairs = [(m, d) for m, d in product(MODELS, DEVICES) if d not in TPUS or m in WANTED_MODELS]
     pairs.sort(key=rank)
     return [
@@ -96,10 +95,3 @@ def rank(pair: tuple[str, str]) -> tuple[int, int, int]:
     asked_for = (model in WANTED_MODELS) + (device in WANTED_DEVICES)
     tier = 3 if device in TPUS else 2 - asked_for
     return tier, MODELS.index(model), DEVICES.index(device)
-
-
-def blocks(finished: set[Cell]) -> Iterator[list[Cell]]:
-    """Yields the cells that are left, those of one model and device together."""
-    left = [cell for cell in cells() if cell not in finished]
-    for _, block in groupby(left, key=lambda cell: astuple(cell)[:2]):
-        yield list(block)

@@ -10,10 +10,13 @@ of JAX are dropped and planned anew with --renew.
 
 import argparse
 import json
-import resource
+import multiprocessing
+import os
 import time
+from collections import deque
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +47,10 @@ def main() -> None:
         finished = [row for row in finished if row["made_by"] == made_by()]
         file.write_text("".join(map(line, finished)), encoding="utf-8")
     end = time.monotonic() + 60 * asked.minutes
-    for block in cells.blocks({cell_of(row) for row in finished}):
-        if time.monotonic() > end:
-            break
-        plan_block(block, file, end)
+    known = {cell_of(row) for row in finished}
+    left = [cell for cell in cells.cells() if cell not in known]
+    for _, same in groupby(left, key=lambda cell: targets.parse(cell.device).platform):
+        plan_all(list(same), file, end)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -67,28 +70,34 @@ def cell_of(row: dict[str, Any]) -> Cell:
     return Cell(*(row[name] for name in ("model", "device", "method", "batch_size", "length")))
 
 
-def plan_block(block: list[Cell], file: Path, end: float) -> None:
-    """Plans cells of one model and device, several side by side, and appends them to the file."""
-    target = targets.parse(block[0].device)
-    before, rows = cpu_seconds(), []
-    jobs = [job_of(cell, target) for cell in block]
-    try:
-        with compiler(target, workers=plans.workers_for(target)) as compiled:
-            compiled.start(jobs)
-            for cell, job in zip(block, jobs, strict=True):
-                if time.monotonic() > end:
-                    break
-                try:
-                    plan = compiled(job)
-                except InputError as err:
-                    print(cell, err, flush=True)
-                    continue
-                rows.append(row_of(cell, plan))
-                print(cell, f"{plan['compile_s']:.1f} s", flush=True)
-    finally:
-        spent = (cpu_seconds() - before) / max(len(rows), 1)
-        with file.open("a", encoding="utf-8") as out:
-            out.writelines(line(row | {"cpu_s": round(spent, 1)}) for row in rows)
+def plan_all(left: list[Cell], file: Path, end: float) -> None:
+    """Plans cells of one platform, several side by side, and appends each to the file."""
+    first = targets.parse(left[0].device)
+    begun: deque[tuple[Cell, planner.Job]] = deque()
+    following, workers = iter(left), plans.workers_for(first)
+    with (
+        compiler(first, workers=workers) as compiled,
+        file.open("a", encoding="utf-8") as out,
+    ):
+        before = cpu_seconds()
+        while time.monotonic() < end:
+            # Some ahead of the one that is waited for, so that no process waits for work.
+            for cell in islice(following, 2 * workers - len(begun)):
+                begun.append((cell, job_of(cell, targets.parse(cell.device))))
+                compiled.start([begun[-1][1]])
+            if not begun:
+                break
+            cell, job = begun.popleft()
+            try:
+                plan = compiled(job)
+            except InputError as err:
+                print(cell, err, flush=True)
+                continue
+            now = cpu_seconds()
+            spent, before = None if plan["cached"] else round(now - before, 1), now
+            out.write(line(row_of(cell, plan) | {"cpu_s": spent}))
+            out.flush()
+            print(cell, f"{spent} CPU seconds" if spent else "from the cache", flush=True)
 
 
 def job_of(cell: Cell, target: targets.Target) -> planner.Job:
@@ -128,9 +137,12 @@ def made_by() -> str:
 
 
 def cpu_seconds() -> float:
-    """User and system seconds of the processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """User and system seconds so far of the processes that compile, and of those they started."""
+    ticks = 0
+    for process in multiprocessing.active_children():
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
