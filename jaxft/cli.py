@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 from jaxft import plugins
@@ -24,7 +23,7 @@ from jaxft.config import (
     add_options,
     check_fields,
     check_values,
-    config_module,
+    defaults,
     make_importable,
 )
 from jaxft.errors import InputError, nearest
@@ -67,14 +66,14 @@ def parse_config(
     flag_values: flags.FlagValues,
     *,
     new_fields: bool = False,
-    defaults: str = "base.py",
+    fields_file: str = "base.py",
     example: str = "configs/acl_lora.py",
 ) -> ConfigDict:
     """Returns the config that the flags give, without checking it; see `parse_config_command`.
 
     Args:
       new_fields: whether --config.FIELD may name one that the file does not have.
-      defaults: the file of configs/ that has every field of this command.
+      fields_file: the file of configs/ that has every field of this command.
       example: a config of this command, for the message if none is given.
     """
     make_importable()
@@ -95,11 +94,11 @@ def parse_config(
         rest = flag_values(argv)
         config = config_flag.value
     except flags.Error as err:
-        raise InputError(flag_message(err, argv, own, fields_of(defaults))) from err
+        raise InputError(flag_message(err, argv, own, fields_of(fields_file))) from err
     except (KeyError, AttributeError, TypeError) as err:
         if "'get_config'" in str(err):
             raise InputError(f"--config: {file} has no function get_config") from err
-        raise InputError(f"--config: {field_message(err, argv, fields_of(defaults))}") from err
+        raise InputError(f"--config: {field_message(err, argv, fields_of(fields_file))}") from err
     except InputError:
         raise
     except Exception as err:
@@ -147,8 +146,7 @@ def quoted(argument: str) -> str:
 @cache
 def list_fields() -> frozenset[str]:
     """The fields that take several values."""
-    fields = flatten_dict(config_module().get_config().to_dict(), sep=".")
-    return frozenset(name for name, x in fields.items() if isinstance(x, tuple))
+    return frozenset(name for name, x in defaults().items() if isinstance(x, tuple))
 
 
 def found_config(argv: list[str], example: str) -> str:

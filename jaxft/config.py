@@ -97,6 +97,16 @@ def field_of(name: str, fields: Iterable[str]) -> str | None:
     return chosen[0] if len(chosen) == 1 else None
 
 
+def by_name(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config's fields by their names, as in `{"optim.clip": 1.0}`."""
+    return flatten_dict(config.to_dict(), sep=".")
+
+
+def defaults(file: str = "base.py") -> dict[str, Any]:
+    """Returns the fields of a file of configs/ by their names, with their defaults."""
+    return by_name(config_module(file).get_config())
+
+
 def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
     """Sets fields of a config by their names, with or without the section.
 
@@ -105,7 +115,7 @@ def set_fields(config: ConfigDict, given: Mapping[str, Any]) -> None:
     Raises:
       InputError: no field has the name, or several have.
     """
-    values = flatten_dict(config.to_dict(), sep=".")
+    values = by_name(config)
     for field, value in full_names(given, values).items():
         default = values[field]
         if isinstance(default, tuple):
@@ -160,8 +170,7 @@ def check_fields(config: ConfigDict, name: str = "base.py") -> None:
     Args:
       name: another file of configs/ to compare with.
     """
-    base = flatten_dict(config_module(name).get_config().to_dict(), sep=".")
-    mine = flatten_dict(config.to_dict(), sep=".")
+    base, mine = defaults(name), by_name(config)
     for field in mine:
         if field not in base:
             raise InputError(f"config.{field}: no such field{nearest_field(field, base)}")
@@ -239,7 +248,7 @@ def check_values(config: ConfigDict) -> None:
     """Raises InputError if a number is out of its range, or a choice none of those there are."""
     check_choice(config.select, ("best", "last"), "select")
     check_choice(config.data.batches, BATCHES, "data.batches")
-    fields = flatten_dict(config.to_dict(), sep=".")
+    fields = by_name(config)
     for name, (is_valid, expected) in RANGES.items():
         if not is_valid(fields[name]):
             raise InputError(f"{name}: {fields[name]}; expected {expected}")
@@ -263,10 +272,10 @@ def flags_of(config: ConfigDict) -> list[str]:
 
     Without the seed and config.memory.
     """
-    base = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    base = defaults()
     return [
         f"--config.{name}={value if isinstance(value, str) else repr(value)}"
-        for name, value in flatten_dict(config.to_dict(), sep=".").items()
+        for name, value in by_name(config).items()
         if value != base[name] and name != "seed" and not name.startswith("memory.")
     ]
 

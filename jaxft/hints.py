@@ -13,9 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
-from flax.traverse_util import flatten_dict
 
-from jaxft.config import config_module, field_of, nearest_field
+from jaxft.config import defaults, field_of, nearest_field
 from jaxft.errors import nearest
 
 EXPECTED = {
@@ -32,10 +31,9 @@ def fields_of(file: str) -> dict[str, str]:
     fields_of("base.py")["optim.clip"]          # "optim.clip"
     fields_of("tables/grid.py")["optim.clip"]   # "overrides.optim.clip"
     """
-    runs = flatten_dict(config_module().get_config().to_dict(), sep=".")
-    own = flatten_dict(config_module(file).get_config().to_dict(), sep=".")
     prefix = "" if file == "base.py" else "overrides."
-    return {name: f"{prefix}{name}" for name in runs} | {name: name for name in own}
+    of_runs = {name: f"{prefix}{name}" for name in defaults()}
+    return of_runs | {name: name for name in defaults(file)}
 
 
 def given(argv: Sequence[str], name: str) -> str:
@@ -99,10 +97,10 @@ def bad_value(text: str) -> str:
 def example_of(section: str) -> str:
     """Returns `--config.model.name=minilm`, a field of a section with its default."""
     name = section.removeprefix("--config.")
-    defaults = flatten_dict(config_module().get_config().to_dict(), sep=".")
-    fields = [f"{name}.name", *(x for x in defaults if x.startswith(f"{name}.")), f"{name}.FIELD"]
-    field = next((x for x in fields if x in defaults), fields[-1])
-    return f"--config.{field}={defaults.get(field, 'VALUE')}"
+    known = defaults()
+    fields = [f"{name}.name", *(x for x in known if x.startswith(f"{name}.")), f"{name}.FIELD"]
+    field = next((x for x in fields if x in known), fields[-1])
+    return f"--config.{field}={known.get(field, 'VALUE')}"
 
 
 def field_message(error: Exception, argv: Sequence[str], fields: Fields) -> str:

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         return 0
     example = "configs/tables/minilm_grid.py"
     table = cli.parse_config(
-        argv, values, new_fields=True, defaults="tables/grid.py", example=example
+        argv, values, new_fields=True, fields_file="tables/grid.py", example=example
     )
     command = shlex.join(["python", "-m", "jaxft.sweep", *argv[1:]])
     options = Options(values.launcher, values.workers, values.retries, command)

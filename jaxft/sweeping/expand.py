@@ -16,7 +16,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jaxft import plugins
-from jaxft.config import check_fields, check_values, config_module, full_names, nearest_field
+from jaxft.config import (
+    by_name,
+    check_fields,
+    check_values,
+    config_module,
+    defaults,
+    full_names,
+    nearest_field,
+)
 from jaxft.data import tasks
 from jaxft.errors import InputError, check_choice
 from jaxft.peft.methods import METHODS
@@ -71,10 +79,10 @@ def make_table(axes: Mapping[str, Any], fields: Mapping[str, Any]) -> ConfigDict
     for name, values in axes.items():
         check_is_list(values, name)
         table.update_from_flattened_dict({name: tuple(values)})
-    defaults = flatten_dict(config_module().get_config().to_dict(), sep=".")
-    overrides = full_names(fields, defaults)
+    known = defaults()
+    overrides = full_names(fields, known)
     for name in overrides:
-        check_field(name, name, defaults)
+        check_field(name, name, known)
     table.overrides.update(unflatten_dict(overrides, sep="."))
     return table
 
@@ -112,18 +120,18 @@ def check_table(table: ConfigDict) -> None:
 
     The settings in it are checked later, when they replace the defaults.
     """
-    defaults = config_module(TABLE_FILE).get_config()
+    whole = config_module(TABLE_FILE).get_config()
     if "model" in table and "names" not in table.model:
         raise InputError(
             "--config: this is the config of one run; a grid starts from configs/tables/grid.py, "
             "for example --config configs/tables/minilm_grid.py"
         )
-    of_runs = flatten_dict(config_module().get_config().to_dict(), sep=".")
+    of_runs = defaults()
     for name in table:
-        if name in of_runs and name not in defaults:
+        if name in of_runs and name not in whole:
             raise InputError(f"config.{name}: a field of a run; set config.overrides.{name}")
     closed = {name: x for name, x in table.items() if name not in OPEN}
-    check_fields(ConfigDict({**closed, **{name: defaults[name] for name in OPEN}}), TABLE_FILE)
+    check_fields(ConfigDict({**closed, **{name: whole[name] for name in OPEN}}), TABLE_FILE)
     for name in OPEN:
         if name not in table:
             raise InputError(f"config.{name} is missing; start a table from configs/{TABLE_FILE}")
@@ -193,7 +201,7 @@ def resolve(
 ) -> Setting:
     """Returns a run with its whole config, checked."""
     config = config_module().defaults_of(task, method)
-    fields = flatten_dict(config.to_dict(), sep=".")
+    fields = by_name(config)
     names = {"task": task_keys(task), "method": {method}, "model": {model}}
     layers = {"config.overrides": table.overrides.to_dict()}
     if variant:
@@ -232,9 +240,9 @@ def assignments(
     for name, value in flatten_dict(plain, sep=".").items():
         yield f"{where}.{name}", name, value
     for per in PER:
-        by_name = layer.get(per, {})
-        check_is_fields(by_name, f"{where}.{per}")
-        for name, inner in by_name.items():
+        variants = layer.get(per, {})
+        check_is_fields(variants, f"{where}.{per}")
+        for name, inner in variants.items():
             check_key(per, name, f"{where}.{per}")
             if name in names[per.removeprefix("per_")]:
                 yield from assignments(inner, f"{where}.{per}.{name}", names)
