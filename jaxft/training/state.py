@@ -30,7 +30,7 @@ from jaxft.peft.inject import Injected, check_same_insertions
 from jaxft.peft.methods import Applied, build
 from jaxft.training import frozen as storage
 from jaxft.training.mesh import put, replicated
-from jaxft.training.partition import count, label_tree, parameter_of, split
+from jaxft.training.partition import count, label_tree, parameter_of, partition_of, split
 from jaxft.training.sharding import param_shardings
 from jaxft.training.step import Forward, State
 
@@ -49,6 +49,7 @@ class Model:
       quantised: path -> ShapeDtypeStruct of the kernels in whose place `labels`, `shapes` and
         `axes` have codes and scales (`jaxft.models.quantised`).
       kept: the layers whose outputs are kept; None if all of them are computed at each step.
+      trains_backbone: whether parameters of the backbone are trained, beside those of the head.
     """
 
     backbone: Backbone
@@ -61,6 +62,7 @@ class Model:
     forward: Forward
     quantised: Params = field(default_factory=dict)
     kept: Kept | None = None
+    trains_backbone: bool = False
 
 
 def build_model(
@@ -116,6 +118,10 @@ def build_model(
         forward=forward,
         quantised=kernels,
         kept=kept,
+        trains_backbone=any(
+            partition_of(labels[path]) in ("backbone", "adapter")
+            for path in own.keys() & labels.keys()
+        ),
     )
 
 

@@ -5,7 +5,7 @@
 
 Texts of AG News are repeated until there are enough, each with its number in front, so that no two
 are the same. Each command trains for two epochs. Prints tokens a second, the largest resident set,
-and what was compiled after the first epoch; OUTPUT has them as JSON, and the log of each command.
+and how much was compiled in the first epoch and after it; OUTPUT has them as JSON, and the log of each command.
 """
 
 import argparse
@@ -49,11 +49,13 @@ def trained(options: argparse.Namespace, texts: list[tuple[str, str]], size: int
         log = options.output / f"{size}.log"
         row = measured(command, {"JAX_LOG_COMPILES": "1"}, log)
         timing = read_json(folder / "run" / "results.json")["timing"]
-    later = log.read_text("utf-8").partition("epoch   1")[2].partition("epoch   2")[0]
+    before, _, rest = log.read_text("utf-8").partition("epoch   1")
+    later = rest.partition("epoch   2")[0]
     return {
         "examples": size,
         "tokens_per_s": timing["tokens_per_s"],
         "peak_mib": row["peak_mib"],
+        "compiled": before.count("Compiling "),
         "compiled_later": later.count("Compiling "),
         "command_s": row["command_s"],
     }
