@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxft.data.layout import packed
 from jaxft.training import programs
 from jaxft.training.mesh import make_mesh
 from jaxft.training.programs import YNN_FLAG, CompiledByLength, cpu_options
+from jaxft.training.state import Model
 
 
 def test_sums_are_not_left_to_the_library() -> None:
@@ -40,6 +42,16 @@ def test_not_where_sums_are_over_several_dimensions() -> None:
     assert program(sums_tokens=True).options(shared) == cpu_options()
     assert program(sums_tokens=True).options(8) == {}
     assert program(seeds=2).options(shared) == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "trains_its_own"),
+    [("full", True), ("bitfit", True), ("lora", False), ("houlsby", False), ("head", False)],
+)
+def test_a_method_that_trains_the_backbone_s_biases_sums_over_tokens(
+    method: str, trains_its_own: bool, tiny_model: Callable[..., Model]
+) -> None:
+    assert tiny_model(method).trains_backbone == trains_its_own
 
 
 def test_the_users_own_choice_is_kept() -> None:
