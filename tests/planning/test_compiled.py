@@ -3,6 +3,7 @@
 import mmap
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -90,6 +91,19 @@ def test_growth_is_what_was_written_to_and_let_go_again() -> None:
     if found is None:
         pytest.skip("this kernel does not tell a process's resident set")
     assert found == pytest.approx(64 * KIB * KIB, rel=0.1)
+
+
+def test_pages_of_a_file_do_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(64 * KIB * KIB))
+    growth = ResidentGrowth()
+    with file.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    np.frombuffer(mapped, np.uint8).sum()
+    found = growth.bytes()
+    if found is None:
+        pytest.skip("this kernel does not tell a process's resident set")
+    assert found < 16 * KIB * KIB
 
 
 def test_what_comes_after_the_note_does_not_count() -> None:
