@@ -5,7 +5,8 @@
 
 Texts of AG News are repeated until there are enough, each with its number in front, so that no two
 are the same. Each command trains for two epochs. Prints tokens a second, the largest resident set,
-and how much was compiled in the first epoch and after it; OUTPUT has them as JSON, and the log of each command.
+and how much was compiled in the first epoch and after it; OUTPUT has them as JSON, and the log of
+each command.
 """
 
 import argparse
