@@ -49,7 +49,7 @@ Shape = int | Layout
 # On the CPU, XLA leaves products of matrices to the library YNNPACK, and sums as well, which takes
 # 3 ms for those over 1 x 1,680 rows of 384 numbers; XLA's own loop takes 0.2. With products alone
 # left to it, a step of MiniLM takes 0.94 of the time where texts share a row, and a second more to
-# compile. Where a row is a text, 32 of 128 tokens with LoRA take 0.83 of the time and 0.79 of the
+# compile. Where a row is a text, 32 of 128 tokens with LoRA take 0.84 of the time and 0.79 of the
 # memory. But the gradient of a bias is then a sum over two dimensions, for which XLA's loops may be
 # slow: a step in full on 32 texts of 32 tokens takes 1.45 times as long.
 YNN_FLAG = "xla_cpu_experimental_ynn_fusion_type"
