@@ -187,7 +187,7 @@ def plan_afresh(job: Job) -> Row:
     The breakdown is read from XLA's dump, which executables of that cache do not have.
     """
     jax.config.update("jax_enable_compilation_cache", False)
-    gc.disable()  # a traced step is a large graph, searched in vain again and again: a tenth
+    gc.disable()  # it searches the large graph of a traced step again and again: a tenth
     try:
         return planner.plan(job)
     finally:
