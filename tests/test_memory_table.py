@@ -69,6 +69,13 @@ def test_the_models_and_devices_that_most_people_ask_for_come_first_and_none_twi
     assert len(set(pairs)) == len(pairs)
 
 
+def test_only_cells_that_are_not_finished_are_left(scripts) -> None:
+    cells = scripts["cells"]
+    first, *others = cells.cells()
+    assert cells.left(set(others)) == [first]
+    assert cells.left({first}) == others
+
+
 def test_a_line_that_was_cut_short_is_planned_again(scripts, tmp_path: Path) -> None:
     file = tmp_path / "cells.jsonl"
     file.write_text('{"model": "a"}\n{"mod')

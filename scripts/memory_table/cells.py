@@ -95,3 +95,8 @@ def rank(pair: tuple[str, str]) -> tuple[int, int, int]:
     asked_for = (model in WANTED_MODELS) + (device in WANTED_DEVICES)
     tier = 3 if device in TPUS else 2 - asked_for
     return tier, MODELS.index(model), DEVICES.index(device)
+
+
+def left(finished: set[Cell]) -> list[Cell]:
+    """Returns the cells that are not finished, the most wanted first."""
+    return [cell for cell in cells() if cell not in finished]

@@ -11,7 +11,6 @@ of JAX are dropped and planned anew with --renew.
 import argparse
 import json
 import multiprocessing
-import os
 import time
 from collections import deque
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cells
+import psutil
 from cells import METHODS, Cell
 
 from jaxft.config import config_module
@@ -47,8 +47,7 @@ def main() -> None:
         finished = [row for row in finished if row["made_by"] == made_by()]
         file.write_text("".join(map(line, finished)), encoding="utf-8")
     end = time.monotonic() + 60 * asked.minutes
-    known = {cell_of(row) for row in finished}
-    left = [cell for cell in cells.cells() if cell not in known]
+    left = cells.left({cell_of(row) for row in finished})
     for _, same in groupby(left, key=lambda cell: targets.parse(cell.device).platform):
         plan_all(list(same), file, end)
 
@@ -138,11 +137,8 @@ def made_by() -> str:
 
 def cpu_seconds() -> float:
     """User and system seconds so far of the processes that compile, and of those they started."""
-    ticks = 0
-    for process in multiprocessing.active_children():
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-    return ticks / os.sysconf("SC_CLK_TCK")
+    times = [psutil.Process(x.pid).cpu_times() for x in multiprocessing.active_children()]
+    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
 if __name__ == "__main__":
