@@ -28,7 +28,7 @@ from jaxft.config import (
 )
 from jaxft.errors import InputError, nearest
 from jaxft.exits import guarded, help_asked
-from jaxft.hints import field_message, fields_of, flag_message, given
+from jaxft.hints import field_message, fields_of, flag_message, given, is_config
 
 __all__ = [
     "OneLineParser",
@@ -159,7 +159,7 @@ def found_config(argv: list[str], example: str) -> str:
       InputError: none is given, or there is no such file.
     """
     name = given(argv, "config")
-    if sum(bool(re.match(r"--?config(=|$)", argument)) for argument in argv) > 1:
+    if sum(map(is_config, argv)) > 1:
         raise InputError("--config is given twice")
     if not name:
         named = next((x for x in argv[1:] if not x.startswith("-") and shipped(x)), "")

@@ -83,6 +83,13 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def keep_text(path: Path, text: str) -> None:
+    """Writes a file of a cache, and its folder, if there is room: it can be made again."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, text)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replaces a file as a whole; a kill leaves the old one or the new one."""
     text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False)

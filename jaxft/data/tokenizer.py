@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError, one_line
-from jaxft.io import read_json, write_json
+from jaxft.io import keep_text, read_json
 
 # Of a checkpoint's directory, all that a tokenizer may be made of; config.json names its class.
 READ = (".json", ".txt", ".model", ".jinja")
@@ -103,9 +103,7 @@ def keep(tokenizer: FastTokenizer, path: Path) -> None:
         "truncation_side": tokenizer.truncation_side,
         "size": tokenizer.size,
     }
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"sha256": sha256_of(fields), "fields": fields})
+    keep_text(path, json.dumps({"sha256": sha256_of(fields), "fields": fields}))
 
 
 def sha256_of(fields: Any) -> str:

@@ -36,7 +36,7 @@ from jaxft.models import (  # noqa: F401 families register
 from jaxft.models import attention as attentions
 from jaxft.models.attention import Texts, by_row, by_text, numbers_of
 from jaxft.models.config import Compute, EncoderConfig
-from jaxft.models.dropout import numbered
+from jaxft.models.dropout import hashed_key, numbered
 from jaxft.models.family import FAMILIES, Family, find
 from jaxft.models.remat import POLICIES
 from jaxft.models.scan import CHOICES as SCANS
@@ -289,7 +289,7 @@ def forward(
             {"params": nested(params)},
             *inputs(backbone, batch["ids"], batch["mask"], batch["types"], texts),
             deterministic=dropout_key is None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            rngs=None if dropout_key is None else {"dropout": hashed_key(dropout_key)},
         )
     return logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
 

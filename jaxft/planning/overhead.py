@@ -60,6 +60,7 @@ FRACTION_BY = (
     "JAX takes 75 % of the memory at its start, or XLA_CLIENT_MEM_FRACTION of it "
     "(docs.jax.dev, GPU memory allocation); context and NCCL are beside it"
 )
+ON_DEMAND = "on demand"
 ON_DEMAND_BY = (
     "the peak and the rows above, as with XLA_PYTHON_CLIENT_PREALLOCATE=false; the allocator takes "
     "memory in growing regions and may hold more"
@@ -95,7 +96,7 @@ def overhead(
     ]
     beside = [row("CUDA context", CONTEXT, CONTEXT_BY, basis="estimate"), *nccl(exchanged)]
     peak = (compiled["peak"],) * 3
-    totals = [row("on demand", added([peak, *map(span, inside + beside)]), ON_DEMAND_BY, "total")]
+    totals = [row(ON_DEMAND, added([peak, *map(span, inside + beside)]), ON_DEMAND_BY, "total")]
     # Of a present device the memory is that of JAX's allocator already.
     if target.memory_bytes and target.platform != "here":
         taken = (int(PREALLOCATED * target.memory_bytes),) * 3
@@ -110,8 +111,17 @@ def beside(plan: Mapping[str, Any]) -> int:
     Args:
       plan: with `compiled` and `overhead`.
     """
-    found = next((one for one in plan["overhead"] if one["name"] == "on demand"), None)
-    return found["bytes"] - plan["compiled"]["peak"] if found else 0
+    total = on_demand(plan)
+    return 0 if total is None else total - plan["compiled"]["peak"]
+
+
+def on_demand(plan: Mapping[str, Any]) -> int | None:
+    """Returns the bytes of a device that a process takes in all without preallocation, if known.
+
+    Args:
+      plan: with `overhead`.
+    """
+    return next((one["bytes"] for one in plan["overhead"] if one["name"] == ON_DEMAND), None)
 
 
 def reserved(target: Target) -> int:

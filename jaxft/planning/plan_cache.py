@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxft import plugins
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError
-from jaxft.io import replace_text
+from jaxft.io import keep_text
 from jaxft.planning import compilers, planner, targets
 from jaxft.planning.planner import Job, Row
 from jaxft.training.programs import CompiledByLength
@@ -239,10 +239,7 @@ def read_cached(job: Job) -> Row | None:
 
 def write_cached(job: Job, plan: Row) -> None:
     """Keeps a plan, without what was measured, if there is room: it can be computed again."""
-    file = cache_file(job)
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file, json.dumps({**plan, "measured": None}) + "\n")
+    keep_text(cache_file(job), json.dumps({**plan, "measured": None}) + "\n")
 
 
 def cache_file(job: Job) -> Path:

@@ -28,7 +28,7 @@ from jaxft import plugins
 from jaxft.data.layout import Layout
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError
-from jaxft.io import replace_text
+from jaxft.io import keep_text
 from jaxft.models import backbone as backbones
 from jaxft.planning import buffers, targets
 from jaxft.planning.accounting import bytes_by_partition
@@ -209,9 +209,7 @@ def kept_flops(job: Job, count: Callable[[], float | None]) -> float | None:
     with suppress(OSError, ValueError):
         return json.loads(file.read_text("utf-8"))
     found = count()
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file, json.dumps(found))
+    keep_text(file, json.dumps(found))
     return found
 
 
@@ -381,7 +379,5 @@ def code_digest() -> str:
         if len(found) == DIGEST_LENGTH:  # and not cut short
             return found
     found = digest_files(root, COUNTED)
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(kept, found)
+    keep_text(kept, found)
     return found

@@ -41,7 +41,7 @@ def settings(job: Job, largest: int, compiled: Compiled, limit: int, say: Say) -
     tries = Tries(compiled, limit, say)
     if largest >= job.batch_size:
         return tries.first([job])
-    too_large = advice.state_bytes(compiled(replace(job, batch_size=rows_of(job)))) > limit
+    too_large = advice.state_bytes(compiled(replace(job, batch_size=smallest_batch(job)))) > limit
     found = []
     for change, jobs in advice.alternatives(job, largest):
         # Only what is stored in fewer bytes shrinks the state.
@@ -52,7 +52,7 @@ def settings(job: Job, largest: int, compiled: Compiled, limit: int, say: Say) -
     return sorted(found, key=lambda one: one["flops_per_example"] or inf)
 
 
-def rows_of(job: Job) -> int:
+def smallest_batch(job: Job) -> int:
     """The smallest batch: a row on each device."""
     return job.mesh.get("data", 1) * job.mesh.get("fsdp", 1)
 

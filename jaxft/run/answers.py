@@ -15,13 +15,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from jaxft.data.sources import cache_dir
 from jaxft.errors import InputError
-from jaxft.io import replace_text
+from jaxft.io import keep_text
 from jaxft.models.architectures import ARCHITECTURES
 from jaxft.planning import compilers, targets
 from jaxft.reporting.schema import PlanRow
@@ -139,8 +138,5 @@ def read(key: str | None) -> list[PlanRow] | None:
 
 def write(key: str | None, rows: Sequence[PlanRow]) -> None:
     """Keeps the rows of a question."""
-    if not key:
-        return
-    with suppress(OSError):  # it can be computed again
-        file_of(key).parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file_of(key), json.dumps(list(rows)) + "\n")
+    if key:
+        keep_text(file_of(key), json.dumps(list(rows)) + "\n")

@@ -82,7 +82,7 @@ class Mixed:
         logits_NxC = self.logits_of(data)
         answers: dict[int, Any] = {}
         for number, predictor in enumerate(self.predictors):
-            rows = rows_of(which, number)
+            rows = places_of(which, number)
             own_NxC = logits_NxC[rows, : predictor.objective.outputs(predictor.labels)]
             answers |= dict(zip(rows, predictor.answers(own_NxC, chosen(data, rows)), strict=True))
         return [answers[i] for i in range(len(texts))]
@@ -93,7 +93,7 @@ class Mixed:
         types: dict[int, np.ndarray] = {}
         lengths = np.zeros(len(texts), np.int32)
         for number, predictor in enumerate(self.predictors):
-            rows = rows_of(which, number)
+            rows = places_of(which, number)
             own = predictor.encoded(
                 to_examples_of([texts[i] for i in rows], predictor.run.settings)
             )
@@ -120,7 +120,7 @@ class Mixed:
         return logits_NxC
 
 
-def rows_of(which: Sequence[int], number: int) -> list[int]:
+def places_of(which: Sequence[int], number: int) -> list[int]:
     """The places of the texts that are for one predictor."""
     return [i for i, own in enumerate(which) if own == number]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from absl import flags
 
 from jaxft.errors import InputError
+from jaxft.hints import is_config
 from jaxft.planning import compilers, targets
 from jaxft.planning.devices import DEVICES, Gpu
 from jaxft.run import answers
@@ -52,7 +53,7 @@ def as_flags(argv: list[str]) -> tuple[str, list[str]]:
         raise InputError("no model; for example: jaxft memory roberta-base --method=lora")
     is_bare = [x in ("--fit", "-fit") and alone(argv, i) for i, x in enumerate(argv)]
     rest = [f"{x}=device" if bare else x for x, bare in zip(argv, is_bare, strict=True)][1:]
-    has_config = any(re.match(r"--?config(=|$)", x) for x in rest)
+    has_config = any(map(is_config, rest))
     if rest[0].startswith("-"):
         needs_none = not has_config and "--install" in rest
         return "", [argv[0], *([CONFIG] if needs_none else []), *rest]

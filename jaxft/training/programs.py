@@ -119,9 +119,7 @@ class CompiledByLength:
         with self._lock:  # batches of one shape may be computed side by side
             if length not in self.executables:
                 start = time.perf_counter()
-                lowered = self.lowered(length)
-                own = self.options(length) | (options or {})
-                self.executables[length] = lowered.compile(compiler_options=own)
+                self.executables[length] = self.traced(length, options)()
                 self.compile_s += time.perf_counter() - start
             return self.executables[length]
 
@@ -132,9 +130,15 @@ class CompiledByLength:
         has_texts_as_rows = isinstance(length, int) or length.is_plain
         return {} if has_texts_as_rows and self._sums_tokens else cpu_options()
 
-    def lowered(self, length: Shape) -> Any:
-        """Returns the traced program for batches of this length or layout; compiles nothing."""
-        return self._jitted.lower(*self.shapes(length))
+    def traced(self, length: Shape, options: dict[str, Any] | None = None) -> Callable[[], Any]:
+        """Traces the program for batches of this length or layout; returns a call to compile it.
+
+        Args:
+          options: as those of `compile`.
+        """
+        lowered = self._jitted.lower(*self.shapes(length))
+        own = self.options(length) | (options or {})
+        return partial(lowered.compile, compiler_options=own)
 
     def longest(self) -> Shape:
         """The length or layout of the longest batches, which need the most memory."""
@@ -161,10 +165,7 @@ def compiling() -> Iterator[Callable[[CompiledByLength, Iterable[Shape]], None]]
     def start(program: CompiledByLength, lengths: Iterable[Shape]) -> None:
         for length in sorted(set(lengths) - set(program.executables), key=width):
             if (program, length) not in begun:
-                compile_one = program.lowered(length).compile
-                begun[program, length] = pool.submit(
-                    compile_one, compiler_options=program.options(length)
-                )
+                begun[program, length] = pool.submit(program.traced(length))
 
     with ThreadPoolExecutor(1 if jax.default_backend() == "gpu" else os.cpu_count()) as pool:
         yield start

@@ -50,7 +50,8 @@ layers.on_first = whole
 """
 THREEFRY = """
 import jax
-from jaxft.models import dropout
+from jaxft.models import backbone, dropout
+backbone.hashed_key = lambda key: key
 dropout.keep_mask = lambda key, keep, shape, *rest: jax.random.bernoulli(key, keep, shape)
 """
 SUMS = "from jaxft.training import programs; programs.cpu_options = dict"

@@ -25,12 +25,11 @@ from cells import METHODS, Cell
 
 from jaxft.config import config_module
 from jaxft.errors import InputError
-from jaxft.planning import planner, targets
+from jaxft.planning import overhead, planner, targets
 from jaxft.planning.plan_cache import compiler
 from jaxft.run import build, plans
 
 FILE = "cells.jsonl"
-ON_DEMAND = "on demand"  # the total of `jaxft.planning.overhead` without preallocation
 
 
 def main() -> None:
@@ -125,7 +124,7 @@ def row_of(cell: Cell, plan: planner.Row) -> dict[str, Any]:
         "peak": plan["compiled"]["peak"] if plan["compiled"] else None,
         "breakdown": plan["breakdown"],
         "flops": plan["flops"],
-        "on_demand": next((x["bytes"] for x in plan["overhead"] if x["name"] == ON_DEMAND), None),
+        "on_demand": overhead.on_demand(plan),
         "made_by": made_by(),
     }
 

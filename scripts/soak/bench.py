@@ -22,6 +22,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import tiny
 
 from jaxft import cli
@@ -84,10 +85,10 @@ class Process:
     def cpu_s(self) -> float:
         """Returns the seconds of CPU that the process has used so far."""
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
+            used = psutil.Process(self.pid).cpu_times()
+        except psutil.NoSuchProcess:
             return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return used.user + used.system
 
 
 @dataclass

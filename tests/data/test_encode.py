@@ -116,11 +116,13 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
 @settings(deadline=None)
-@given(examples=example_lists, max_length=st.integers(4, 20))
+@given(examples=example_lists, max_length=st.integers(4, 20), at_once=st.integers(1, 5))
 def test_mixed_singles_and_pairs_equal_the_tokenizer_one_by_one(
-    tokenizers: dict[str, Any], kind: str, examples: list[Example], max_length: int
+    tokenizers: dict[str, Any], kind: str, examples: list[Example], max_length: int, at_once: int
 ) -> None:
-    check_one_by_one(tokenizers[kind], examples, max_length)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxft.data.encode.AT_ONCE", at_once)
+        check_one_by_one(tokenizers[kind], examples, max_length)
 
 
 @settings(deadline=None)

@@ -1,22 +1,38 @@
 """Dropout's masks: their share, that no two are alike, and that no element tells of another."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxft.models.dropout import keep_mask
+from jaxft.models.dropout import HASHED, Dropout, hashed_key, keep_mask
 
 SHAPE = (32, 24, 128)
 SIZE = int(np.prod(SHAPE))
 
 
+class Twice(nn.Module):
+    """A module that is called in two places of a model, and twice in each."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        drop = Dropout(0.5)
+        return jnp.stack([drop(x, deterministic=False), drop(x, deterministic=False)])
+
+
+def keys_of_a_run(count: int = 6) -> list[jax.Array]:
+    """Keys as a run has them: by step, with Threefry, and then by layer."""
+    steps = [jax.random.fold_in(jax.random.key(0), step) for step in range(2)]
+    return [
+        jax.random.fold_in(hashed_key(key), layer) for key in steps for layer in range(count // 2)
+    ]
+
+
 def masks(keep: float, count: int = 6) -> np.ndarray:
-    """Masks of keys as a run has them: folded in by step and by layer."""
-    root = jax.random.key(0)
-    keys = [jax.random.fold_in(root, n) for n in range(count)]
-    return np.stack([keep_mask(key, keep, SHAPE) for key in keys])
+    return np.stack([keep_mask(key, keep, SHAPE) for key in keys_of_a_run(count)])
 
 
 @given(st.floats(0.02, 0.98), st.integers(0, 2**31))
@@ -58,8 +74,64 @@ def test_runs_of_kept_elements_are_as_long_as_chance_makes_them() -> None:
 
 
 def test_each_of_several_keys_has_its_own_mask_under_vmap() -> None:
-    keys = jax.random.split(jax.random.key(3), 4)
+    keys = jax.random.split(hashed_key(jax.random.key(3)), 4)
     together = jax.vmap(lambda key: keep_mask(key, 0.7, (5, 6)))(keys)
     for key, mask in zip(keys, together, strict=True):
         np.testing.assert_array_equal(mask, keep_mask(key, 0.7, (5, 6)))
     assert len({mask.tobytes() for mask in np.asarray(together)}) == 4
+
+
+def test_masks_of_neighbouring_keys_agree_as_often_as_chance_has_it() -> None:
+    """Of many small masks: of layers and of steps, whose words may differ by one bit."""
+    keys = jax.vmap(
+        lambda seed: jax.vmap(lambda n: jax.random.fold_in(hashed_key(seed), n))(jnp.arange(64))
+    )(jax.vmap(jax.random.key)(jnp.arange(32)))
+    found_SxLxN = jax.vmap(jax.vmap(lambda key: keep_mask(key, 0.5, (4096,))))(keys)
+    signs_SxLxN = 2.0 * np.asarray(found_SxLxN) - 1
+    for masks_KxN in (*signs_SxLxN, *signs_SxLxN.swapaxes(0, 1)):
+        correlation = masks_KxN @ masks_KxN.T / 4096
+        between = correlation[np.triu_indices(len(masks_KxN), 1)]
+        assert np.abs(between).max() < 6 / np.sqrt(4096)
+        assert abs(between.std() * np.sqrt(4096) - 1) < 0.2
+
+
+def test_each_call_of_each_module_has_a_mask_of_its_own() -> None:
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return jnp.concatenate([Twice(name="a")(x), Twice(name="b")(x)])
+
+    key = hashed_key(jax.random.key(0))
+    found = np.asarray(Model().apply({}, jnp.ones(4096), rngs={"dropout": key}))
+    agree = np.asarray([(one == other).mean() for one in found for other in found])
+    assert np.isclose(agree, 1).sum() == 4
+    assert np.abs(agree[agree < 1] - 0.5).max() < 5 * 0.5 / np.sqrt(4096)
+
+
+@pytest.mark.parametrize(("first", "then"), [(3, 7), (0, 1), (5, 5)])
+def test_the_order_of_numbers_counts_and_none_undoes_another(first: int, then: int) -> None:
+    key = hashed_key(jax.random.key(1))
+    once = jax.random.fold_in(key, first)
+    twice = jax.random.fold_in(once, then)
+    other = jax.random.fold_in(jax.random.fold_in(key, then), first)
+    words = [tuple(np.asarray(jax.random.key_data(x))) for x in (key, once, twice, other)]
+    assert len(set(words)) == (3 if first == then else 4)
+
+
+def test_jax_random_draws_what_is_asked_with_such_a_key() -> None:
+    """As transformers' own Flax classes do, and modules of plugins."""
+    key = jax.random.fold_in(hashed_key(jax.random.key(0)), 1)
+    for dtype in (jnp.uint8, jnp.uint16, jnp.uint32):
+        bits = np.asarray(jax.random.bits(key, (2**16,), dtype))
+        each = (bits[:, None] >> np.arange(8 * bits.itemsize, dtype=bits.dtype)) & 1
+        assert bits.dtype == dtype
+        assert np.abs(each.mean(axis=0) - 0.5).max() < 5 * 0.5 / 2**8
+    with jax.enable_x64():
+        bits = np.asarray(jax.random.bits(key, (2**16,), jnp.uint64))
+        high, low = bits >> np.uint64(32), bits & np.uint64(2**32 - 1)
+        assert abs(np.corrcoef(high.astype(float), low.astype(float))[0, 1]) < 5 / 2**8
+    drawn = np.asarray(jax.random.normal(key, (2**16,)))
+    assert abs(drawn.mean()) < 5 / 2**8
+    assert abs(drawn.std() - 1) < 5 / 2**8
+    own = jax.random.key(3, impl=HASHED)
+    assert jax.random.split(own, 5).shape == (5,)
