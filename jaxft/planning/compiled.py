@@ -71,12 +71,11 @@ def in_use() -> dict[str, int] | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return {name: int(stats[name]) for name in ("bytes_in_use", "peak_bytes_in_use")}
-    try:
-        used = status_bytes("VmRSS")
-        # The kernel notes a peak only when pages are given back, perhaps between the two readings.
-        return {"bytes_in_use": used, "peak_bytes_in_use": max(used, status_bytes("VmHWM"))}
-    except (OSError, KeyError):  # another system, or a container without /proc
+    used = resident()
+    if not used:
         return None
+    # The kernel notes a peak only when pages are given back, perhaps between the two readings.
+    return {"bytes_in_use": used, "peak_bytes_in_use": max(used, status_bytes("VmHWM"))}
 
 
 # Writing 5 makes the kernel forget the peak of the resident set (proc_pid_clear_refs(5)).
@@ -147,6 +146,14 @@ def huge_pages() -> int:
     try:
         return status_bytes("HugetlbPages")
     except (FileNotFoundError, KeyError):  # another system, or a kernel without huge pages
+        return 0
+
+
+def resident() -> int:
+    """Returns the bytes of the process's resident set; 0 if the system does not report them."""
+    try:
+        return status_bytes("VmRSS")
+    except (OSError, KeyError):  # another system, or a container without /proc
         return 0
 
 

@@ -3,7 +3,7 @@
     keep_heap()
     keep_programs()          # both before JAX compiles anything
     with collected_often():  # training
-        ...
+        step = in_one_place(step, temporaries)
 
 No result depends on any of them. $JAXFT_KEEP=0 leaves the first two out, and a program that imports
 jaxft keeps its own settings of these.
@@ -15,19 +15,22 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import psutil
 
 from jaxft.data.sources import cache_dir
-from jaxft.planning.compiled import has_glibc
+from jaxft.planning.compiled import give_back, has_glibc, resident
 
 # mallopt's parameters, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 NEVER = -1  # as a threshold: the kernel is never given the top of the heap
+# Temporaries of fewer bytes may have several places.
+LEAST_HOLE = 2**25
 # Programs that compile faster than this are not worth a file.
 LEAST_COMPILE_S = 0.02
 
@@ -61,6 +64,32 @@ def keep_heap() -> bool:
             (M_TOP_PAD, 2**26),
         )
     )
+
+
+def in_one_place(step: Callable[..., Any], temporaries: int) -> Callable[..., Any]:
+    """Returns a step whose temporaries keep to about one place of the heap.
+
+    JAX allocates them when it is asked for a step, so steps that wait have a place each: it is
+    asked only when the last step is over. And a small block that stays may come to be in the place;
+    glibc then takes another one and keeps the first. Free pages are given back when that happens.
+
+    Args:
+      temporaries: bytes of a step.
+    """
+    if temporaries < LEAST_HOLE or not (has_glibc() and jax.default_backend() == "cpu"):
+        return step
+    room = temporaries * 3 // 2
+    limit = resident() + room
+
+    def checked(*arguments: Any) -> Any:
+        nonlocal limit
+        jax.block_until_ready(arguments)
+        if resident() > limit:
+            give_back()
+            limit = max(limit, resident() + room)  # never again for what is in use
+        return step(*arguments)
+
+    return checked
 
 
 @contextmanager

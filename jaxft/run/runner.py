@@ -24,14 +24,14 @@ from jaxft.io import read_json
 from jaxft.models import backbone as backbones
 from jaxft.models import quantised
 from jaxft.peft.methods import find
-from jaxft.planning.compiled import ResidentGrowth
+from jaxft.planning.compiled import ResidentGrowth, compiled_bytes
 from jaxft.reporting import sealed, tables
 from jaxft.run import build
 from jaxft.run import workdir as rundir
 from jaxft.run.compiled import Programs, compile_programs, show_compiled
 from jaxft.run.keep import keep, keep_program
 from jaxft.run.phases import Phases
-from jaxft.run.process import collected_often
+from jaxft.run.process import collected_often, in_one_place
 from jaxft.run.results import make_results, timing, used_memory
 from jaxft.run.resume import Started, best_state, open_runs
 from jaxft.run.setup import Setup, set_up
@@ -193,7 +193,7 @@ def train_members(
     last = loop.fit(
         setup.loop_config,
         setup.data["train"],
-        phases.around(run_train),
+        in_one_place(phases.around(run_train), compiled_bytes(run_train.largest())["temporaries"]),
         partial(dev_scores, setup, evaluate, phases),
         group,
         members,

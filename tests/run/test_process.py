@@ -22,6 +22,22 @@ def faults():
 faults()
 print(kept, faults())
 """
+# Steps of which one has four places for its temporaries.
+PLACES = """
+import sys
+from jaxft.planning.compiled import resident
+from jaxft.run.process import keep_heap, in_one_place
+keep_heap()
+SIZE = 64 * 2**20
+def step(number):
+    for place in [bytearray(b"x") * SIZE for _ in range(4 if number == 3 else 1)]:
+        del place
+checked = in_one_place(step, SIZE) if sys.argv[1:] else step
+start = resident()
+for number in range(6):
+    checked(number)
+print((resident() - start) / SIZE)
+"""
 # A plan, and the same with the plans forgotten: the compiled program is in JAX's own cache by then.
 PLAN = """
 import json
@@ -41,11 +57,11 @@ print(json.dumps([str(directory), plan_cache.planned(job)["breakdown"]]))
 """
 
 
-def output_of(code: str, **variables: str) -> str:
+def output_of(code: str, *arguments: str, **variables: str) -> str:
     chosen = ("JAX_COMPILATION_CACHE_DIR", "JAXFT_KEEP")
     environment = {name: x for name, x in os.environ.items() if name not in chosen}
     return subprocess.check_output(
-        [sys.executable, "-c", code], env=environment | variables, text=True
+        [sys.executable, "-c", code, *arguments], env=environment | variables, text=True
     )
 
 
@@ -60,6 +76,12 @@ def test_pages_that_are_freed_are_not_mapped_again() -> None:
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not huge.exists() or "[always]" not in huge.read_text():
         assert int(faults) > 20_000
+
+
+@pytest.mark.skipif(not has_glibc(), reason="malloc is not glibc's")
+def test_places_for_temporaries_that_are_no_longer_needed_are_given_back() -> None:
+    assert float(output_of(PLACES)) > 3.9
+    assert float(output_of(PLACES, "checked")) < 1.6
 
 
 @pytest.mark.slow
