@@ -27,8 +27,8 @@ from jaxft.config import (
     make_importable,
 )
 from jaxft.errors import InputError, nearest
-from jaxft.exits import guarded, help_asked
-from jaxft.hints import field_message, fields_of, flag_message, given, is_config
+from jaxft.exits import guarded, help_asked, is_config
+from jaxft.hints import field_message, fields_of, flag_message, given
 
 __all__ = [
     "OneLineParser",

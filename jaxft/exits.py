@@ -11,6 +11,7 @@ import atexit
 import gc
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
@@ -51,6 +52,11 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
 def help_asked(argv: list[str]) -> bool:
     """Whether the arguments ask for help, and nothing else is to be done."""
     return any(argument in ("-h", "--help", "-help", "--helpfull") for argument in argv[1:])
+
+
+def is_config(argument: str) -> bool:
+    """Whether an argument is the flag `--config` itself, and not one of its fields."""
+    return re.match(r"--?config(=|$)", argument) is not None
 
 
 def say_unwritten(error: OSError, argv: list[str]) -> int:

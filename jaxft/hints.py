@@ -46,11 +46,6 @@ def given(argv: Sequence[str], name: str) -> str:
     return ""
 
 
-def is_config(argument: str) -> bool:
-    """Whether an argument is the flag `--config` itself, and not one of its fields."""
-    return re.match(r"--?config(=|$)", argument) is not None
-
-
 def flag_message(
     error: flags.Error, argv: Sequence[str], own: Iterable[str], fields: Fields
 ) -> str:

@@ -149,7 +149,7 @@ def folded(words: jax.Array, number: jax.Array | int) -> jax.Array:
 
 
 def parted(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns the words of as many keys as `shape` has elements."""
+    """Returns the words of a key for each element of `shape`, uint32 ...x2."""
     numbers = jnp.arange(np.prod(shape, dtype=int), dtype=jnp.uint32)
     return jax.vmap(folded, in_axes=(None, 0))(words, numbers).reshape(*shape, 2)
 

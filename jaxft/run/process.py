@@ -3,7 +3,7 @@
     keep_heap()
     keep_programs()          # both before JAX compiles anything
     with collected_often():  # training
-        step = in_one_place(step, temporaries)
+        step = in_one_place(step, temporaries=2**29)
 
 No result depends on any of them. $JAXFT_KEEP=0 leaves the first two out, and a program that imports
 jaxft keeps its own settings of these.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from absl import flags
 
 from jaxft.errors import InputError
-from jaxft.hints import is_config
+from jaxft.exits import is_config
 from jaxft.planning import compilers, targets
 from jaxft.planning.devices import DEVICES, Gpu
 from jaxft.run import answers
