@@ -9,8 +9,8 @@ that several texts share it depends on the number of a text in its batch instead
     rngs = {"dropout": hashed_key(key)}     # each module's own key then takes a few operations
 
 A training step of BERT base with LoRA has 76 dropouts. To derive their keys by Threefry,
-`jax.random`'s own way, took two calls for each, and two thirds of the time in which XLA compiles
-the step for a GPU.
+`jax.random`'s own way, took two calls for each, and half of the time in which XLA compiles the step
+for a GPU.
 """
 
 from collections.abc import Iterator
