@@ -71,11 +71,11 @@ def in_use() -> dict[str, int] | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return {name: int(stats[name]) for name in ("bytes_in_use", "peak_bytes_in_use")}
-    used = resident()
-    if not used:
+    used, peak = resident(), resident("VmHWM")
+    if not (used and peak):
         return None
     # The kernel notes a peak only when pages are given back, perhaps between the two readings.
-    return {"bytes_in_use": used, "peak_bytes_in_use": max(used, status_bytes("VmHWM"))}
+    return {"bytes_in_use": used, "peak_bytes_in_use": max(used, peak)}
 
 
 # Writing 5 makes the kernel forget the peak of the resident set (proc_pid_clear_refs(5)).
@@ -149,10 +149,14 @@ def huge_pages() -> int:
         return 0
 
 
-def resident() -> int:
-    """Returns the bytes of the process's resident set; 0 if the system does not report them."""
+def resident(field: str = "VmRSS") -> int:
+    """Returns the bytes of the process's resident set; 0 if the system does not report them.
+
+    Args:
+      field: VmRSS is now, VmHWM at the peak.
+    """
     try:
-        return status_bytes("VmRSS")
+        return status_bytes(field)
     except (OSError, KeyError):  # another system, or a container without /proc
         return 0
 
