@@ -85,9 +85,12 @@ class Backbone:
     @property
     def packs(self) -> bool:
         """Whether several texts may share a row of a batch."""
-        return self.family.packs and not isinstance(
-            self.module, transformers_flax.TransformersClassifier
-        )
+        return self.family.packs and not self.is_of_transformers
+
+    @property
+    def is_of_transformers(self) -> bool:
+        """Whether the module is transformers' own."""
+        return isinstance(self.module, transformers_flax.TransformersClassifier)
 
     def computed(self, **otherwise: str) -> "Backbone":
         """The same, computed otherwise: with `scan="off"` its layers one by one."""
@@ -284,12 +287,15 @@ def forward(
       dropout_key: a key to train; None to evaluate, with every dropout off.
     """
     texts = texts_of(batch)
+    # With transformers' classes, runs that were begun by an older jaxft end the same.
+    if dropout_key is not None and not backbone.is_of_transformers:
+        dropout_key = hashed_key(dropout_key)
     with numbered(numbers_of(batch["ids"], texts)):
         logits: Any = module.apply(
             {"params": nested(params)},
             *inputs(backbone, batch["ids"], batch["mask"], batch["types"], texts),
             deterministic=dropout_key is None,
-            rngs=None if dropout_key is None else {"dropout": hashed_key(dropout_key)},
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
     return logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
 
