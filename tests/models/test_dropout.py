@@ -119,7 +119,7 @@ def test_the_order_of_numbers_counts_and_none_undoes_another(first: int, then: i
 
 
 def test_jax_random_draws_what_is_asked_with_such_a_key() -> None:
-    """As transformers' own Flax classes do, and modules of plugins."""
+    """As the modules of a plugin may, with `make_rng`."""
     key = jax.random.fold_in(hashed_key(jax.random.key(0)), 1)
     for dtype in (jnp.uint8, jnp.uint16, jnp.uint32):
         bits = np.asarray(jax.random.bits(key, (2**16,), dtype))

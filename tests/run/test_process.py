@@ -26,7 +26,7 @@ print(kept, faults())
 PLACES = """
 import sys
 from jaxft.planning.compiled import resident
-from jaxft.run.process import keep_heap, in_one_place
+from jaxft.run.process import in_one_place, keep_heap
 keep_heap()
 SIZE = 64 * 2**20
 def step(number):
